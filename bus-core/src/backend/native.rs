@@ -1,0 +1,314 @@
+//! The backend of the shipped bus: real atomics in mapped memory, futexes, membarrier.
+//!
+//! This file holds the crate's pointer arithmetic: a mapping was checked against its size when it was made or received,
+//! and every address below is inside it by construction.
+
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{compiler_fence, fence};
+use std::time::{Duration, Instant};
+
+use super::{Backend, ReaderMemory, RingMemory, Site, futex, membarrier};
+use crate::memory::layout::{
+    INLINE, Identity, LAYOUT_VERSION, PAGE, ReaderHeader, ReaderPage, RegistryPage, RingHeader,
+    SlotHeader,
+};
+use crate::memory::segment::{Kind, Mapping};
+use crate::memory::{READER_BYTES, REGISTRY_BYTES, ring_bytes, slot_bytes};
+use crate::{Error, Result, TopicSettings};
+
+#[allow(clippy::disallowed_types)]
+mod words {
+    pub type Word32 = std::sync::atomic::AtomicU32;
+    pub type Word64 = std::sync::atomic::AtomicU64;
+}
+pub(super) use words::Word32;
+use words::Word64;
+
+/// How long a sleep may last where this process cannot fence its peers' data path.
+const UNFENCED_SLEEP: Duration = Duration::from_millis(1);
+
+/// Real memory, real fences, real sleep.
+#[derive(Debug)]
+pub struct Native;
+
+impl Backend for Native {
+    type Word32 = Word32;
+    type Word64 = Word64;
+    type Ring = MappedRing;
+    type Reader = MappedReader;
+    type Registry = MappedRegistry;
+
+    #[inline(always)]
+    fn load32(word: &Word32, site: Site) -> u32 {
+        // ORDERING: the site's.
+        word.load(site.ordering)
+    }
+
+    #[inline(always)]
+    fn store32(word: &Word32, value: u32, site: Site) {
+        // ORDERING: the site's.
+        word.store(value, site.ordering);
+    }
+
+    #[inline(always)]
+    fn load64(word: &Word64, site: Site) -> u64 {
+        // ORDERING: the site's.
+        word.load(site.ordering)
+    }
+
+    #[inline(always)]
+    fn store64(word: &Word64, value: u64, site: Site) {
+        // ORDERING: the site's.
+        word.store(value, site.ordering);
+    }
+
+    #[inline(always)]
+    fn light_fence(_site: Site) {
+        if membarrier::works() {
+            // ORDERING: the peer's membarrier makes the processor's part of the fence.
+            compiler_fence(SeqCst);
+        } else {
+            // ORDERING: nobody fences for this process: it does so itself.
+            fence(SeqCst);
+        }
+    }
+
+    fn heavy_fence(_site: Site) {
+        // ORDERING: for peers that fence themselves; membarrier is for those that do not.
+        fence(SeqCst);
+        membarrier::run();
+    }
+
+    fn sleep(words: &[(&Word32, u32)], deadline: Option<Instant>) {
+        if membarrier::works() {
+            return futex::wait_any(words, deadline);
+        }
+        let soon = Instant::now() + UNFENCED_SLEEP;
+        futex::wait_any(words, Some(deadline.map_or(soon, |d| d.min(soon))));
+    }
+
+    fn wake(word: &Word32) {
+        futex::wake_all(word);
+    }
+
+    #[inline(always)]
+    fn spin() {
+        std::hint::spin_loop();
+    }
+}
+
+impl Identity<Native> {
+    /// Says what a new segment is.
+    pub(crate) fn write(&self, magic: u32) {
+        // ORDERING: nobody has the descriptor yet.
+        Native::store32(&self.version, LAYOUT_VERSION, super::site::RELAXED);
+        Native::store32(&self.magic, magic, super::site::RELAXED);
+    }
+
+    /// Whether a peer's segment is of this kind and of a layout that this code reads.
+    pub(crate) fn check(&self, kind: Kind, magic: u32) -> Result<()> {
+        // ORDERING: both were written before the descriptor was sent.
+        let found = Native::load32(&self.magic, super::site::RELAXED);
+        let version = Native::load32(&self.version, super::site::RELAXED);
+        if found != magic {
+            return Err(Error::Segment {
+                segment: kind.name(),
+                why: "it is of another kind".into(),
+            });
+        }
+        if version != LAYOUT_VERSION {
+            return Err(Error::Segment {
+                segment: kind.name(),
+                why: format!("it has layout version {version}, this side reads {LAYOUT_VERSION}"),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A registry segment, mapped.
+#[derive(Clone, Debug)]
+pub struct MappedRegistry {
+    page: NonNull<RegistryPage<Native>>,
+    _mapping: Arc<Mapping>,
+}
+
+// SAFETY: `page` leads into the mapping beside it, which is shared by counting, and holds atomics only.
+unsafe impl Send for MappedRegistry {}
+
+impl MappedRegistry {
+    pub(crate) fn new(mapping: Arc<Mapping>) -> Self {
+        assert!(mapping.bytes() as u64 >= REGISTRY_BYTES);
+        Self {
+            page: mapping.base().cast(),
+            _mapping: mapping,
+        }
+    }
+}
+
+impl Deref for MappedRegistry {
+    type Target = RegistryPage<Native>;
+
+    #[inline(always)]
+    fn deref(&self) -> &RegistryPage<Native> {
+        // SAFETY: the mapping is a page, page-aligned, lives as long as `self`, and holds atomics only, for
+        // which every bit pattern is a value.
+        unsafe { self.page.as_ref() }
+    }
+}
+
+/// A reader segment, mapped.
+#[derive(Clone, Debug)]
+pub struct MappedReader {
+    page: NonNull<ReaderPage<Native>>,
+    _mapping: Arc<Mapping>,
+}
+
+// SAFETY: as for `MappedRegistry`.
+unsafe impl Send for MappedReader {}
+
+impl MappedReader {
+    pub(crate) fn new(mapping: Arc<Mapping>) -> Self {
+        assert!(mapping.bytes() as u64 >= READER_BYTES);
+        Self {
+            page: mapping.base().cast(),
+            _mapping: mapping,
+        }
+    }
+
+    #[inline(always)]
+    fn page(&self) -> &ReaderPage<Native> {
+        // SAFETY: the mapping is a page, page-aligned, lives as long as `self`; every bit pattern of its
+        // words is a value, and its reserve is never read.
+        unsafe { self.page.as_ref() }
+    }
+}
+
+impl ReaderMemory<Native> for MappedReader {
+    #[inline(always)]
+    fn header(&self) -> &ReaderHeader<Native> {
+        &self.page().header
+    }
+
+    #[inline(always)]
+    fn cursor(&self, index: usize) -> &Word64 {
+        &self.page().cursors[index].0
+    }
+}
+
+/// A ring segment, mapped, with the bounds of its registration.
+#[derive(Clone, Debug)]
+pub struct MappedRing {
+    header: NonNull<RingHeader<Native>>,
+    slots: NonNull<u8>,
+    mask: u64,
+    stride: usize,
+    arena: NonNull<u8>,
+    arena_bytes: u64,
+    inline: u32,
+    max_payload: u32,
+    mapping: Arc<Mapping>,
+}
+
+// SAFETY: the pointers lead into `mapping`, which is shared by counting; what they lead to is atomics, or payload
+// bytes that the protocol gives to one side at a time.
+unsafe impl Send for MappedRing {}
+
+impl MappedRing {
+    pub(crate) fn new(mapping: Arc<Mapping>, settings: &TopicSettings) -> Self {
+        assert!(mapping.bytes() as u64 >= ring_bytes(settings));
+        // SAFETY: both offsets are within the mapping, by the assert.
+        let (slots, arena) = unsafe {
+            let slots = mapping.base().add(PAGE);
+            (slots, slots.add(slot_bytes(settings) as usize))
+        };
+        Self {
+            header: mapping.base().cast(),
+            slots,
+            mask: u64::from(settings.depth) - 1,
+            stride: settings.stride as usize,
+            arena,
+            arena_bytes: settings.arena,
+            inline: settings.inline().min(settings.max_payload) as u32,
+            max_payload: settings.max_payload as u32,
+            mapping,
+        }
+    }
+
+    /// Says what a new segment is.
+    pub(crate) fn identify(&self, magic: u32) {
+        self.header().identity.write(magic);
+    }
+
+    /// Whether a peer's ring is one that this code reads.
+    pub(crate) fn check_identity(&self, magic: u32) -> Result<()> {
+        self.header().identity.check(Kind::Ring, magic)
+    }
+
+    /// Keeps the pages mapped, whoever else lets go.
+    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
+    /// Longest payload that lies in a slot, in bytes.
+    #[inline(always)]
+    pub fn inline(&self) -> u32 {
+        self.inline
+    }
+
+    /// Longest payload, in bytes.
+    #[inline(always)]
+    pub fn max_payload(&self) -> u32 {
+        self.max_payload
+    }
+
+    #[inline(always)]
+    fn slot_base(&self, sequence: u64) -> NonNull<u8> {
+        let offset = (sequence & self.mask) as usize * self.stride;
+        // SAFETY: the mask keeps the slot's number below the depth.
+        unsafe { self.slots.add(offset) }
+    }
+
+    /// Where the payload of a message lies, if `place` and `len` are within the ring's bounds.
+    #[inline(always)]
+    pub(crate) fn payload(&self, sequence: u64, place: u32, len: u32) -> Option<NonNull<u8>> {
+        if place == INLINE {
+            if len > self.inline {
+                return None;
+            }
+            // SAFETY: a slot is at least 64 bytes, its header 16.
+            return Some(unsafe {
+                self.slot_base(sequence)
+                    .add(size_of::<SlotHeader<Native>>())
+            });
+        }
+        let start = u64::from(place) * 64;
+        if len > self.max_payload || start + u64::from(len) > self.arena_bytes {
+            return None;
+        }
+        // SAFETY: start and end are within the arena. Neither sum overflows: both parts have 38 bits at most.
+        Some(unsafe { self.arena.add(start as usize) })
+    }
+}
+
+impl RingMemory<Native> for MappedRing {
+    #[inline(always)]
+    fn header(&self) -> &RingHeader<Native> {
+        // SAFETY: the mapping starts with a page for the header, page-aligned, and lives as long as `self`.
+        unsafe { self.header.as_ref() }
+    }
+
+    #[inline(always)]
+    fn slot(&self, sequence: u64) -> &SlotHeader<Native> {
+        // SAFETY: a slot starts at a multiple of 64 and is longer than its header.
+        unsafe { self.slot_base(sequence).cast().as_ref() }
+    }
+
+    #[inline(always)]
+    fn depth(&self) -> u64 {
+        self.mask + 1
+    }
+}

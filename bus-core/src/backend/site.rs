@@ -1,0 +1,60 @@
+//! Every place of the protocol that carries an ordering, in one table.
+//!
+//! `loom-tests` weakens each of them in turn (an acquire or release access becomes relaxed, a fence is
+//! left out) and demands that a model fails. A site that no model misses does not belong here:
+//! such an access is [`RELAXED`].
+
+use std::sync::atomic::Ordering;
+
+/// One place of the protocol and the ordering that it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Its name, as the mutation gate prints it.
+    pub name: &'static str,
+    /// The ordering of the access; of a fence always sequentially consistent.
+    pub ordering: Ordering,
+}
+
+// ORDERING: for words whose order against others is made by a fence beside them, or does not matter.
+/// An access that carries no ordering of its own.
+pub const RELAXED: Site = Site {
+    name: "relaxed",
+    ordering: Ordering::Relaxed,
+};
+
+macro_rules! sites {
+    ($($(#[$doc:meta])* $name:ident = $ordering:ident $text:literal;)*) => {
+        $(
+            $(#[$doc])*
+            // ORDERING: the doc line above names what it pairs with.
+            pub const $name: Site = Site { name: $text, ordering: Ordering::$ordering };
+        )*
+        /// All sites, in the order of a message's life.
+        pub const ALL: &[Site] = &[$($name),*];
+    };
+}
+
+sites! {
+    /// Publisher stores the stamp; pairs with [`RECEIVE_COMMIT`]: the payload is seen whole.
+    PUBLISH_COMMIT = Release "publish.commit";
+    /// Subscriber loads the stamp; pairs with [`PUBLISH_COMMIT`].
+    RECEIVE_COMMIT = Acquire "receive.commit";
+    /// Subscriber stores its cursor; pairs with [`PUBLISH_CURSOR`]: its reads are over before the slot is written again.
+    RELEASE_CURSOR = Release "release.cursor";
+    /// Publisher loads a cursor; pairs with [`RELEASE_CURSOR`].
+    PUBLISH_CURSOR = Acquire "publish.cursor";
+    /// Publisher closes its ring; pairs with [`RECEIVE_STATE`]: its last message is seen before its end.
+    CLOSE_STATE = Release "close.state";
+    /// Subscriber loads the state of a ring; pairs with [`CLOSE_STATE`].
+    RECEIVE_STATE = Acquire "receive.state";
+    /// Publisher, between a commit and its look at sleepers; pairs with [`SLEEP_READER_FENCE`] and [`JOIN_FENCE`].
+    PUBLISH_FENCE = SeqCst "publish.fence";
+    /// Subscriber, between its odd `waiting` and its second look; pairs with [`PUBLISH_FENCE`].
+    SLEEP_READER_FENCE = SeqCst "sleep.reader.fence";
+    /// Subscriber, between a cursor and its look at a waiting publisher; pairs with [`SLEEP_PUBLISHER_FENCE`].
+    RELEASE_FENCE = SeqCst "release.fence";
+    /// Publisher, between its odd `waiting` and its second look; pairs with [`RELEASE_FENCE`].
+    SLEEP_PUBLISHER_FENCE = SeqCst "sleep.publisher.fence";
+    /// Subscriber, between the version's move and its look at the head; pairs with [`PUBLISH_FENCE`].
+    JOIN_FENCE = SeqCst "join.fence";
+}

@@ -1,0 +1,121 @@
+//! The one error of this crate. Each message says what failed, where, and what to do about it.
+
+use std::io;
+
+/// What can go wrong below the client.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A name breaks the rules of [`TopicName`](crate::TopicName).
+    #[error(
+        "bad name {name:?}: {why}; a name is 1 to 127 bytes of [a-z0-9_.-] in non-empty parts separated by '/'"
+    )]
+    Name {
+        /// The name as given, shortened.
+        name: String,
+        /// Which rule it breaks.
+        why: &'static str,
+    },
+
+    /// A setting is outside its limits.
+    #[error("bad setting {setting}: {value} is not allowed; use {allowed}")]
+    Setting {
+        /// The setting's name.
+        setting: &'static str,
+        /// What was asked for.
+        value: u64,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+
+    /// A payload is longer than the topic allows. The ring is as it was.
+    #[error(
+        "message of {len} bytes is too large: this topic takes up to {limit} bytes; create the topic with a larger max_payload"
+    )]
+    TooLarge {
+        /// Bytes that the message needs; the limit plus one where serialising stopped there.
+        len: usize,
+        /// Bytes that the topic takes.
+        limit: usize,
+    },
+
+    /// A value could not be serialised, for another reason than its size.
+    #[error("cannot serialise the message: {0}")]
+    Serialise(String),
+
+    /// A received message does not hold what its type promises.
+    #[error("message {sequence} is not valid: {why}; its publisher is faulty or hostile")]
+    Corrupt {
+        /// Its sequence number.
+        sequence: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+
+    /// A segment handed over by a peer is not what it should be.
+    #[error("refused a {segment} segment: {why}")]
+    Segment {
+        /// Which kind of segment.
+        segment: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+
+    /// There is not enough memory for a segment. Nothing was created.
+    #[error(
+        "cannot create a {segment} segment of {bytes} bytes: {why}; use a smaller depth or max_payload"
+    )]
+    OutOfMemory {
+        /// Which kind of segment.
+        segment: &'static str,
+        /// Its size in bytes.
+        bytes: u64,
+        /// What limits it.
+        why: String,
+    },
+
+    /// A control message breaks the protocol.
+    #[error("bad control message: {0}")]
+    Control(String),
+
+    /// The peer of a control connection speaks another version of the protocol.
+    #[error(
+        "the peer speaks control protocol version {theirs}, this side speaks {ours}; update the older one"
+    )]
+    Version {
+        /// The peer's version.
+        theirs: u16,
+        /// This side's version.
+        ours: u16,
+    },
+
+    /// The other end of a control connection is gone.
+    #[error("the control connection was closed by the other side")]
+    Closed,
+
+    /// The time allowed is over.
+    #[error("timed out")]
+    Timeout,
+
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Wraps what the kernel said with what was being done.
+    pub fn io(what: &'static str, source: impl Into<io::Error>) -> Self {
+        Self::Io {
+            what,
+            source: source.into(),
+        }
+    }
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

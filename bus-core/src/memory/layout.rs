@@ -1,0 +1,174 @@
+//! What lies where in a segment. The protocol uses these structs and never sees a byte offset.
+//!
+//! A struct is generic over the backend, so that the same words can be real or modelled; the asserts below
+//! hold the layout of the real ones. Every header has a version and feature bits, and words are added only
+//! in what is reserved, so that an older reader still finds its own.
+
+use crate::backend::Backend;
+
+/// Bytes of a page, and of every segment's header.
+pub const PAGE: usize = 4096;
+/// Publishers that a topic can have: their cursors fill one page of a reader segment beside its header.
+pub const MAX_PUBLISHERS: usize = 60;
+/// The layout version that this code writes and reads.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// First line of every segment, written once at creation.
+///
+/// ```text
+/// 0      4        8                                    64
+/// +------+--------+--------------------------------------+
+/// | magic| version| features (u64) and reserve, zero     |
+/// +------+--------+--------------------------------------+
+/// ```
+#[repr(C, align(64))]
+pub struct Identity<B: Backend> {
+    /// Which kind of segment: [`RING_MAGIC`], [`READER_MAGIC`] or [`REGISTRY_MAGIC`].
+    pub magic: B::Word32,
+    /// [`LAYOUT_VERSION`].
+    pub version: B::Word32,
+    /// Feature bits; none are defined yet.
+    pub features: B::Word64,
+}
+
+/// Marks a ring segment.
+pub const RING_MAGIC: u32 = u32::from_le_bytes(*b"BusR");
+/// Marks a reader segment.
+pub const READER_MAGIC: u32 = u32::from_le_bytes(*b"BusS");
+/// Marks a registry segment.
+pub const REGISTRY_MAGIC: u32 = u32::from_le_bytes(*b"BusT");
+
+/// A line that its writer writes when a peer was asleep, or at the end.
+///
+/// ```text
+/// 0      4        64
+/// +------+-------+--+
+/// | bell | state |  |
+/// +------+-------+--+
+/// ```
+#[repr(C, align(64))]
+pub struct BellLine<B: Backend> {
+    /// Rung (moved by one and woken) to wake who sleeps on it.
+    pub bell: B::Word32,
+    /// Of a ring: [`OPEN`] or [`CLOSED`]. Of a reader: reserved.
+    pub state: B::Word32,
+}
+
+/// `state` of a ring whose publisher may publish.
+pub const OPEN: u32 = 0;
+/// `state` of a ring whose publisher has said goodbye.
+pub const CLOSED: u32 = 1;
+
+/// The first page of a ring segment; `depth` slots of `stride` bytes follow, then the arena.
+///
+/// ```text
+/// +0    identity        once
+/// +64   bell, state     a subscriber was asleep; the end
+/// +128  waiting         the publisher sleeps for room
+/// +192  reserve         zero
+/// +4096 slots, arena
+/// ```
+#[repr(C, align(64))]
+pub struct RingHeader<B: Backend> {
+    /// What this segment is.
+    pub identity: Identity<B>,
+    /// Wakes subscribers; ends the ring.
+    pub bell: BellLine<B>,
+    /// Odd while the publisher sleeps for room; a new value for each sleep.
+    pub waiting: Line<B::Word32>,
+}
+
+/// The first 16 bytes of a slot; its inline payload follows.
+///
+/// ```text
+/// 0        8      12     16            stride
+/// +--------+------+------+---------------+
+/// | commit | len  | place| payload       |
+/// +--------+------+------+---------------+
+/// ```
+#[repr(C, align(16))]
+pub struct SlotHeader<B: Backend> {
+    /// `sequence + 1` of the message that is whole in this slot.
+    pub commit: B::Word64,
+    /// Low half: bytes of payload. High half: [`INLINE`], or where in the arena it starts, in 64-byte units.
+    pub place: B::Word64,
+}
+
+/// High half of a slot's `place` whose payload lies in the slot.
+pub const INLINE: u32 = u32::MAX;
+
+/// The first lines of a reader segment; [`MAX_PUBLISHERS`] cursors follow, a line each.
+///
+/// ```text
+/// +0    identity   once
+/// +64   waiting    it sleeps for messages
+/// +128  bell       a publisher was asleep
+/// +192  reserve    zero
+/// +256  cursor 0   a message is released
+/// +320  cursor 1 …
+/// +4096 end
+/// ```
+#[repr(C, align(64))]
+pub struct ReaderHeader<B: Backend> {
+    /// What this segment is.
+    pub identity: Identity<B>,
+    /// Odd while the subscriber sleeps for messages; a new value for each sleep.
+    pub waiting: Line<B::Word32>,
+    /// Wakes publishers.
+    pub bell: BellLine<B>,
+    /// Zero; for counters.
+    pub reserve: [u64; 8],
+}
+
+/// A reader segment: one page.
+#[repr(C, align(64))]
+pub struct ReaderPage<B: Backend> {
+    /// The words beside the cursors.
+    pub header: ReaderHeader<B>,
+    /// By ring index: everything below it is released.
+    pub cursors: [Line<B::Word64>; MAX_PUBLISHERS],
+}
+
+/// A registry segment: one page, written by the broker.
+///
+/// ```text
+/// +0    identity     once
+/// +64   publishers   a publisher joined or left
+/// +128  subscribers  a subscriber joined or left
+/// +192  reserve      zero
+/// +4096 end
+/// ```
+#[repr(C, align(64))]
+pub struct RegistryPage<B: Backend> {
+    /// What this segment is.
+    pub identity: Identity<B>,
+    /// Version of the set of publishers; subscribers watch it and sleep on it.
+    pub publishers: Line<B::Word32>,
+    /// Version of the set of subscribers; publishers watch it and sleep on it.
+    pub subscribers: Line<B::Word32>,
+}
+
+/// A word on a cache line of its own.
+#[repr(C, align(64))]
+pub struct Line<T>(pub T);
+
+const _: () = {
+    use std::mem::{offset_of, size_of};
+
+    use crate::backend::Native;
+
+    assert!(size_of::<Identity<Native>>() == 64);
+    assert!(size_of::<RingHeader<Native>>() == 192);
+    assert!(offset_of!(RingHeader<Native>, bell) == 64);
+    assert!(offset_of!(RingHeader<Native>, waiting) == 128);
+    assert!(size_of::<SlotHeader<Native>>() == 16);
+    assert!(offset_of!(SlotHeader<Native>, place) == 8);
+    assert!(size_of::<ReaderHeader<Native>>() == 256);
+    assert!(offset_of!(ReaderHeader<Native>, waiting) == 64);
+    assert!(offset_of!(ReaderHeader<Native>, bell) == 128);
+    assert!(size_of::<ReaderPage<Native>>() == PAGE);
+    assert!(offset_of!(ReaderPage<Native>, cursors) == 256);
+    assert!(size_of::<RegistryPage<Native>>() == 192);
+    assert!(offset_of!(RegistryPage<Native>, publishers) == 64);
+    assert!(offset_of!(RegistryPage<Native>, subscribers) == 128);
+};

@@ -1,0 +1,14 @@
+//! A publisher's way: find room, claim, serialise, commit, wake.
+//!
+//! [`RingPublisher`] is the protocol over any backend: it knows sequences, cursors and sleepers, and never touches a
+//! payload. [`Publisher`] puts bytes and values into real memory with it.
+
+mod arena;
+mod publisher;
+mod ring;
+mod serialise;
+
+pub use arena::Arena;
+pub use publisher::{Batch, Publisher, Slot};
+pub use ring::{Claim, Full, RingPublisher};
+pub use serialise::{Payload, SlotSerializer};

@@ -1,0 +1,350 @@
+//! A publisher on mapped memory: bytes and values go in, committed messages come out.
+//!
+//! Promises: a call that does not return a sequence number left the ring as it was. It asks its owner to look at
+//! [`stale`](Publisher::stale) before each call, and to wait with [`sleep`](Publisher::sleep) when there is no
+//! room. It does not talk to the broker.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rkyv::ser::allocator;
+
+use super::arena::Arena;
+use super::ring::{Claim, RingPublisher};
+use super::serialise::{Payload, into_span};
+use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
+use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, RING_MAGIC};
+use crate::memory::segment::{self, Kind};
+use crate::memory::{READER_BYTES, registry, ring_bytes};
+use crate::{Error, Result, TopicSettings};
+
+/// Writes one topic's messages into its own ring.
+pub struct Publisher {
+    ring: RingPublisher<Native>,
+    fd: OwnedFd,
+    max_payload: usize,
+    scratch: allocator::Arena,
+    /// The last value did not fit a slot: try the arena first.
+    spilled: bool,
+}
+
+impl Publisher {
+    /// Makes the ring of publisher number `index` of a topic.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where there is no room for the ring; [`Error::Segment`] where `registry` is none.
+    pub fn create(settings: &TopicSettings, registry: &impl AsFd, index: u16) -> Result<Self> {
+        let settings = settings.check()?;
+        if usize::from(index) >= MAX_PUBLISHERS {
+            return Err(Error::Control(format!("ring index {index} is too high")));
+        }
+        let registry = registry::open(registry)?;
+        let (fd, mapping) = segment::create(Kind::Ring, ring_bytes(&settings))?;
+        let ring = MappedRing::new(Arc::new(mapping), &settings);
+        ring.identify(RING_MAGIC);
+        let inline = u64::from(ring.inline());
+        let arena = Arena::new(settings.arena, u64::from(settings.depth));
+        let history = u64::from(settings.history);
+        Ok(Self {
+            ring: RingPublisher::new(
+                ring,
+                registry,
+                usize::from(index),
+                0,
+                history,
+                inline,
+                arena,
+            ),
+            fd,
+            max_payload: settings.max_payload as usize,
+            scratch: allocator::Arena::new(),
+            spilled: false,
+        })
+    }
+
+    /// The ring's descriptor, to register.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// See [`RingPublisher::stale`].
+    #[inline(always)]
+    pub fn stale(&mut self) -> Option<u32> {
+        self.ring.stale()
+    }
+
+    /// See [`RingPublisher::set_version`].
+    pub fn set_version(&mut self, version: u32) {
+        self.ring.set_version(version);
+    }
+
+    /// Checks and maps a subscriber's segment, then waits for it and wakes it from now on.
+    ///
+    /// # Errors
+    /// [`Error::Segment`] where it is not one.
+    pub fn adopt(&mut self, id: u64, reader: &impl AsFd) -> Result<()> {
+        let mapping = segment::open(reader, Kind::Reader, READER_BYTES)?;
+        let reader = MappedReader::new(Arc::new(mapping));
+        reader.header().identity.check(Kind::Reader, READER_MAGIC)?;
+        self.ring.adopt(id, reader);
+        Ok(())
+    }
+
+    /// See [`RingPublisher::drop_follower`].
+    pub fn drop_follower(&mut self, id: u64) {
+        self.ring.drop_follower(id);
+    }
+
+    /// Number of subscribers.
+    pub fn followers(&self) -> usize {
+        self.ring.followers()
+    }
+
+    /// The subscriber furthest behind and its lag in messages, when room was last looked for.
+    pub fn slowest(&self) -> Option<(u64, u64)> {
+        self.ring.slowest()
+    }
+
+    /// The sequence number of the next message.
+    pub fn head(&self) -> u64 {
+        self.ring.head()
+    }
+
+    /// Sleeps until there may be room. See [`RingPublisher::sleep`].
+    pub fn sleep(&mut self, deadline: Option<Instant>) {
+        self.ring.sleep(deadline);
+    }
+
+    /// Publishes a value; its sequence number, or none where there is no room.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] or [`Error::Serialise`]; the ring is as it was.
+    #[inline(always)]
+    pub fn try_send<T: Payload>(&mut self, value: &T) -> Result<Option<u64>> {
+        let sent = self.try_put(value)?;
+        if sent.is_some() {
+            self.ring.announce();
+        }
+        Ok(sent)
+    }
+
+    /// Publishes bytes; their sequence number, or none where there is no room.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`]; the ring is as it was.
+    #[inline(always)]
+    pub fn try_send_bytes(&mut self, bytes: &[u8]) -> Result<Option<u64>> {
+        let sent = self.try_put_bytes(bytes)?;
+        if sent.is_some() {
+            self.ring.announce();
+        }
+        Ok(sent)
+    }
+
+    #[inline(always)]
+    fn try_put<T: Payload>(&mut self, value: &T) -> Result<Option<u64>> {
+        if !self.spilled {
+            let Ok(claim) = self.ring.claim(0) else {
+                return Ok(None);
+            };
+            if let Some(len) = self.serialise(value, claim)? {
+                return Ok(Some(self.commit(claim, len)));
+            }
+            self.spilled = true;
+        }
+        self.try_put_spilled(value)
+    }
+
+    /// Serialises into the arena: first into what is free there, then into the longest span allowed.
+    #[inline(never)]
+    fn try_put_spilled<T: Payload>(&mut self, value: &T) -> Result<Option<u64>> {
+        let limit = self.max_payload as u64;
+        let free = self.ring.longest().min(limit);
+        for capacity in [free, limit] {
+            let Ok(claim) = self.ring.claim(capacity) else {
+                return Ok(None);
+            };
+            if let Some(len) = self.serialise(value, claim)? {
+                self.spilled = u64::from(len) > u64::from(self.ring.ring().inline());
+                return Ok(Some(self.commit(claim, len)));
+            }
+            if capacity == limit {
+                break;
+            }
+        }
+        self.spilled = false;
+        Err(Error::TooLarge {
+            len: self.max_payload + 1,
+            limit: self.max_payload,
+        })
+    }
+
+    #[inline(always)]
+    fn serialise<T: Payload>(&mut self, value: &T, claim: Claim) -> Result<Option<u32>> {
+        let mut span = self.span(claim, claim.capacity as usize);
+        // SAFETY: the claim gives this publisher the span until it is committed or dropped, and `self` is
+        // borrowed for as long.
+        into_span(value, unsafe { span.as_mut() }, &mut self.scratch)
+    }
+
+    #[inline(always)]
+    fn try_put_bytes(&mut self, bytes: &[u8]) -> Result<Option<u64>> {
+        let Some(claim) = self.claim(bytes.len())? else {
+            return Ok(None);
+        };
+        let mut span = self.span(claim, bytes.len());
+        // SAFETY: as in `serialise`.
+        unsafe { span.as_mut() }.copy_from_slice(bytes);
+        Ok(Some(self.commit(claim, bytes.len() as u32)))
+    }
+
+    #[inline(always)]
+    fn claim(&mut self, len: usize) -> Result<Option<Claim>> {
+        if len > self.max_payload {
+            return Err(Error::TooLarge {
+                len,
+                limit: self.max_payload,
+            });
+        }
+        Ok(self.ring.claim(len as u64).ok())
+    }
+
+    /// The first `len` bytes of a claim, which are at most its capacity.
+    #[inline(always)]
+    fn span(&self, claim: Claim, len: usize) -> NonNull<[u8]> {
+        let start = self
+            .ring
+            .ring()
+            .payload(claim.sequence, claim.place, len as u32);
+        NonNull::slice_from_raw_parts(
+            start.unwrap_or(NonNull::dangling()),
+            start.map_or(0, |_| len),
+        )
+    }
+
+    #[inline(always)]
+    fn commit(&mut self, claim: Claim, len: u32) -> u64 {
+        self.ring.commit(claim, len);
+        claim.sequence
+    }
+
+    /// Claims room for a message of `len` bytes, to be built in place; none where there is no room.
+    ///
+    /// The bytes are what an older message left there.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`].
+    pub fn try_loan(&mut self, len: usize) -> Result<Option<Slot<'_>>> {
+        let Some(claim) = self.claim(len)? else {
+            return Ok(None);
+        };
+        Ok(Some(Slot {
+            span: self.span(claim, len),
+            claim,
+            publisher: self,
+        }))
+    }
+
+    /// Starts a batch: up to as many messages as there is room for now, with one look at the sleepers.
+    pub fn batch(&mut self) -> Batch<'_> {
+        Batch {
+            left: self.ring.batch_limit(),
+            sent: 0,
+            publisher: self,
+        }
+    }
+
+    /// Ends the ring: subscribers read what is in it and then see its end.
+    pub fn close(&mut self) {
+        self.ring.close();
+    }
+}
+
+/// A message under construction, in place. Dropping it publishes nothing.
+pub struct Slot<'a> {
+    span: NonNull<[u8]>,
+    claim: Claim,
+    publisher: &'a mut Publisher,
+}
+
+// SAFETY: the span belongs to the publisher that is borrowed here, which may move between threads.
+unsafe impl Send for Slot<'_> {}
+
+impl Slot<'_> {
+    /// The payload so far.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the claim gives this publisher the span until it is committed or dropped.
+        unsafe { self.span.as_mut() }
+    }
+
+    /// Publishes the first `len` bytes, or all of them where it is longer; the sequence number.
+    pub fn commit(self, len: usize) -> u64 {
+        let len = len.min(self.span.len()) as u32;
+        let sequence = self.publisher.commit(self.claim, len);
+        self.publisher.ring.announce();
+        sequence
+    }
+}
+
+/// Messages published together. Each is visible at once; sleepers are woken when the batch is dropped.
+pub struct Batch<'a> {
+    publisher: &'a mut Publisher,
+    left: u64,
+    sent: u64,
+}
+
+impl Batch<'_> {
+    /// Publishes a value; its sequence number, or none where the batch is full.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] or [`Error::Serialise`]; what was published before stays so.
+    #[inline(always)]
+    pub fn push<T: Payload>(&mut self, value: &T) -> Result<Option<u64>> {
+        self.step(|publisher| publisher.try_put(value))
+    }
+
+    /// Publishes bytes; their sequence number, or none where the batch is full.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`]; what was published before stays so.
+    #[inline(always)]
+    pub fn push_bytes(&mut self, bytes: &[u8]) -> Result<Option<u64>> {
+        self.step(|publisher| publisher.try_put_bytes(bytes))
+    }
+
+    #[inline(always)]
+    fn step(
+        &mut self,
+        put: impl FnOnce(&mut Publisher) -> Result<Option<u64>>,
+    ) -> Result<Option<u64>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let sent = put(self.publisher)?;
+        if sent.is_some() {
+            self.left -= 1;
+            self.sent += 1;
+        }
+        Ok(sent)
+    }
+
+    /// Messages published so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if self.sent > 0 {
+            self.publisher.ring.announce();
+        }
+    }
+}
+
+const _: () = {
+    const fn send<T: Send>() {}
+    send::<Publisher>();
+};

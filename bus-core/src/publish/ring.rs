@@ -1,0 +1,284 @@
+//! The publisher's half of the ring protocol, over any backend.
+//!
+//! Promises: a slot or span is overwritten only when every adopted subscriber has released it, and the last
+//! `history` messages before a version check are left alone until the next check; a message is seen whole or not at all;
+//! whoever slept when it was committed is woken, once.
+//!
+//! It asks its owner to look at [`stale`](RingPublisher::stale) before every message or batch, and to adopt and
+//! drop subscribers until the version is reached. It does not touch payloads.
+
+use std::time::Instant;
+
+use super::Arena;
+use crate::backend::{Backend, ReaderMemory, RingMemory, site};
+use crate::memory::layout::{CLOSED, INLINE};
+use crate::wake::{Alarm, Sleeper};
+
+/// A subscriber that this publisher waits for and wakes.
+struct Follower<B: Backend> {
+    id: u64,
+    reader: B::Reader,
+    /// Its cursor, as it stood when room was last looked for.
+    seen: u64,
+    alarm: Alarm,
+}
+
+/// The publisher's half of a ring.
+pub struct RingPublisher<B: Backend> {
+    ring: B::Ring,
+    registry: B::Registry,
+    /// Which cursor of a reader segment belongs to this ring.
+    index: usize,
+    /// The next sequence to publish.
+    head: u64,
+    /// Messages that may be written before the cursors are looked at again.
+    room: u64,
+    /// `head` at the last version check.
+    checked: u64,
+    /// Messages kept for subscribers that join.
+    history: u64,
+    version: u32,
+    arena: Arena,
+    inline: u64,
+    followers: Vec<Follower<B>>,
+    sleeper: Sleeper,
+}
+
+/// Where the next message goes. Dropping it leaves the ring as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The message's sequence number.
+    pub sequence: u64,
+    /// [`INLINE`], or the unit in the arena.
+    pub place: u32,
+    /// Bytes that may be written.
+    pub capacity: u64,
+}
+
+/// There is no room: a subscriber has not released what would be overwritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl<B: Backend> RingPublisher<B> {
+    /// A publisher of a new ring whose first message has sequence `start`, at `version` of the set of subscribers.
+    ///
+    /// `start` is 0 but in tests of the wrap-around; then every slot must hold another stamp than its
+    /// first message's. `history` is at least 1 and less than the depth; `inline` is the bytes of payload that a slot holds.
+    pub fn new(
+        ring: B::Ring,
+        registry: B::Registry,
+        index: usize,
+        start: u64,
+        history: u64,
+        inline: u64,
+        arena: Arena,
+    ) -> Self {
+        Self {
+            ring,
+            registry,
+            index,
+            head: start,
+            room: 0,
+            checked: start,
+            history,
+            version: 0,
+            arena,
+            inline,
+            followers: Vec::new(),
+            sleeper: Sleeper::default(),
+        }
+    }
+
+    /// The ring's memory.
+    pub fn ring(&self) -> &B::Ring {
+        &self.ring
+    }
+
+    /// The sequence number of the next message.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// Whether the set of subscribers moved: then its version, up to which the owner must adopt and drop
+    /// before it claims. To be asked before every message or batch.
+    #[inline(always)]
+    pub fn stale(&mut self) -> Option<u32> {
+        self.checked = self.head;
+        // ORDERING: ordered after the last commit by its fence (`PUBLISH_FENCE`), which pairs with a joining
+        // subscriber's (`JOIN_FENCE`): one of the two sees the other.
+        let seen = B::load32(&self.registry.subscribers.0, site::RELAXED);
+        (seen != self.version).then_some(seen)
+    }
+
+    /// The owner has adopted and dropped everybody up to this version.
+    pub fn set_version(&mut self, version: u32) {
+        self.version = version;
+        self.room = 0;
+    }
+
+    /// From now on waits for this subscriber and wakes it. Its cursor was set before it registered.
+    pub fn adopt(&mut self, id: u64, reader: B::Reader) {
+        self.followers.push(Follower {
+            id,
+            reader,
+            seen: self.head,
+            alarm: Alarm::default(),
+        });
+        self.room = 0;
+    }
+
+    /// From now on waits for this subscriber no longer. Unknown ids are no error: it may have left before it was adopted.
+    pub fn drop_follower(&mut self, id: u64) {
+        self.followers.retain(|f| f.id != id);
+        self.room = 0;
+    }
+
+    /// Number of subscribers adopted.
+    pub fn followers(&self) -> usize {
+        self.followers.len()
+    }
+
+    /// The subscriber furthest behind and its lag in messages, when room was last looked for.
+    pub fn slowest(&self) -> Option<(u64, u64)> {
+        let slowest = self.slowest_follower()?;
+        Some((slowest.id, self.lag(slowest.seen)))
+    }
+
+    fn slowest_follower(&self) -> Option<&Follower<B>> {
+        self.followers.iter().max_by_key(|f| self.lag(f.seen))
+    }
+
+    /// Messages above a cursor. One that claims to be ahead lies, to its own harm.
+    fn lag(&self, cursor: u64) -> u64 {
+        let lag = self.head.wrapping_sub(cursor);
+        if lag > i64::MAX as u64 { 0 } else { lag }
+    }
+
+    /// Looks at the cursors: what room is there now?
+    #[cold]
+    fn look_for_room(&mut self) {
+        for follower in &mut self.followers {
+            // ORDERING: acquire pairs with the subscriber's `RELEASE_CURSOR`: its reads of what it released are
+            // over before this side writes there.
+            follower.seen = B::load64(follower.reader.cursor(self.index), site::PUBLISH_CURSOR);
+        }
+        let lag = self.slowest().map_or(0, |(_, lag)| lag);
+        self.room = self.ring.depth().saturating_sub(lag);
+        let unchecked = self.head.wrapping_sub(self.checked);
+        let kept = lag.max(unchecked.saturating_add(self.history));
+        self.arena
+            .release_before(self.head.wrapping_sub(kept), self.head);
+    }
+
+    /// Claims the slot of the next message, and room for `len` bytes of payload.
+    ///
+    /// # Errors
+    /// [`Full`] where a subscriber has not yet released what would be overwritten.
+    #[inline(always)]
+    pub fn claim(&mut self, len: u64) -> Result<Claim, Full> {
+        if self.room == 0 {
+            self.look_for_room();
+            if self.room == 0 {
+                return Err(Full);
+            }
+        }
+        if len <= self.inline {
+            return Ok(Claim {
+                sequence: self.head,
+                place: INLINE,
+                capacity: self.inline,
+            });
+        }
+        self.claim_arena(len)
+    }
+
+    #[cold]
+    fn claim_arena(&mut self, len: u64) -> Result<Claim, Full> {
+        let place = self.arena.place(len).or_else(|| {
+            self.look_for_room();
+            self.arena.place(len)
+        });
+        Ok(Claim {
+            sequence: self.head,
+            place: place.ok_or(Full)?,
+            capacity: len,
+        })
+    }
+
+    /// Bytes of the longest payload that [`claim`](Self::claim) grants in the arena without waiting.
+    pub fn longest(&self) -> u64 {
+        self.arena.longest()
+    }
+
+    /// Messages that may go into a batch that starts now: it must leave alone what a joiner may read.
+    pub fn batch_limit(&mut self) -> u64 {
+        if self.room == 0 {
+            self.look_for_room();
+        }
+        self.room.min(self.ring.depth() - self.history)
+    }
+
+    /// Publishes what was written into the claim, `len` bytes of it. Wakes nobody: see [`announce`](Self::announce).
+    #[inline(always)]
+    pub fn commit(&mut self, claim: Claim, len: u32) {
+        debug_assert_eq!(claim.sequence, self.head);
+        if claim.place != INLINE {
+            self.arena.take(claim.sequence, claim.place, u64::from(len));
+        }
+        let slot = self.ring.slot(claim.sequence);
+        let place = u64::from(claim.place) << 32 | u64::from(len);
+        // ORDERING: published by the stamp below.
+        B::store64(&slot.place, place, site::RELAXED);
+        let stamp = claim.sequence.wrapping_add(1);
+        // ORDERING: release pairs with the subscriber's `RECEIVE_COMMIT`: it sees the payload whole.
+        B::store64(&slot.commit, stamp, site::PUBLISH_COMMIT);
+        self.head = stamp;
+        self.room -= 1;
+    }
+
+    /// Looks at the subscribers after a message or batch, and wakes who sleeps.
+    #[inline(always)]
+    pub fn announce(&mut self) {
+        B::light_fence(site::PUBLISH_FENCE);
+        let mut asleep = false;
+        for follower in &mut self.followers {
+            asleep |= follower.alarm.due::<B>(&follower.reader.header().waiting.0);
+        }
+        if asleep {
+            crate::wake::ring::<B>(&self.ring.header().bell.bell);
+        }
+    }
+
+    /// Sleeps until the slowest subscriber moves, the set of subscribers moves, or the deadline.
+    ///
+    /// Returns at once when that has happened since the claim failed. May return early; claim again.
+    #[cold]
+    pub fn sleep(&mut self, deadline: Option<Instant>) {
+        let Some(slowest) = self.slowest_follower() else {
+            return;
+        };
+        let its_bell = &slowest.reader.header().bell.bell;
+        // ORDERING: an old value makes the kernel return at once; the fences order the rest.
+        let bell = B::load32(its_bell, site::RELAXED);
+        let waiting = &self.ring.header().waiting.0;
+        self.sleeper
+            .announce::<B>(waiting, site::SLEEP_PUBLISHER_FENCE);
+        // ORDERING: both after the heavy fence, which pairs with `RELEASE_FENCE`. What the cursor frees is
+        // acquired by the claim that follows.
+        let cursor = B::load64(slowest.reader.cursor(self.index), site::RELAXED);
+        let version = B::load32(&self.registry.subscribers.0, site::RELAXED);
+        if cursor == slowest.seen && version == self.version && self.lag(cursor) > 0 {
+            let words = [(its_bell, bell), (&self.registry.subscribers.0, version)];
+            B::sleep(&words, deadline);
+        }
+        self.sleeper.retract::<B>(waiting);
+    }
+
+    /// Ends the ring: subscribers drain it and then see its end.
+    pub fn close(&mut self) {
+        let header = self.ring.header();
+        // ORDERING: release pairs with the subscriber's `RECEIVE_STATE`: who sees the end sees the last message.
+        B::store32(&header.bell.state, CLOSED, site::CLOSE_STATE);
+        self.announce();
+    }
+}

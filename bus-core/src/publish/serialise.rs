@@ -1,0 +1,115 @@
+//! A value becomes bytes, straight in its slot or arena span: no buffer between, no allocation once warm.
+//!
+//! The value's root stands last and the length is exact, as rkyv wants it. What outgrows the room it was given is
+//! reported as such, so that more room can be claimed.
+
+use std::cell::Cell;
+
+use rkyv::api::low::{LowSerializer, LowValidator, to_bytes_in_with_alloc};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::{self, Failure, Source};
+use rkyv::ser::allocator::{Arena, ArenaHandle};
+use rkyv::ser::{Positional, Writer};
+use rkyv::{Archive, Serialize};
+
+use crate::schema::Describe;
+use crate::{Error, Result};
+
+/// Writes into a span of shared memory that this process owns.
+#[derive(Debug)]
+pub struct SlotWriter<'a> {
+    span: &'a mut [u8],
+    pos: usize,
+    outgrown: &'a Cell<bool>,
+}
+
+impl Positional for SlotWriter<'_> {
+    #[inline(always)]
+    fn pos(&self) -> usize {
+        self.pos
+    }
+}
+
+impl<E: Source> Writer<E> for SlotWriter<'_> {
+    #[inline(always)]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), E> {
+        let end = self.pos + bytes.len();
+        let Some(span) = self.span.get_mut(self.pos..end) else {
+            self.outgrown.set(true);
+            return Err(E::new(Outgrown));
+        };
+        span.copy_from_slice(bytes);
+        self.pos = end;
+        Ok(())
+    }
+}
+
+/// The value needs more room than it was given.
+#[derive(Debug, thiserror::Error)]
+#[error("the value needs more room")]
+struct Outgrown;
+
+/// The serialiser that a message's type must support.
+pub type SlotSerializer<'a, E = Failure> = LowSerializer<SlotWriter<'a>, ArenaHandle<'a>, E>;
+
+/// What can be sent and read in place: described, serialised by rkyv, validated by bytecheck.
+///
+/// `#[bus_client::message]` makes a type one. Shared pointers (`Rc`, `Arc`) inside a message are not supported.
+pub trait Payload:
+    Describe
+    + Archive<
+        Archived: for<'a> CheckBytes<LowValidator<'a, Failure>>
+                      + for<'a> CheckBytes<LowValidator<'a, rancor::Error>>,
+    > + for<'a> Serialize<SlotSerializer<'a>>
+    + for<'a> Serialize<SlotSerializer<'a, rancor::Error>>
+{
+}
+
+impl<T> Payload for T where
+    T: Describe
+        + Archive<
+            Archived: for<'a> CheckBytes<LowValidator<'a, Failure>>
+                          + for<'a> CheckBytes<LowValidator<'a, rancor::Error>>,
+        > + for<'a> Serialize<SlotSerializer<'a>>
+        + for<'a> Serialize<SlotSerializer<'a, rancor::Error>>
+{
+}
+
+/// Serialises into `span`; the bytes used, or none where the value outgrows it.
+///
+/// # Errors
+/// [`Error::Serialise`] for any other reason, in the words of the type's own serialiser.
+#[inline(always)]
+pub(super) fn into_span<T: Payload>(
+    value: &T,
+    span: &mut [u8],
+    scratch: &mut Arena,
+) -> Result<Option<u32>> {
+    let outgrown = Cell::new(false);
+    let writer = SlotWriter {
+        span: &mut *span,
+        pos: 0,
+        outgrown: &outgrown,
+    };
+    match to_bytes_in_with_alloc::<_, _, Failure>(value, writer, scratch.acquire()) {
+        Ok(writer) => Ok(Some(writer.pos as u32)),
+        Err(_) if outgrown.get() => Ok(None),
+        Err(_) => Err(explain(value, span, scratch)),
+    }
+}
+
+/// Does it again with an error type that keeps the reason.
+#[cold]
+fn explain<T: Payload>(value: &T, span: &mut [u8], scratch: &mut Arena) -> Error {
+    let outgrown = Cell::new(false);
+    let writer = SlotWriter {
+        span,
+        pos: 0,
+        outgrown: &outgrown,
+    };
+    let result = to_bytes_in_with_alloc::<_, _, rancor::Error>(value, writer, scratch.acquire());
+    Error::Serialise(match result {
+        Ok(_) => "it failed once and then succeeded".into(),
+        Err(why) => why.to_string(),
+    })
+}

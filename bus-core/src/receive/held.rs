@@ -1,0 +1,134 @@
+//! Messages that outlive their subscriber's borrow, its thread, and itself.
+//!
+//! A held message is given back at a desk that both sides share. While the subscriber lives, it fetches what was given back at its
+//! next call; a sleep ends for it. When the subscriber is dropped first, it leaves its rings at the desk, and
+//! whoever gives back releases there; the last one ends the membership.
+
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::receiver::Receiver;
+use super::subscriber::release;
+use crate::backend::{Backend, Native};
+use crate::memory::segment::Mapping;
+
+/// Where held messages are given back.
+pub(super) struct Desk {
+    state: Mutex<State>,
+    /// Moves when something was given back; in this process's own memory.
+    bell: <Native as Backend>::Word32,
+    /// Ends the membership when the desk closes.
+    _membership: Arc<dyn Send + Sync>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Given back and not yet fetched: publisher and sequence.
+    returned: Vec<(u64, u64)>,
+    /// The rings, once the subscriber is gone.
+    left: Option<Receiver<Native>>,
+}
+
+impl Desk {
+    pub(super) fn new(membership: Arc<dyn Send + Sync>) -> Self {
+        Self {
+            state: Mutex::default(),
+            bell: 0.into(),
+            _membership: membership,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that runs under the lock can leave it half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was given back since the last call.
+    pub(super) fn returned(&self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.state().returned)
+    }
+
+    /// The bell and what it shows: read it before fetching, sleep on it after.
+    pub(super) fn bell(&self) -> (&<Native as Backend>::Word32, u32) {
+        // ORDERING: pairs with the move in `give_back`, which comes after what it stands for.
+        (&self.bell, self.bell.load(SeqCst))
+    }
+
+    /// The subscriber is gone and leaves its rings here.
+    pub(super) fn leave(&self, receiver: Receiver<Native>) {
+        let mut state = self.state();
+        for (publisher, sequence) in std::mem::take(&mut state.returned) {
+            release(&receiver, publisher, sequence);
+        }
+        state.left = Some(receiver);
+    }
+
+    fn give_back(&self, publisher: u64, sequence: u64) {
+        let mut state = self.state();
+        if let Some(receiver) = &state.left {
+            release(receiver, publisher, sequence);
+            return;
+        }
+        state.returned.push((publisher, sequence));
+        drop(state);
+        // ORDERING: pairs with the load in `bell`.
+        self.bell.fetch_add(1, SeqCst);
+        Native::wake(&self.bell);
+    }
+}
+
+/// A message that is independent of its subscriber's life and thread. Dropping it gives the slot back.
+pub struct Held {
+    desk: Arc<Desk>,
+    _mapping: Arc<Mapping>,
+    publisher: u64,
+    sequence: u64,
+    payload: NonNull<[u8]>,
+}
+
+// SAFETY: the payload is read-only here, and the mapping that it lies in is kept; the desk is locked.
+unsafe impl Send for Held {}
+// SAFETY: as for `Send`; sharing gives out shared bytes only.
+unsafe impl Sync for Held {}
+
+impl Held {
+    pub(super) fn new(
+        desk: Arc<Desk>,
+        mapping: Arc<Mapping>,
+        publisher: u64,
+        sequence: u64,
+        payload: NonNull<[u8]>,
+    ) -> Self {
+        Self {
+            desk,
+            _mapping: mapping,
+            publisher,
+            sequence,
+            payload,
+        }
+    }
+
+    /// The payload.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the span is within the mapping that is kept here, and the publisher does not write there until
+        // this is given back.
+        unsafe { self.payload.as_ref() }
+    }
+
+    /// Its sequence number in its publisher's ring.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Its publisher, as the broker numbers them.
+    pub fn publisher(&self) -> u64 {
+        self.publisher
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.desk.give_back(self.publisher, self.sequence);
+    }
+}

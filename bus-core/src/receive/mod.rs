@@ -1,0 +1,19 @@
+//! A subscriber's way: find, check, read in place, release, sleep.
+//!
+//! [`RingReader`] is one ring's half of the protocol over any backend; [`Receiver`] reads many rings fairly and sleeps on
+//! all of them at once. Both never touch a payload. [`Subscriber`] hands out bytes and values
+//! from real memory with them.
+
+mod early;
+mod head;
+mod held;
+mod receiver;
+mod ring;
+mod subscriber;
+mod typed;
+
+pub use held::Held;
+pub use receiver::Receiver;
+pub use ring::{Bounds, Found, RingReader};
+pub use subscriber::{Batch, Message, Start, Subscriber};
+pub use typed::{HeldValue, Received, Typed, access};

@@ -1,0 +1,265 @@
+//! The subscriber's half of the ring protocol for one ring, over any backend.
+//!
+//! Promises: messages come in order, each once; a message handed out stays as it is until it is released, in
+//! any order; whoever publishes and slept for the room is woken, once. What the ring's pages say is checked against
+//! [`Bounds`] before it is believed.
+
+use std::cell::Cell;
+
+use super::early::Early;
+use super::head;
+use crate::backend::{Backend, ReaderMemory, RingMemory, site};
+use crate::memory::layout::{CLOSED, INLINE};
+use crate::wake::{Alarm, ring as ring_bell};
+
+/// What a ring's slots may say, from its registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Longest payload in a slot, in bytes.
+    pub inline: u32,
+    /// Longest payload in the arena, in bytes.
+    pub max_payload: u32,
+    /// Bytes of the arena.
+    pub arena: u64,
+}
+
+impl Bounds {
+    /// Whether a payload of `len` bytes may lie at `place`.
+    #[inline(always)]
+    pub fn hold(&self, place: u32, len: u32) -> bool {
+        if place == INLINE {
+            return len <= self.inline;
+        }
+        len <= self.max_payload && u64::from(place) * 64 + u64::from(len) <= self.arena
+    }
+}
+
+/// A message that was found: received, not yet released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its sequence number.
+    pub sequence: u64,
+    /// [`INLINE`], or the unit in the arena.
+    pub place: u32,
+    /// Bytes of payload.
+    pub len: u32,
+    /// Whether place and length are within bounds; if not, there is no payload to look at.
+    pub sound: bool,
+}
+
+/// The subscriber's half of one ring.
+pub struct RingReader<B: Backend> {
+    ring: B::Ring,
+    reader: B::Reader,
+    index: usize,
+    bounds: Bounds,
+    /// The next sequence to receive.
+    next: Cell<u64>,
+    /// Everything below it is released: what the shared cursor says.
+    tail: Cell<u64>,
+    /// Released out of order, above `tail`.
+    early: Early,
+    /// No message will follow the last one that is committed: its publisher is gone.
+    ended: Cell<bool>,
+    /// The owner has been told of the end.
+    end_seen: Cell<bool>,
+    alarm: Alarm,
+    /// Who publishes here, as the broker numbers them.
+    publisher: u64,
+}
+
+impl<B: Backend> RingReader<B> {
+    /// A reader of `ring`, whose cursor is number `index` of the segment, from sequence `start` on.
+    pub fn new(
+        ring: B::Ring,
+        reader: B::Reader,
+        index: usize,
+        bounds: Bounds,
+        publisher: u64,
+        start: u64,
+    ) -> Self {
+        let early = Early::new(ring.depth());
+        let this = Self {
+            ring,
+            reader,
+            index,
+            bounds,
+            next: Cell::new(start),
+            tail: Cell::new(start),
+            early,
+            ended: Cell::new(false),
+            end_seen: Cell::new(false),
+            publisher,
+            alarm: Alarm::default(),
+        };
+        this.store_cursor();
+        this
+    }
+
+    /// The ring's memory.
+    pub fn ring(&self) -> &B::Ring {
+        &self.ring
+    }
+
+    /// Who publishes here, as the broker numbers them.
+    pub fn publisher(&self) -> u64 {
+        self.publisher
+    }
+
+    /// Which cursor of the reader segment is this ring's.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Starts over at the ring's present head less `history` messages, as far as there are so many.
+    /// For a ring that was there before this subscriber joined, after the join's heavy fence.
+    pub fn start_at_head(&self, history: u64) {
+        let head = head::find::<B>(&self.ring);
+        let start = head.wrapping_sub(history.min(head));
+        self.next.set(start);
+        self.tail.set(start);
+        self.store_cursor();
+        self.wake_publisher();
+    }
+
+    /// The next message, if one is committed.
+    #[inline(always)]
+    pub fn poll(&self) -> Option<Found> {
+        let sequence = self.next.get();
+        let found = self.peek(sequence)?;
+        self.next.set(sequence.wrapping_add(1));
+        Some(found)
+    }
+
+    #[inline(always)]
+    fn peek(&self, sequence: u64) -> Option<Found> {
+        let slot = self.ring.slot(sequence);
+        // ORDERING: acquire pairs with the publisher's `PUBLISH_COMMIT`: the payload is seen whole.
+        if B::load64(&slot.commit, site::RECEIVE_COMMIT) != sequence.wrapping_add(1) {
+            return None;
+        }
+        // ORDERING: written before the stamp.
+        let word = B::load64(&slot.place, site::RELAXED);
+        let (place, len) = ((word >> 32) as u32, word as u32);
+        Some(Found {
+            sequence,
+            place,
+            len,
+            sound: self.bounds.hold(place, len),
+        })
+    }
+
+    /// Whether a message is there to receive.
+    #[inline(always)]
+    pub fn ready(&self) -> bool {
+        self.peek(self.next.get()).is_some()
+    }
+
+    /// Releases a message that was received. Its slot and span go back to the publisher when all before it are released as well.
+    #[inline(always)]
+    pub fn release(&self, sequence: u64) {
+        self.release_range(sequence, sequence.wrapping_add(1));
+    }
+
+    /// Releases the messages from `first` up to but not including `end`, with one store of the cursor.
+    #[inline(always)]
+    pub fn release_range(&self, first: u64, end: u64) {
+        if first == self.tail.get() {
+            self.tail.set(end);
+            if self.early.count() > 0 {
+                self.catch_up();
+            }
+            self.store_cursor();
+            self.wake_publisher();
+        } else if first != end {
+            self.mark_early(first, end);
+        }
+    }
+
+    #[cold]
+    fn mark_early(&self, first: u64, end: u64) {
+        let mut sequence = first;
+        while sequence != end {
+            self.early.mark(sequence);
+            sequence = sequence.wrapping_add(1);
+        }
+    }
+
+    #[cold]
+    fn catch_up(&self) {
+        let mut tail = self.tail.get();
+        while self.early.take(tail) {
+            tail = tail.wrapping_add(1);
+        }
+        self.tail.set(tail);
+    }
+
+    #[inline(always)]
+    fn store_cursor(&self) {
+        // ORDERING: release pairs with the publisher's `PUBLISH_CURSOR`: reads of what is released are over.
+        B::store64(
+            self.reader.cursor(self.index),
+            self.tail.get(),
+            site::RELEASE_CURSOR,
+        );
+    }
+
+    #[inline(always)]
+    fn wake_publisher(&self) {
+        B::light_fence(site::RELEASE_FENCE);
+        if self.alarm.due::<B>(&self.ring.header().waiting.0) {
+            ring_bell::<B>(&self.reader.header().bell.bell);
+        }
+    }
+
+    /// Messages received and not yet released.
+    pub fn outstanding(&self) -> u64 {
+        self.next.get().wrapping_sub(self.tail.get()) - self.early.count()
+    }
+
+    /// The publisher is gone, as the kernel knows: what is committed is all there will be.
+    pub fn end(&self) {
+        self.ended.set(true);
+    }
+
+    /// Whether the ring has ended and everything in it was received.
+    ///
+    /// A clean end is read from the ring itself, so it needs no broker.
+    pub fn drained(&self) -> bool {
+        if !self.ended.get() {
+            // ORDERING: acquire pairs with the publisher's `CLOSE_STATE`: the last message is seen before the end.
+            let state = B::load32(&self.ring.header().bell.state, site::RECEIVE_STATE);
+            self.ended.set(state == CLOSED);
+        }
+        self.ended.get() && !self.ready()
+    }
+
+    /// Whether the ring is drained and its owner has not been told.
+    pub fn end_unseen(&self) -> bool {
+        !self.end_seen.get() && self.drained()
+    }
+
+    /// Whether the ring is drained, said once.
+    pub fn take_end(&self) -> bool {
+        self.end_unseen() && !self.end_seen.replace(true)
+    }
+
+    /// The sequence number that comes next.
+    #[inline(always)]
+    pub fn next(&self) -> u64 {
+        self.next.get()
+    }
+
+    /// Gives the cursor back for the next ring with this index. Nothing may be outstanding.
+    pub fn give_back(&self) {
+        // ORDERING: the broker is told through a socket afterwards.
+        B::store64(self.reader.cursor(self.index), 0, site::RELAXED);
+    }
+
+    /// The word that its publisher rings, and what it holds now.
+    pub(super) fn bell(&self) -> (&B::Word32, u32) {
+        let bell = &self.ring.header().bell.bell;
+        // ORDERING: an old value makes the kernel return at once.
+        (bell, B::load32(bell, site::RELAXED))
+    }
+}

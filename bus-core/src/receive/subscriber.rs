@@ -1,0 +1,372 @@
+//! A subscriber on mapped memory: hands out messages in place.
+//!
+//! Promises: a message handed out stays mapped and unchanged until it is dropped; several may be out at once, and dropped in
+//! any order. A [`Held`] one outlives the subscriber. It does not talk to the broker.
+
+use std::cell::Cell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::held::{Desk, Held};
+use super::receiver::Receiver;
+use super::ring::{Bounds, Found, RingReader};
+use crate::backend::{Backend, MappedReader, MappedRing, Native, ReaderMemory, site};
+use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, RING_MAGIC};
+use crate::memory::segment::{self, Kind};
+use crate::memory::{READER_BYTES, registry, ring_bytes};
+use crate::{Error, Result, TopicSettings};
+
+/// Reads one topic's messages from the rings of its publishers.
+pub struct Subscriber {
+    /// None only while it is dropped.
+    receiver: Option<Receiver<Native>>,
+    fd: OwnedFd,
+    settings: TopicSettings,
+    desk: Arc<Desk>,
+    /// Messages held and not yet given back.
+    held: Cell<u64>,
+}
+
+/// Where a new ring is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// From its first message: it is newer than this subscriber.
+    First,
+    /// From its present head, less some history: it was there before.
+    Head {
+        /// Messages to go back, as far as there are so many.
+        history: u32,
+    },
+}
+
+impl Subscriber {
+    /// Makes the reader segment of a subscriber. `membership` is kept for as long as this or a message held lives.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where there is no page for it; [`Error::Segment`] where `registry` is none.
+    pub fn create(
+        settings: &TopicSettings,
+        registry: &impl AsFd,
+        membership: Arc<dyn Send + Sync>,
+    ) -> Result<Self> {
+        let settings = settings.check()?;
+        let registry = registry::open(registry)?;
+        let (fd, mapping) = segment::create(Kind::Reader, READER_BYTES)?;
+        let reader = MappedReader::new(Arc::new(mapping));
+        reader.header().identity.write(READER_MAGIC);
+        Ok(Self {
+            receiver: Some(Receiver::new(reader, registry)),
+            fd,
+            settings,
+            desk: Arc::new(Desk::new(membership)),
+            held: Cell::new(0),
+        })
+    }
+
+    /// The reader segment's descriptor, to register.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    #[inline(always)]
+    fn receiver(&self) -> &Receiver<Native> {
+        match &self.receiver {
+            Some(receiver) => receiver,
+            None => unreachable!("it is taken out by drop only"),
+        }
+    }
+
+    /// See [`Receiver::stale`].
+    #[inline(always)]
+    pub fn stale(&self) -> Option<u32> {
+        self.receiver().stale()
+    }
+
+    /// See [`Receiver::set_version`].
+    pub fn set_version(&self, version: u32) {
+        self.receiver().set_version(version);
+    }
+
+    /// Checks and maps the ring of publisher `publisher`, and reads it from now on.
+    ///
+    /// # Errors
+    /// [`Error::Segment`] where it is not one.
+    pub fn attach(&self, publisher: u64, index: u16, ring: &impl AsFd, start: Start) -> Result<()> {
+        let index = usize::from(index);
+        if index >= MAX_PUBLISHERS {
+            return Err(Error::Control(format!("ring index {index} is too high")));
+        }
+        let mapping = segment::open(ring, Kind::Ring, ring_bytes(&self.settings))?;
+        let ring = MappedRing::new(Arc::new(mapping), &self.settings);
+        ring.check_identity(RING_MAGIC)?;
+        let bounds = Bounds {
+            inline: ring.inline(),
+            max_payload: ring.max_payload(),
+            arena: self.settings.arena,
+        };
+        let reader = self.receiver().reader().clone();
+        let ring = RingReader::new(ring, reader, index, bounds, publisher, 0);
+        if let Start::Head { history } = start {
+            ring.start_at_head(history.min(self.settings.history).into());
+        }
+        self.receiver().attach(ring);
+        Ok(())
+    }
+
+    /// This subscriber has joined: the rings attached before start at their heads of now, less `history`.
+    pub fn joined(&self, history: u32) {
+        // Between the version's move and the look at the heads; pairs with the publishers' fence after a commit.
+        Native::heavy_fence(site::JOIN_FENCE);
+        let history = u64::from(history.min(self.settings.history));
+        for ring in self.receiver().rings() {
+            ring.start_at_head(history);
+        }
+    }
+
+    /// The publisher is gone, as the kernel knows: its ring ends with what is committed.
+    pub fn end(&self, publisher: u64) {
+        for ring in self.receiver().rings() {
+            if ring.publisher() == publisher {
+                ring.end();
+            }
+        }
+    }
+
+    /// The publishers whose rings were drained since the last call.
+    pub fn ends(&self) -> impl Iterator<Item = u64> + '_ {
+        let rings = self.receiver().rings().iter();
+        rings.filter_map(|ring| ring.take_end().then(|| ring.publisher()))
+    }
+
+    /// Lets go of rings that are drained, with nothing outstanding, and that `gone` picks by publisher; calls
+    /// `released` with the index of each.
+    pub fn retire(&self, gone: impl Fn(u64) -> bool, mut released: impl FnMut(u16)) {
+        let indices = Cell::new([false; MAX_PUBLISHERS]);
+        self.receiver().retire(|ring| {
+            let go = gone(ring.publisher());
+            if go {
+                let mut marks = indices.get();
+                marks[ring.index()] = true;
+                indices.set(marks);
+            }
+            go
+        });
+        let indices = indices.get();
+        for index in (0..MAX_PUBLISHERS).filter(|i| indices[*i]) {
+            released(index as u16);
+        }
+    }
+
+    /// Number of rings attached.
+    pub fn rings(&self) -> usize {
+        self.receiver().rings().len()
+    }
+
+    /// The next message of any publisher, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where its slot breaks the ring's bounds; the message is passed over.
+    #[inline(always)]
+    pub fn poll(&self) -> Result<Option<Message<'_>>> {
+        self.take_back();
+        let Some((ring, found)) = self.receiver().poll() else {
+            return Ok(None);
+        };
+        match payload(ring, found) {
+            Some(payload) => Ok(Some(Message {
+                subscriber: self,
+                ring,
+                sequence: found.sequence,
+                payload,
+            })),
+            None => {
+                ring.release(found.sequence);
+                Err(out_of_bounds(found))
+            }
+        }
+    }
+
+    /// Up to `max` messages of one publisher, released together when the batch is dropped.
+    pub fn poll_batch(&self, max: usize) -> Option<Batch<'_>> {
+        self.take_back();
+        let ring = self.receiver().poll_ring()?;
+        Some(Batch {
+            ring,
+            first: ring.next(),
+            end: Cell::new(ring.next()),
+            left: Cell::new(max),
+        })
+    }
+
+    /// Releases what other threads have let go of.
+    #[inline(always)]
+    fn take_back(&self) {
+        if self.held.get() > 0 {
+            self.take_back_held();
+        }
+    }
+
+    #[cold]
+    fn take_back_held(&self) {
+        for (publisher, sequence) in self.desk.returned() {
+            release(self.receiver(), publisher, sequence);
+            self.held.set(self.held.get() - 1);
+        }
+    }
+
+    pub(super) fn hold(&self) -> Arc<Desk> {
+        self.held.set(self.held.get() + 1);
+        self.desk.clone()
+    }
+
+    /// Whether a poll, or a look at ends or versions, would find something.
+    pub fn ready(&self) -> bool {
+        self.receiver().ready()
+    }
+
+    /// Sleeps until there may be something, a message held is given back, or the deadline. May return early.
+    #[cold]
+    pub fn sleep(&self, deadline: Option<Instant>) {
+        let bell = self.desk.bell();
+        let held = self.held.get() > 0;
+        self.take_back();
+        self.receiver().sleep(held.then_some(bell), deadline);
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.take_back();
+        if self.held.get() > 0
+            && let Some(receiver) = self.receiver.take()
+        {
+            self.desk.leave(receiver);
+        }
+    }
+}
+
+/// Releases a message at the ring of its publisher.
+pub(super) fn release(receiver: &Receiver<Native>, publisher: u64, sequence: u64) {
+    let mut rings = receiver.rings().iter();
+    if let Some(ring) = rings.find(|ring| ring.publisher() == publisher) {
+        ring.release(sequence);
+    }
+}
+
+#[inline(always)]
+fn payload(ring: &RingReader<Native>, found: Found) -> Option<NonNull<[u8]>> {
+    let start = ring
+        .ring()
+        .payload(found.sequence, found.place, found.len)?;
+    Some(NonNull::slice_from_raw_parts(start, found.len as usize))
+}
+
+#[cold]
+fn out_of_bounds(found: Found) -> Error {
+    Error::Corrupt {
+        sequence: found.sequence,
+        why: "its slot points outside the ring".into(),
+    }
+}
+
+/// A message, in place in its publisher's ring. Dropping it gives the slot back.
+pub struct Message<'a> {
+    subscriber: &'a Subscriber,
+    ring: &'a RingReader<Native>,
+    sequence: u64,
+    payload: NonNull<[u8]>,
+}
+
+impl Message<'_> {
+    /// The payload.
+    #[inline(always)]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the span is within the ring's mapping, which stays while a message is outstanding, and the
+        // publisher does not write there until this is released. A publisher that breaks the protocol can change the bytes
+        // meanwhile: `docs/protocol.md` says what then holds.
+        unsafe { self.payload.as_ref() }
+    }
+
+    /// Its sequence number in its publisher's ring.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Its publisher, as the broker numbers them.
+    pub fn publisher(&self) -> u64 {
+        self.ring.publisher()
+    }
+
+    /// The same message, independent of the subscriber's life and thread.
+    ///
+    /// It holds its publisher back as an unread message does. After the subscriber is dropped it keeps the
+    /// membership, until the last one held is dropped.
+    pub fn hold(self) -> Held {
+        let held = Held::new(
+            self.subscriber.hold(),
+            self.ring.ring().mapping().clone(),
+            self.ring.publisher(),
+            self.sequence,
+            self.payload,
+        );
+        std::mem::forget(self);
+        held
+    }
+}
+
+impl Drop for Message<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.ring.release(self.sequence);
+    }
+}
+
+/// Messages of one publisher, in order; released together, with one store of the cursor.
+pub struct Batch<'a> {
+    ring: &'a RingReader<Native>,
+    first: u64,
+    end: Cell<u64>,
+    left: Cell<usize>,
+}
+
+impl Batch<'_> {
+    /// Who published all of them.
+    pub fn publisher(&self) -> u64 {
+        self.ring.publisher()
+    }
+
+    /// The next one's sequence number and payload, which stays until the batch is dropped.
+    ///
+    /// Ends after the number asked for, when the ring has no more, or when the subscriber was polled beside it.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where a slot breaks the ring's bounds; the message is passed over.
+    #[inline(always)]
+    pub fn next(&self) -> Option<Result<(u64, &[u8])>> {
+        if self.left.get() == 0 || self.ring.next() != self.end.get() {
+            return None;
+        }
+        let found = self.ring.poll()?;
+        self.left.set(self.left.get() - 1);
+        self.end.set(self.ring.next());
+        Some(match payload(self.ring, found) {
+            // SAFETY: as for `Message::bytes`.
+            Some(payload) => Ok((found.sequence, unsafe { payload.as_ref() })),
+            None => Err(out_of_bounds(found)),
+        })
+    }
+}
+
+impl Drop for Batch<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.ring.release_range(self.first, self.end.get());
+    }
+}
+
+const _: () = {
+    const fn send<T: Send>() {}
+    send::<Subscriber>();
+};
