@@ -1,0 +1,123 @@
+//! `wake`: the round trip with both sides asleep, against a bare futex; then a message
+//! every 5, 50 and 500 us: its round trip and what the answering side pays for it.
+
+use super::fit_bounce;
+use crate::brackets::{Plan, interleave};
+use crate::clock::Tick;
+use crate::counters::syscalls::Calls;
+use crate::harness;
+use crate::job::{Job, Role};
+use crate::report::Report;
+use crate::subject::Subject;
+use anyhow::Result;
+use hdrhistogram::Histogram;
+use std::time::Duration;
+
+/// From one message to the next, in microseconds.
+const INTERVALS_US: [u64; 3] = [5, 50, 500];
+/// Round trips while system calls are counted: each costs several stops.
+const TRACED_TRIPS: u64 = 1_000;
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Bytes of a message; the futex of the floor always carries 8
+    #[arg(long, value_name = "BYTES", default_value_t = 8, value_parser = clap::value_parser!(u32).range(..=1 << 26))]
+    pub payload: u32,
+    /// Rounds wanted with a steady floor; others are repeated, up to three tries for each
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    pub rounds: u16,
+    /// About how long to measure
+    #[arg(long, default_value_t = 10.0, value_parser = super::super::cli::seconds)]
+    pub seconds: f64,
+}
+
+/// Measures.
+///
+/// # Errors
+/// A side failed.
+pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
+    let tick = Tick::measure()?;
+    let rounds = usize::from(options.rounds);
+    let subjects: Vec<(&str, Subject)> = [("floor", Subject::Futex)]
+        .into_iter()
+        .chain(subject.map(|subject| (subject.key(), subject)))
+        .collect();
+    // Half of the time for the rounds, half for the intervals.
+    let round_ns = options.seconds * 0.5e9 / (rounds * subjects.len() + 1) as f64;
+    let interval_ns = options.seconds * 0.5e9 / (INTERVALS_US.len() * subjects.len()) as f64;
+    let payload = options.payload as usize;
+    let job = |subject| -> Result<Job> {
+        let mut job = Job::bounce(subject, payload, tick, u64::MAX, 0);
+        fit_bounce(&mut job, round_ns)?;
+        Ok(job)
+    };
+    let floor = job(Subject::Futex)?;
+    let measured = subject.map(job).transpose()?;
+    let limit = Duration::from_secs_f64(options.seconds * 2.0);
+    let plan = Plan {
+        rounds,
+        siblings_below: 0.0,
+        limit,
+    };
+    let comparison = interleave(&floor, measured.as_ref(), &plan)?;
+
+    let mut report = Report::default();
+    report.count("payload", u64::from(options.payload));
+    comparison.report(subject.map(Subject::key), &mut report)?;
+    for (key, subject) in &subjects {
+        count_calls(
+            &Job::bounce(*subject, payload, tick, TRACED_TRIPS, 0),
+            key,
+            &mut report,
+        )?;
+    }
+    for interval_us in INTERVALS_US {
+        for (key, subject) in &subjects {
+            let messages = (interval_ns / (interval_us as f64 * 1000.0)) as u64;
+            let job = Job::bounce(*subject, payload, tick, messages.max(50), interval_us);
+            pace(&job, &format!("{key}.every_{interval_us}us"), &mut report)?;
+        }
+    }
+    report.note(
+        "Round trips in ns. The floor is a bare futex: one wake and one wait for each message, no spin. \
+         `cpu` is the share of a processor that the answering side used. Calls are those of both \
+         sides in a run of their own, which is slower: the bare futex then often finds its message and need not sleep.",
+    );
+    Ok(report)
+}
+
+/// The wake and sleep calls of both sides.
+fn count_calls(job: &Job, key: &str, report: &mut Report) -> Result<()> {
+    let job = Job {
+        traced: job.roles(),
+        ..job.clone()
+    };
+    let calls = harness::run(&job)?.calls;
+    let wakes: u64 = calls.iter().map(Calls::wakes).sum();
+    let sleeps: u64 = calls.iter().map(Calls::sleeps).sum();
+    report.count(format!("{key}.sleep_calls"), sleeps);
+    report.count(format!("{key}.wake_calls"), wakes);
+    report.number(
+        format!("{key}.wake_calls_per_sleep"),
+        wakes as f64 / sleeps.max(1) as f64,
+    );
+    Ok(())
+}
+
+fn pace(job: &Job, key: &str, report: &mut Report) -> Result<()> {
+    let results = harness::run(job)?;
+    let mut trips = Histogram::<u64>::new(3)?;
+    let mut cpu = 0.0;
+    for (role, outcome) in job.roles().into_iter().zip(&results.outcomes) {
+        for (picoseconds, count) in &outcome.trips {
+            trips.record_n((*picoseconds).max(1), *count)?;
+        }
+        if role == Role::Pong {
+            cpu = outcome.cpu_ns as f64 / outcome.wall_ns().max(1) as f64;
+        }
+    }
+    report.percentiles(key, &trips);
+    report.number(format!("{key}.cpu"), cpu);
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! Measures bus against the physical floor: what the same machine does in the
+//! same minute with nothing but a cache line, a futex, or a minimal ring.
+//!
+//! - [`subject`]: what is measured, and where a transport is plugged in.
+//! - [`floor`]: the floors.
+//! - [`measure`]: the loops that every transport runs through.
+//! - [`harness`], [`side`], [`job`], [`outcome`]: one process for each side.
+//! - [`brackets`], [`report`]: rounds, ratios, figures.
+//! - [`counters`]: what a message costs besides time.
+//! - [`commands`], [`cli`]: the program.
+//!
+//! This library serves the program `bus-bench`; it promises nothing to others.
+#![deny(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("bus-bench measures memfd, futex and ptrace: it needs Linux");
+
+pub mod brackets;
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod counters;
+pub mod floor;
+pub mod harness;
+pub mod job;
+pub mod measure;
+pub mod outcome;
+pub mod patience;
+pub mod payload;
+pub mod report;
+pub mod side;
+pub mod subject;

@@ -1,0 +1,106 @@
+//! A child process: one side of a job.
+//!
+//! It speaks with its parent over standard input and output, a line at a time:
+//!
+//! ```text
+//! parent   begin          go
+//! child            ready       {outcome}
+//! ```
+//!
+//! It opens nothing before `begin` and sends nothing before `go`, ends when its
+//! input ends, and is killed when its parent dies.
+
+use crate::floor::memory::Shared;
+use crate::job::{Job, Role};
+use crate::subject;
+use anyhow::{Context, Result, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal as Kill;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, Write, stdin, stdout};
+use std::os::fd::RawFd;
+
+/// The name of the hidden subcommand that makes a process a side.
+pub const SUBCOMMAND: &str = "side";
+
+/// The parent lets a child prepare.
+pub const BEGIN: &str = "begin";
+/// A child has opened all its ends.
+pub const READY: &str = "ready";
+/// All children are ready.
+pub const GO: &str = "go";
+
+/// What a child is told on its command line, as JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Side {
+    /// The job that it takes part in.
+    pub job: Job,
+    /// Its part.
+    pub role: Role,
+    /// The inherited shared memory.
+    pub memory: RawFd,
+    /// A name of this job that no other job on the machine has.
+    pub name: String,
+}
+
+/// A child's line to its parent.
+#[derive(Debug)]
+pub struct Signal(());
+
+impl Signal {
+    /// Says that all ends are open, and waits for the others.
+    ///
+    /// # Errors
+    /// The parent is gone.
+    pub fn ready_then_go(&mut self) -> Result<()> {
+        tell(READY)?;
+        expect(GO)
+    }
+}
+
+/// The whole life of a child.
+///
+/// # Errors
+/// The side cannot be pinned or set up, or its work fails.
+pub fn run(side: &str) -> Result<()> {
+    set_pdeathsig(Kill::SIGKILL).context("asking to die with the parent failed")?;
+    let side: Side =
+        serde_json::from_str(side).context("this subcommand is for bus-bench itself")?;
+    pin(side.role.cpu())?;
+    expect(BEGIN)?;
+    let memory = Shared::open(side.memory)?;
+    let outcome =
+        subject::perform(&side, memory, &mut Signal(())).with_context(|| side.role.to_string())?;
+    tell(&serde_json::to_string(&outcome)?)
+}
+
+fn pin(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)
+        .with_context(|| format!("processor {cpu} is beyond what the system can number"))?;
+    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| {
+        format!("pinning to processor {cpu} failed: bus-bench needs processors 0 and 1, online and allowed")
+    })
+}
+
+fn tell(line: &str) -> Result<()> {
+    let mut out = stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .context("the parent process is gone")
+}
+
+fn expect(word: &str) -> Result<()> {
+    let mut line = String::new();
+    stdin()
+        .lock()
+        .read_line(&mut line)
+        .context("reading from the parent process failed")?;
+    ensure!(
+        line.trim_end() == word,
+        "the parent process ended before it said '{word}'"
+    );
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! What is measured, and the one place where a transport is plugged in.
+//!
+//! A transport is a publisher and a subscriber behind [`Publish`] and [`Receive`].
+//! Every measuring loop is generic over them and compiled for each, so that the
+//! floors and bus run through the very same code. To add one: implement
+//! [`Transport`], add it to [`Subject`], its key and [`perform`]; to measure it
+//! by default, name it in [`DEFAULT`].
+
+use crate::floor::futex::Futex;
+use crate::floor::line::Lines;
+use crate::floor::memory::Shared;
+use crate::floor::packed::Packed;
+use crate::floor::stamped::Stamped;
+use crate::job::Job;
+use crate::measure;
+use crate::outcome::Outcome;
+use crate::patience::Patience;
+use crate::payload::{Payload, Tally};
+use crate::side::{Side, Signal};
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+/// What is measured against the floors unless the command line names another.
+pub const DEFAULT: Option<Subject> = None;
+
+/// Everything that can carry messages here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Subject {
+    /// A bounced cache line.
+    Lines,
+    /// A bare futex.
+    Futex,
+    /// The minimal ring of stamped slots.
+    Stamped,
+    /// The minimal ring of packed messages.
+    Packed,
+}
+
+impl Subject {
+    /// The name in front of its figures.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Lines => "lines",
+            Self::Futex => "futex",
+            Self::Stamped => "stamped",
+            Self::Packed => "packed",
+        }
+    }
+
+    /// Does it carry one word and nothing else, one message at a time?
+    #[must_use]
+    pub fn fixed_word(self) -> bool {
+        matches!(self, Self::Lines | Self::Futex)
+    }
+}
+
+/// Does one side's work with the side's transport.
+///
+/// # Errors
+/// Whatever the transport or the work reports.
+pub fn perform(side: &Side, memory: &'static Shared, signal: &mut Signal) -> Result<Outcome> {
+    match side.job.subject {
+        Subject::Lines => measure::perform::<Lines>(side, memory, signal),
+        Subject::Futex => measure::perform::<Futex>(side, memory, signal),
+        Subject::Stamped => measure::perform::<Stamped>(side, memory, signal),
+        Subject::Packed => measure::perform::<Packed>(side, memory, signal),
+    }
+}
+
+/// A way to carry messages from publishers to subscribers in other processes.
+pub trait Transport {
+    /// The publisher's end.
+    type Publisher: Publish;
+    /// The subscriber's end.
+    type Subscriber: Receive;
+
+    /// Opens publisher `place.index` of link `place.link`.
+    ///
+    /// Called in the publisher's process. All ends of a job are open before the first
+    /// message is sent.
+    ///
+    /// # Errors
+    /// The end cannot be opened.
+    fn publisher(place: &Place<'_>) -> Result<Self::Publisher>;
+
+    /// Opens subscriber `place.index` of link `place.link`, for all its publishers.
+    ///
+    /// # Errors
+    /// The end cannot be opened.
+    fn subscriber(place: &Place<'_>) -> Result<Self::Subscriber>;
+}
+
+/// Sends messages.
+pub trait Publish {
+    /// Sends the next `batch` messages of `payload`, waiting for room; loses none.
+    ///
+    /// # Errors
+    /// The transport failed; the run ends.
+    fn publish(&mut self, payload: &mut Payload, batch: usize) -> Result<()>;
+}
+
+/// Receives messages.
+pub trait Receive {
+    /// Waits for a message, then reads what is there, `limit` messages at most, all
+    /// bytes of each, into `tally`, and releases it.
+    ///
+    /// # Errors
+    /// The transport failed; the run ends.
+    fn receive(&mut self, limit: usize, tally: &mut Tally) -> Result<()>;
+}
+
+/// Where an end stands in its job.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The job.
+    pub job: &'a Job,
+    /// The link: 0 for there, 1 for back.
+    pub link: usize,
+    /// The number of this publisher, or of this subscriber.
+    pub index: usize,
+    /// The job's shared memory, for the floors.
+    pub memory: &'static Shared,
+    /// A name of this job that no other job on the machine has.
+    pub name: &'a str,
+}
+
+impl Place<'_> {
+    /// How an end that polls waits in this job.
+    #[must_use]
+    pub fn patience(&self) -> Patience {
+        Patience::new(self.job.crowded())
+    }
+}

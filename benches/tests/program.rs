@@ -1,0 +1,154 @@
+//! The program as a user runs it: real processes, real pipes, real kills.
+
+use serde_json::Value;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_bus-bench"))
+}
+
+fn figures(arguments: &[&str]) -> Value {
+    let output = program()
+        .args(arguments)
+        .arg("--json")
+        .output()
+        .expect("the program runs");
+    assert!(output.status.success(), "{}", errors(&output));
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn number(figures: &Value, key: &str) -> f64 {
+    figures[key]
+        .as_f64()
+        .unwrap_or_else(|| panic!("no {key} in {figures}"))
+}
+
+#[test]
+fn latency_compares_with_a_bounced_line() {
+    let figures = figures(&[
+        "latency",
+        "--seconds",
+        "0.2",
+        "--rounds",
+        "1",
+        "--subject",
+        "stamped",
+    ]);
+    for key in [
+        "floor.p50_ns",
+        "floor.p99_ns",
+        "floor.p999_ns",
+        "stamped.p50_ns",
+        "ratio.p50",
+    ] {
+        assert!(number(&figures, key) > 0.0, "{key}");
+    }
+}
+
+#[test]
+fn throughput_has_a_floor_for_every_shape() {
+    for shape in [
+        &["--payload", "0"][..],
+        &["--payload", "1000", "--batch", "7"],
+        &["--subscribers", "2", "--depth", "16"],
+        &["--publishers", "2", "--depth", "2"],
+        &["--payload", "5000", "--subject", "packed"],
+    ] {
+        let run = [
+            &["throughput", "--seconds", "0.1", "--rounds", "1"][..],
+            shape,
+        ]
+        .concat();
+        let figures = figures(&run);
+        assert!(number(&figures, "floor.stamped.msgs_per_s") > 0.0);
+        assert!(number(&figures, "floor.packed.msgs_per_s") > 0.0);
+        if shape.contains(&"5000") {
+            assert!(number(&figures, "floor.memcpy_bytes_per_s") > 0.0);
+            assert!(number(&figures, "ratio") > 0.0);
+        }
+    }
+}
+
+#[test]
+fn every_wake_of_the_bare_futex_is_counted() {
+    let figures = figures(&["wake", "--seconds", "0.2", "--rounds", "1"]);
+    // A thousand round trips, a wake for each message.
+    assert_eq!(number(&figures, "floor.wake_calls"), 2000.0);
+    assert!(number(&figures, "floor.every_500us.p50_ns") > 0.0);
+}
+
+#[test]
+fn the_minimal_ring_calls_nobody() {
+    let figures = figures(&["cost", "--messages", "20000"]);
+    for side in ["publisher", "subscriber"] {
+        assert_eq!(
+            number(&figures, &format!("floor.{side}.syscalls_per_msg")),
+            0.0
+        );
+        assert_eq!(
+            number(&figures, &format!("floor.{side}.allocations_per_msg")),
+            0.0
+        );
+        assert!(number(&figures, &format!("floor.{side}.resident_kib")) > 0.0);
+    }
+}
+
+#[test]
+fn a_killed_side_fails_the_run_and_leaves_nobody() {
+    let mut run = program()
+        .args(["throughput", "--seconds", "600", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let children = PathBuf::from(format!("/proc/{0}/task/{0}/children", run.id()));
+    // Whoever is first may have ended by itself; somebody is killed at work in the end.
+    while let Ok(list) = std::fs::read_to_string(&children) {
+        if let Some(victim) = list.split_whitespace().next() {
+            let kill = Command::new("kill")
+                .args(["-9", victim])
+                .stderr(Stdio::null())
+                .status();
+            assert!(kill.is_ok());
+        }
+        if run.try_wait().expect("its state").is_some() {
+            break;
+        }
+    }
+    let mut text = String::new();
+    let mut stderr = run.stderr.take().expect("piped");
+    stderr.read_to_string(&mut text).expect("an end");
+    assert!(!run.wait().expect("it ends").success());
+    assert!(text.contains("signal: 9"), "{text}");
+    assert!(!children.exists());
+}
+
+#[test]
+fn bad_arguments_are_refused_with_a_reason() {
+    for (arguments, reason) in [
+        (&["throughput", "--depth", "3"][..], "power of two"),
+        (
+            &["throughput", "--payload", "1048576", "--depth", "4096"],
+            "1 GiB",
+        ),
+        (&["latency", "--seconds", "0"], "more than 0"),
+        (&["side", "{}"], "for bus-bench itself"),
+    ] {
+        let output = program()
+            .args(arguments)
+            .output()
+            .expect("the program runs");
+        assert!(!output.status.success(), "{arguments:?}");
+        assert!(
+            errors(&output).contains(reason),
+            "{arguments:?}: {}",
+            errors(&output)
+        );
+    }
+}
