@@ -1,0 +1,377 @@
+//! One control connection: a `SOCK_SEQPACKET` socket that carries packets and descriptors.
+//!
+//! Promises: a packet arrives whole or not at all, in order; only calls that say so wait; a dead
+//! peer is [`Error::Closed`], never a signal. What it receives is validated. It keeps no state, so that
+//! both sides may use it from one thread at a time without a lock.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg,
+    setsockopt, socket, socketpair, sockopt,
+};
+use nix::sys::time::TimeVal;
+
+use super::path::explain_connect;
+use super::sys::{self, Received};
+use super::wire::{MAX_DESCRIPTORS, MAX_PACKET, Message, Packet};
+use crate::{Error, Result};
+
+/// How long [`Connection::connect`] waits for a broker that is slow to accept, in seconds.
+const CONNECT_SECONDS: i64 = 5;
+/// How long [`Connection::send`] waits for room.
+const SEND_TIME: Duration = Duration::from_secs(5);
+/// How long to wait before looking again, where the kernel tells nobody when the answer changes.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It is in the peer's socket.
+    Yes,
+    /// The socket is full: try again when it turns writable.
+    Full,
+    /// The kernel lacks memory, or too many descriptors of this user are on their way: try again later. The socket
+    /// may be writable all the while, so that waiting for that would spin.
+    Later,
+}
+
+/// A control connection.
+#[derive(Debug)]
+pub struct Connection {
+    fd: OwnedFd,
+}
+
+impl Connection {
+    /// Connects to the broker at `path`, and checks that the broker belongs to this user or to root.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with a source that names the path. Its kind is [`NotFound`](io::ErrorKind::NotFound) or
+    /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) exactly if no one is there, so that a broker could be
+    /// started; it is something else if somebody else is there.
+    pub fn connect(path: &Path) -> Result<Self> {
+        const WHAT: &str = "cannot reach the broker";
+        super::check_socket_path(path)?;
+        let failed = |e: Errno| Error::io(WHAT, explain_connect(path, e));
+        let address = UnixAddr::new(path).map_err(failed)?;
+        let fd = socket(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .map_err(failed)?;
+        // A full backlog makes a blocking connect wait, for this long; a non-blocking one would have to spin.
+        setsockopt(&fd, sockopt::SendTimeout, &TimeVal::new(CONNECT_SECONDS, 0)).map_err(failed)?;
+        loop {
+            match connect(fd.as_raw_fd(), &address) {
+                Ok(()) => break,
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
+        let connection = Self { fd };
+        let (owner, me) = (
+            connection.credentials()?.uid,
+            nix::unistd::geteuid().as_raw(),
+        );
+        if owner != me && owner != 0 {
+            let why = format!(
+                "the broker at {} belongs to user {owner}, and this is user {me}; set BUS_SOCKET to a path of your own",
+                path.display()
+            );
+            return Err(Error::io(
+                WHAT,
+                io::Error::new(io::ErrorKind::PermissionDenied, why),
+            ));
+        }
+        Ok(connection)
+    }
+
+    /// Two connections, each the other's peer.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with what the kernel said.
+    ///
+    /// ```
+    /// use bus_core::control::{Connection, Request};
+    /// let (client, broker) = Connection::pair()?;
+    /// client.send(&Request::Released { index: 3 }, &[])?;
+    /// let (request, descriptors) = broker.recv::<Request>(None)?;
+    /// assert_eq!(request, Request::Released { index: 3 });
+    /// assert!(descriptors.is_empty());
+    /// # Ok::<(), bus_core::Error>(())
+    /// ```
+    pub fn pair() -> Result<(Self, Self)> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+            .map_err(|e| Error::io("cannot make a pair of sockets", e))?;
+        Ok((Self { fd: a }, Self { fd: b }))
+    }
+
+    /// A connection over a `SOCK_SEQPACKET` socket. No call waits in the kernel, whether it is non-blocking or not.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Accepts a connection; `None` if nobody asks for one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with what the kernel said; the caller tells `EMFILE` and its like apart.
+    pub fn accept(listener: &impl AsFd) -> Result<Option<Self>> {
+        match sys::accept(listener.as_fd()) {
+            Ok(fd) => Ok(Some(Self { fd })),
+            Err(e) => match e.raw_os_error() {
+                Some(libc::EAGAIN | libc::ECONNABORTED) => Ok(None),
+                _ => Err(Error::io("cannot accept a connection", e)),
+            },
+        }
+    }
+
+    /// Sends a message and its descriptors; waits for room for up to five seconds.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] if there was no room in time. [`Error::Closed`] if the peer is gone: what it said last
+    /// can still be received.
+    pub fn send<M: Message>(&self, message: &M, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+        let packet = message.pack()?;
+        let deadline = Instant::now() + SEND_TIME;
+        loop {
+            let (flags, until) = match self.try_send_packet(&packet, descriptors)? {
+                Sent::Yes => return Ok(()),
+                Sent::Full => (PollFlags::POLLOUT, deadline),
+                Sent::Later => (PollFlags::empty(), deadline.min(Instant::now() + RETRY)),
+            };
+            if Instant::now() >= deadline {
+                return Err(Error::Timeout);
+            }
+            self.wait(flags, Some(until))?;
+        }
+    }
+
+    /// Sends a message and its descriptors if there is room now; `false` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the peer is gone.
+    pub fn try_send<M: Message>(
+        &self,
+        message: &M,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<bool> {
+        Ok(self.try_send_packet(&message.pack()?, descriptors)? == Sent::Yes)
+    }
+
+    /// Sends a packed message and its descriptors if there is room now.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the peer is gone; [`Error::Control`] for more than [`MAX_DESCRIPTORS`] descriptors.
+    pub fn try_send_packet(&self, packet: &Packet, descriptors: &[BorrowedFd<'_>]) -> Result<Sent> {
+        if descriptors.len() > MAX_DESCRIPTORS {
+            return Err(Error::Control(format!(
+                "it has {} descriptors, and the limit is {MAX_DESCRIPTORS}",
+                descriptors.len()
+            )));
+        }
+        let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
+        let bytes = [IoSlice::new(packet.as_bytes())];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        loop {
+            return match sendmsg::<()>(self.fd.as_raw_fd(), &bytes, rights, flags, None) {
+                Ok(_) => Ok(Sent::Yes),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => Ok(Sent::Full),
+                Err(Errno::ETOOMANYREFS | Errno::ENOBUFS | Errno::ENOMEM) => Ok(Sent::Later),
+                Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => Err(Error::Closed),
+                Err(e) => Err(Error::io("cannot send a control message", e)),
+            };
+        }
+    }
+
+    /// Receives a message and its descriptors if one is there; `None` if there is none now.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] at the end, [`Error::Version`] and [`Error::Control`] for what is not acceptable: its
+    /// descriptors are closed.
+    pub fn try_recv<M: Message>(&self) -> Result<Option<(M, Vec<OwnedFd>)>> {
+        let mut reset = false;
+        let packet = loop {
+            match sys::receive(self.as_fd()) {
+                Ok(packet) => break packet,
+                Err(e) => match e.raw_os_error() {
+                    // The kernel says once that the peer left without reading everything, ahead of
+                    // what the peer said before that.
+                    Some(libc::ECONNRESET) if !reset => reset = true,
+                    Some(libc::EAGAIN) => return Ok(None),
+                    Some(libc::ECONNRESET | libc::ENOTCONN) => return Err(Error::Closed),
+                    _ => return Err(Error::io("cannot receive a control message", e)),
+                },
+            }
+        };
+        if packet.truncated {
+            return Err(cut_short(&packet));
+        }
+        // Nobody sends empty packets, so this is the end.
+        if packet.bytes.is_empty() {
+            return Err(Error::Closed);
+        }
+        let message = M::unpack(&packet.bytes)?;
+        Ok(Some((message, packet.descriptors)))
+    }
+
+    /// Receives a message and its descriptors; waits until the deadline, or for ever without one.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] at the deadline; else as [`try_recv`](Self::try_recv).
+    pub fn recv<M: Message>(&self, deadline: Option<Instant>) -> Result<(M, Vec<OwnedFd>)> {
+        loop {
+            if let Some(received) = self.try_recv()? {
+                return Ok(received);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(Error::Timeout);
+            }
+            self.wait(PollFlags::POLLIN, deadline)?;
+        }
+    }
+
+    /// Waits for one of the flags, the peer's end, a signal, or the deadline.
+    fn wait(&self, flags: PollFlags, deadline: Option<Instant>) -> Result<()> {
+        let timeout = match deadline {
+            None => PollTimeout::NONE,
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                // Rounded up, so that the last bit of the time is slept and not spun away.
+                let millis = left.as_millis().saturating_add(1);
+                PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        match poll(&mut [PollFd::new(self.fd.as_fd(), flags)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(e) => Err(Error::io(
+                "cannot wait for the other side of a control connection",
+                e,
+            )),
+        }
+    }
+}
+
+/// Why a packet did not arrive whole.
+fn cut_short(packet: &Received) -> Error {
+    // More descriptors than there is room for fill that room; fewer mean that the kernel could not install them.
+    if packet.bytes.len() < MAX_PACKET && packet.descriptors.len() < MAX_DESCRIPTORS {
+        return Error::io("cannot receive descriptors", Errno::EMFILE);
+    }
+    Error::Control(format!(
+        "it has more than {MAX_DESCRIPTORS} descriptors or {MAX_PACKET} bytes"
+    ))
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{Event, Request};
+
+    fn joined() -> Event {
+        Event::Joined { version: 1 }
+    }
+
+    #[test]
+    fn descriptors_arrive_with_their_message() {
+        let (a, b) = Connection::pair().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        a.send(&joined(), &[file.as_fd(), a.as_fd()]).unwrap();
+        let (event, descriptors) = b.recv::<Event>(None).unwrap();
+        assert_eq!(event, joined());
+        let same = nix::sys::stat::fstat(&descriptors[0]).unwrap();
+        assert_eq!(same.st_ino, nix::sys::stat::fstat(&file).unwrap().st_ino);
+        assert_eq!(descriptors.len(), 2);
+    }
+
+    /// The kernel installs what fits of them; a packet that is refused must not leak that.
+    #[test]
+    fn too_many_descriptors_are_refused_and_closed() {
+        let (a, b) = Connection::pair().unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let packet = joined().pack().unwrap();
+        sendmsg::<()>(
+            a.as_fd().as_raw_fd(),
+            &[IoSlice::new(packet.as_bytes())],
+            &[ControlMessage::ScmRights(&[writer.as_raw_fd(); 9])],
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )
+        .unwrap();
+        drop(writer);
+        let error = b.recv::<Event>(None).unwrap_err();
+        assert!(error.to_string().contains("descriptors"), "{error}");
+        // Only when no writing end is left anywhere does a pipe end.
+        let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(
+            poll(&mut fds, PollTimeout::ZERO).unwrap(),
+            1,
+            "a descriptor leaks"
+        );
+    }
+
+    #[test]
+    fn a_long_packet_is_refused() {
+        let (a, b) = Connection::pair().unwrap();
+        let long = vec![0_u8; super::super::MAX_PACKET + 1];
+        nix::sys::socket::send(a.as_fd().as_raw_fd(), &long, MsgFlags::empty()).unwrap();
+        let error = b.recv::<Event>(None).unwrap_err();
+        assert!(matches!(error, Error::Control(_)), "{error}");
+    }
+
+    #[test]
+    fn the_last_words_of_a_peer_that_read_nothing_are_heard() {
+        let (a, b) = Connection::pair().unwrap();
+        b.send(&Request::Join, &[]).unwrap();
+        a.send(&joined(), &[]).unwrap();
+        drop(a);
+        assert!(matches!(b.send(&Request::Join, &[]), Err(Error::Closed)));
+        assert_eq!(b.recv::<Event>(None).unwrap().0, joined());
+        assert!(matches!(b.recv::<Event>(None), Err(Error::Closed)));
+    }
+
+    #[test]
+    fn nothing_there_is_none_and_then_a_time_out() {
+        let (_a, b) = Connection::pair().unwrap();
+        assert!(b.try_recv::<Event>().unwrap().is_none());
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert!(matches!(
+            b.recv::<Event>(Some(deadline)),
+            Err(Error::Timeout)
+        ));
+        assert!(Instant::now() >= deadline);
+    }
+
+    #[test]
+    fn a_full_socket_takes_no_more_until_it_is_read() {
+        let (a, b) = Connection::pair().unwrap();
+        let mut sent = 0;
+        while a.try_send(&joined(), &[]).unwrap() {
+            sent += 1;
+        }
+        assert!(sent > 0);
+        for _ in 0..sent {
+            assert!(b.try_recv::<Event>().unwrap().is_some());
+        }
+        assert!(b.try_recv::<Event>().unwrap().is_none());
+        assert!(a.try_send(&joined(), &[]).unwrap());
+    }
+}

@@ -1,0 +1,157 @@
+//! What a client and the broker say to each other; the order of it is in `docs/protocol.md`, *Join*.
+//!
+//! Each handle (a publisher or a subscriber) is one connection, so no message names its handle. A
+//! descriptor that belongs to a message travels in the same packet, in the order that the variant's
+//! documentation gives.
+
+use std::fmt;
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::schema::Schema;
+use crate::settings::{Settings, TopicSettings};
+
+/// What a handle does on its topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum Role {
+    /// It writes a ring of its own.
+    Publisher,
+    /// It reads the rings of all publishers.
+    Subscriber,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Publisher => "publisher",
+            Self::Subscriber => "subscriber",
+        })
+    }
+}
+
+/// What a client asks of the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum Request {
+    /// The first request of a connection: opens a topic, or creates it. Answered by
+    /// [`Event::Opened`] or [`Event::Refused`].
+    Open {
+        /// The name under which the process connects; a [`ClientName`](crate::ClientName).
+        client: String,
+        /// What the handle will do.
+        role: Role,
+        /// The topic; a [`TopicName`](crate::TopicName).
+        topic: String,
+        /// The message type.
+        schema: Schema,
+        /// What the topic should be like; what is left open is taken as it is.
+        settings: Settings,
+    },
+    /// The second request: the handle is ready. One descriptor: its ring, or its reader segment.
+    /// Answered by [`Event::Joined`] or [`Event::Refused`].
+    Join,
+    /// A subscriber reads the ring with this index no more, and has set its cursor to 0. Sent once for
+    /// each [`Event::PublisherJoined`] that was received, at the earliest when the ring was closed or its publisher left.
+    Released {
+        /// The ring's index.
+        index: u16,
+    },
+}
+
+/// Why the broker refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// A name breaks the rules.
+    BadName,
+    /// A setting is outside its limits.
+    BadSetting,
+    /// The topic has other settings.
+    Settings,
+    /// The topic carries another type, or the description of the type is not acceptable.
+    Schema,
+    /// A limit is reached.
+    Limit,
+    /// A segment is not what it should be.
+    Segment,
+    /// A request breaks the protocol.
+    Protocol,
+    /// This user may not.
+    NotAllowed,
+    /// The broker itself could not do it.
+    Broker,
+}
+
+/// What the broker tells a client.
+///
+/// Versions are those of the set that the receiver watches: publishers for a subscriber, subscribers for a
+/// publisher. They count from 0 and wrap.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum Event {
+    /// The topic is open. One descriptor: its registry.
+    Opened {
+        /// What the topic is like.
+        settings: TopicSettings,
+        /// The index of the publisher's ring; 0 for a subscriber.
+        index: u16,
+        /// This handle, in the events that others get. Never used again while the broker lives.
+        id: u64,
+    },
+    /// The handle takes part.
+    Joined {
+        /// Version of the set that the receiver watches, at this moment.
+        version: u32,
+    },
+    /// The broker refuses, and closes the connection. No other event follows.
+    Refused {
+        /// Why, for programs.
+        kind: Refusal,
+        /// Why, for people: a sentence that names both sides.
+        why: String,
+    },
+    /// To subscribers: a publisher takes part. Two descriptors: its ring, and a pidfd of its process.
+    PublisherJoined {
+        /// Version of the set of publishers that this leads to.
+        version: u32,
+        /// The index of its ring.
+        index: u16,
+        /// The publisher.
+        id: u64,
+        /// The name of its process.
+        client: String,
+        /// Its process; 0 if that is not visible from here.
+        pid: u32,
+    },
+    /// To subscribers: a publisher is gone. It may name one whose joining was never told, because it left
+    /// before the receiver read of it: then only the version matters, and nothing is to be released.
+    PublisherLeft {
+        /// Version of the set of publishers that this leads to.
+        version: u32,
+        /// The publisher.
+        id: u64,
+        /// The index of its ring.
+        index: u16,
+        /// Its process is gone. Best effort: `false` says nothing.
+        killed: bool,
+    },
+    /// To publishers: a subscriber takes part. Two descriptors: its reader segment, and a pidfd of its process.
+    SubscriberJoined {
+        /// Version of the set of subscribers that this leads to.
+        version: u32,
+        /// The subscriber.
+        id: u64,
+        /// The name of its process.
+        client: String,
+        /// Its process; 0 if that is not visible from here.
+        pid: u32,
+    },
+    /// To publishers: a subscriber is gone and gates nobody. As for [`Event::PublisherLeft`], it may name
+    /// one whose joining was never told.
+    SubscriberLeft {
+        /// Version of the set of subscribers that this leads to.
+        version: u32,
+        /// The subscriber.
+        id: u64,
+        /// Its process is gone. Best effort: `false` says nothing.
+        killed: bool,
+    },
+}

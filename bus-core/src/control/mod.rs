@@ -1,0 +1,27 @@
+//! Processes meet: the messages between a client and the broker, and the connection that carries them.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `messages` | what is said: [`Request`] and [`Event`] |
+//! | `wire` | how it is packed: a prefix that stays stable, then a validated archive |
+//! | `connection` | how it travels: one `SOCK_SEQPACKET` socket for each handle |
+//! | `peer` | who is at the other end: [`Credentials`] and a pidfd |
+//! | `path` | where the broker listens: [`socket_path`] |
+//! | `sys` | the system calls that need `unsafe` |
+//!
+//! Promises: whatever a peer sends is checked before it is used, costs bounded memory, and ends in a
+//! message or an [`Error`](crate::Error); no descriptor that came along is leaked. It asks for a peer on the same
+//! machine. It does not decide anything: who may join what is the broker's part.
+
+mod connection;
+mod messages;
+mod path;
+mod peer;
+mod sys;
+mod wire;
+
+pub use connection::{Connection, Sent};
+pub use messages::{Event, Refusal, Request, Role};
+pub use path::{check_socket_path, socket_path};
+pub use peer::{Credentials, pidfd_alive};
+pub use wire::{MAX_DESCRIPTORS, MAX_PACKET, Message, PROTOCOL_VERSION, Packet};

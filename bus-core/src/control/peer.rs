@@ -1,0 +1,99 @@
+//! Who is at the other end of a connection: what the kernel says, not what the peer says.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
+
+use super::Connection;
+use super::sys;
+use crate::{Error, Result};
+
+/// The process that made the other end, as it was then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Its number; 0 if it is in a process namespace that is not visible from here.
+    pub pid: u32,
+    /// Its effective user.
+    pub uid: u32,
+}
+
+impl Connection {
+    /// The credentials of the process at the other end.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with what the kernel said.
+    pub fn credentials(&self) -> Result<Credentials> {
+        let peer = getsockopt(self, sockopt::PeerCredentials)
+            .map_err(|e| Error::io("cannot read who is at the other end of a connection", e))?;
+        Ok(Credentials {
+            pid: u32::try_from(peer.pid()).unwrap_or(0),
+            uid: peer.uid(),
+        })
+    }
+
+    /// A pidfd of the process at the other end: it turns readable when the process ends.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the process is gone already, [`Error::Io`] with what the kernel said.
+    pub fn peer_pidfd(&self) -> Result<OwnedFd> {
+        match getsockopt(self, sockopt::PeerPidfd) {
+            Ok(pidfd) => Ok(pidfd),
+            // Linux before 6.5 does not know the option. The number may then name a later process, if the
+            // peer has died since: its connection is closed in that case, which is noticed as well.
+            Err(Errno::ENOPROTOOPT) => {
+                let pid = self.credentials()?.pid;
+                sys::pidfd_open(pid as libc::pid_t).map_err(|e| match e.raw_os_error() {
+                    Some(libc::ESRCH | libc::EINVAL) => Error::Closed,
+                    _ => Error::io("cannot open a pidfd", e),
+                })
+            }
+            Err(Errno::ESRCH | Errno::EINVAL | Errno::ENODATA) => Err(Error::Closed),
+            Err(e) => Err(Error::io("cannot get a pidfd of a peer", e)),
+        }
+    }
+}
+
+/// Whether the process of a pidfd still runs. A stopped process does.
+pub fn pidfd_alive(pidfd: &impl AsFd) -> bool {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    loop {
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Err(Errno::EINTR) => {}
+            // Unknown counts as alive: slow is not dead.
+            Err(_) | Ok(0) => return true,
+            Ok(_) => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peer_of_a_pair_is_this_process() {
+        let (a, _b) = Connection::pair().unwrap();
+        let peer = a.credentials().unwrap();
+        assert_eq!(peer.pid, std::process::id());
+        assert_eq!(peer.uid, nix::unistd::geteuid().as_raw());
+        assert!(pidfd_alive(&a.peer_pidfd().unwrap()));
+    }
+
+    #[test]
+    fn a_killed_process_is_dead_also_before_it_is_reaped() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pidfd = sys::pidfd_open(child.id() as i32).unwrap();
+        assert!(pidfd_alive(&pidfd));
+        child.kill().unwrap();
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE).unwrap();
+        assert!(!pidfd_alive(&pidfd));
+        child.wait().unwrap();
+        assert!(!pidfd_alive(&pidfd));
+    }
+}

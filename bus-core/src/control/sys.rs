@@ -1,0 +1,130 @@
+//! The socket calls that hand out raw descriptors: each becomes an owned one here, at once.
+//!
+//! ```c
+//! ssize_t recvmsg(int socket, struct msghdr *message, int flags);
+//! int accept4(int socket, struct sockaddr *address, socklen_t *length, int flags);
+//! int pidfd_open(pid_t pid, unsigned int flags);
+//! ```
+//! All of the `unsafe` of this folder is in this file.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rkyv::util::AlignedVec;
+
+use super::wire::{MAX_DESCRIPTORS, MAX_PACKET};
+
+/// Room for the control data of [`MAX_DESCRIPTORS`] descriptors, in words of 8 bytes. The kernel closes
+/// what does not fit and says so.
+const CONTROL_WORDS: usize = 4;
+
+const _: () = {
+    // SAFETY: `CMSG_SPACE` is arithmetic.
+    let space = unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * size_of::<RawFd>()) as u32) };
+    assert!(space as usize == CONTROL_WORDS * 8);
+};
+
+/// What came with one packet.
+pub(super) struct Received {
+    /// The packet's bytes; empty at the end of the connection.
+    pub(super) bytes: AlignedVec,
+    /// Its descriptors.
+    pub(super) descriptors: Vec<OwnedFd>,
+    /// Something of it did not fit, or was not delivered, and is gone.
+    pub(super) truncated: bool,
+}
+
+/// Receives one packet without waiting.
+pub(super) fn receive(socket: BorrowedFd<'_>) -> io::Result<Received> {
+    let mut bytes = AlignedVec::with_capacity(MAX_PACKET);
+    let mut control = [0_u64; CONTROL_WORDS];
+    let mut space = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: MAX_PACKET,
+    };
+    // SAFETY: `msghdr` is made of integers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = &raw mut space;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    let length = retry(|| {
+        // SAFETY: `message` points at `space` and `control`, which outlive the call; `space` describes the
+        // capacity of `bytes`.
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) }
+    })?;
+    // SAFETY: the kernel wrote `length` bytes, at most the capacity that it was given.
+    unsafe { bytes.set_len((length as usize).min(MAX_PACKET)) };
+    Ok(Received {
+        bytes,
+        descriptors: take_descriptors(&message),
+        truncated: message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
+    })
+}
+
+/// Owns every descriptor that the kernel installed, also those of a message that is refused later.
+fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut descriptors = Vec::new();
+    // SAFETY: the kernel filled in the control data and its length, which the macros walk; it lives in the
+    // caller's frame, aligned to 8. Each descriptor in it was installed for us and has no other owner.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while let Some(this) = header.as_ref() {
+            if this.cmsg_level == libc::SOL_SOCKET && this.cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(header).cast::<RawFd>();
+                let length = this.cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
+                for i in 0..length / size_of::<RawFd>() {
+                    descriptors.push(OwnedFd::from_raw_fd(data.add(i).read_unaligned()));
+                }
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
+    }
+    descriptors
+}
+
+/// Accepts one connection without waiting for it.
+pub(super) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let fd = retry(|| {
+        // SAFETY: no address is asked for, so both pointers may be null.
+        let fd = unsafe {
+            libc::accept4(
+                listener.as_raw_fd(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                flags,
+            )
+        };
+        fd as isize
+    })?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// A descriptor of a process, by its number.
+pub(super) fn pidfd_open(pid: libc::pid_t) -> io::Result<OwnedFd> {
+    let fd = retry(|| {
+        // SAFETY: two integers go in, a descriptor comes out.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        fd as isize
+    })?;
+    // SAFETY: the kernel just made this descriptor for us; it sets close-on-exec by itself.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Makes a call again while signals interrupt it.
+fn retry(mut call: impl FnMut() -> isize) -> io::Result<isize> {
+    loop {
+        let result = call();
+        if result >= 0 {
+            return Ok(result);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}

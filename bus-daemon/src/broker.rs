@@ -1,0 +1,273 @@
+//! The loop: one thread, one epoll.
+//!
+//! It waits in `epoll_wait` and nowhere else, without a time limit unless the kernel refused something
+//! that it may grant a moment later. Each turn does a bounded amount for each who is ready.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bus_core::control::Refusal;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::client::{Leaving, Token};
+use crate::endpoint::Endpoint;
+use crate::hub::{Hub, turn_away};
+use crate::limits::{ACCEPTS_PER_TURN, raise_descriptor_limit};
+use crate::reserve::{Accepted, Reserve};
+use crate::{Error, Result};
+
+/// After how long to try again what the kernel refused.
+const RETRY: Duration = Duration::from_millis(50);
+/// How long a stopping broker goes on with clients that keep it busy.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Events that are taken from the kernel at a time.
+const EVENTS_PER_TURN: usize = 128;
+
+/// A broker that listens, and is yet to run.
+///
+/// Connections that come before it runs wait to be accepted.
+#[derive(Debug)]
+pub struct Broker {
+    endpoint: Endpoint,
+    stop: Arc<EventFd>,
+    signals: Option<SignalFd>,
+}
+
+impl Broker {
+    /// Takes the path: removes what a killed broker left there, and listens.
+    ///
+    /// Raises this process's limit of descriptors as far as it may.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] if another broker is there, [`Error::Foreign`] if something else is,
+    /// [`Error::Listen`] if the path cannot be used.
+    pub fn bind(path: impl AsRef<Path>) -> Result<Self> {
+        raise_descriptor_limit();
+        let endpoint = Endpoint::bind(path.as_ref())?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let stop = EventFd::from_flags(flags)
+            .map_err(|e| Error::io("making the descriptor that stops it", e))?;
+        Ok(Self {
+            endpoint,
+            stop: Arc::new(stop),
+            signals: None,
+        })
+    }
+
+    /// The path on which it listens, absolute.
+    pub fn path(&self) -> &Path {
+        self.endpoint.path()
+    }
+
+    /// Lets `SIGTERM` and `SIGINT` end [`run`](Self::run). Blocks them in this thread: call it before
+    /// there are others, and run in this one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with what the kernel said.
+    pub fn stop_on_signals(&mut self) -> Result<()> {
+        let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+        signals
+            .thread_block()
+            .map_err(|e| Error::io("blocking signals", e))?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&signals, flags)
+            .map_err(|e| Error::io("watching for signals", e))?;
+        self.signals = Some(signals);
+        Ok(())
+    }
+
+    /// What stops it from another thread, by being written to.
+    pub(crate) fn stop_handle(&self) -> Arc<EventFd> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Serves until it is stopped; then finishes what has happened before that, and removes the socket.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the kernel refuses what a broker cannot do without.
+    pub fn run(self) -> Result<()> {
+        Running::start(self)?.run()
+    }
+}
+
+/// A broker at work.
+struct Running {
+    endpoint: Endpoint,
+    stop: Arc<EventFd>,
+    signals: Option<SignalFd>,
+    epoll: Rc<Epoll>,
+    reserve: Reserve,
+    hub: Hub,
+    /// The listener is not watched, because connections cannot be accepted for now.
+    paused: bool,
+    /// When to try again what the kernel refused.
+    retry_at: Option<Instant>,
+    /// Until when to go on, once it was stopped.
+    end: Option<Instant>,
+}
+
+impl Running {
+    fn start(broker: Broker) -> Result<Self> {
+        let Broker {
+            endpoint,
+            stop,
+            signals,
+        } = broker;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(|e| Error::io("making an epoll", e))?;
+        let epoll = Rc::new(epoll);
+        let watch = |fd: &dyn AsFd, token: Token| {
+            epoll
+                .add(
+                    fd.as_fd(),
+                    EpollEvent::new(EpollFlags::EPOLLIN, token.pack()),
+                )
+                .map_err(|e| Error::io("watching its own descriptors", e))
+        };
+        watch(&*stop, Token::Stop)?;
+        if let Some(signals) = &signals {
+            watch(signals, Token::Signal)?;
+        }
+        if let Some(listener) = endpoint.listener() {
+            watch(&listener, Token::Listener)?;
+        }
+        let mut reserve = Reserve::default();
+        reserve.fill();
+        Ok(Self {
+            hub: Hub::new(Rc::clone(&epoll)),
+            endpoint,
+            stop,
+            signals,
+            epoll,
+            reserve,
+            paused: false,
+            retry_at: None,
+            end: None,
+        })
+    }
+
+    fn run(mut self) -> Result<()> {
+        tracing::info!("listening on {}", self.endpoint.path().display());
+        let mut events = [EpollEvent::empty(); EVENTS_PER_TURN];
+        loop {
+            let ready = match self.epoll.wait(&mut events, self.timeout()) {
+                Ok(ready) => ready,
+                Err(Errno::EINTR) => continue,
+                Err(e) => return Err(Error::io("waiting for events", e)),
+            };
+            for event in &events[..ready] {
+                self.handle(Token::unpack(event.data()), event.events())?;
+                self.hub.bury();
+            }
+            self.retry()?;
+            if self
+                .end
+                .is_some_and(|end| ready == 0 || Instant::now() >= end)
+            {
+                tracing::info!("stopped");
+                return Ok(());
+            }
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        if self.end.is_some() {
+            return EpollTimeout::ZERO;
+        }
+        let Some(at) = self.retry_at else {
+            return EpollTimeout::NONE;
+        };
+        let millis = at.saturating_duration_since(Instant::now()).as_millis() + 1;
+        EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
+    }
+
+    fn handle(&mut self, token: Token, flags: EpollFlags) -> Result<()> {
+        match token {
+            Token::Listener => self.accept()?,
+            Token::Stop => {
+                // Read, so that it does not look like something that is left to do.
+                let _ = self.stop.read();
+                self.begin_to_stop();
+            }
+            Token::Signal => {
+                while let Some(Ok(Some(signal))) = self.signals.as_ref().map(SignalFd::read_signal)
+                {
+                    tracing::info!(signal = signal.ssi_signo, "told to stop");
+                }
+                self.begin_to_stop();
+            }
+            Token::Connection(id) => self.hub.ready(id, flags),
+            Token::Process(id) => self.hub.clients.leave(id, Leaving::Died),
+        }
+        Ok(())
+    }
+
+    /// Nobody new comes in; what has happened so far is still told.
+    fn begin_to_stop(&mut self) {
+        if self.end.is_none() {
+            self.endpoint.close();
+            self.end = Some(Instant::now() + LAST_WORDS);
+        }
+    }
+
+    fn accept(&mut self) -> Result<()> {
+        for _ in 0..ACCEPTS_PER_TURN {
+            self.reserve.fill();
+            let Some(listener) = self.endpoint.listener() else {
+                return Ok(());
+            };
+            match self.reserve.accept(listener) {
+                Ok(Accepted::Connection(connection)) => self.hub.admit(connection),
+                Ok(Accepted::Excess(connection)) => {
+                    let why = "the broker has no descriptors left; raise its limit (ulimit -n), or use fewer handles";
+                    turn_away(&connection, Refusal::Limit, why);
+                }
+                Ok(Accepted::Nobody) => return Ok(()),
+                Ok(Accepted::Stuck) => return self.pause("no descriptors are left"),
+                Err(error) => return self.pause(&error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops watching the listener for a while: it stays ready, and there is nothing to do about it.
+    fn pause(&mut self, why: &str) -> Result<()> {
+        tracing::warn!(why, "cannot accept connections for now");
+        if let Some(listener) = self.endpoint.listener() {
+            self.epoll
+                .delete(listener)
+                .map_err(|e| Error::io("unwatching its socket", e))?;
+            self.paused = true;
+        }
+        Ok(())
+    }
+
+    /// Tries again what the kernel refused, when it is time to.
+    fn retry(&mut self) -> Result<()> {
+        if self.retry_at.is_some_and(|at| Instant::now() >= at) {
+            self.retry_at = None;
+            if self.paused
+                && let Some(listener) = self.endpoint.listener()
+            {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener.pack());
+                self.epoll
+                    .add(listener, event)
+                    .map_err(|e| Error::io("watching its socket again", e))?;
+                self.paused = false;
+            }
+            self.hub.clients.flush_later();
+            self.hub.bury();
+        }
+        if self.retry_at.is_none() && (self.paused || self.hub.clients.any_later()) {
+            self.retry_at = Some(Instant::now() + RETRY);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,262 @@
+//! The clients: one for each connection, with what the kernel says of its process and what it has not read yet.
+//!
+//! Promises: posting to a client never waits and never fails; a client that cannot be posted to, or that is to
+//! go for another reason, is put on the list of those who leave, and is taken from there when
+//! whatever is being done is done.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use bus_core::TopicName;
+use bus_core::control::{Connection, Credentials, Event, Refusal, Sent};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+
+use crate::limits::MAX_WHY;
+use crate::outbox::{Outbox, Outgoing, Posted};
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) connection: Connection,
+    pub(crate) peer: Credentials,
+    pub(crate) pidfd: Rc<OwnedFd>,
+    /// The topic that it has open.
+    pub(crate) topic: Option<TopicName>,
+    outbox: Outbox,
+    /// What its outbox waits for; [`Sent::Yes`] if it is empty.
+    waits: Sent,
+}
+
+/// Why a client leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// It closed its connection, or nothing can be sent to it any more.
+    Closed,
+    /// Its process is gone.
+    Died,
+    /// It was refused.
+    Refused,
+    /// It did not read its events, and too many were waiting.
+    Overflow,
+}
+
+/// What an epoll event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Token {
+    Listener,
+    Stop,
+    Signal,
+    Connection(u64),
+    Process(u64),
+}
+
+/// Identifiers of clients start here, so that their tokens differ from the others.
+const FIRST_ID: u64 = 16;
+
+impl Token {
+    pub(crate) fn pack(self) -> u64 {
+        match self {
+            Self::Listener => 0,
+            Self::Stop => 1,
+            Self::Signal => 2,
+            Self::Connection(id) => id * 2,
+            Self::Process(id) => id * 2 + 1,
+        }
+    }
+
+    pub(crate) fn unpack(data: u64) -> Self {
+        match data {
+            0 => Self::Listener,
+            1 => Self::Stop,
+            2 => Self::Signal,
+            data if data % 2 == 0 => Self::Connection(data / 2),
+            data => Self::Process(data / 2),
+        }
+    }
+}
+
+/// All clients.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    epoll: Rc<Epoll>,
+    table: HashMap<u64, Client>,
+    next_id: u64,
+    leaving: VecDeque<(u64, Leaving)>,
+    /// Clients that are to be tried again after a while.
+    later: BTreeSet<u64>,
+}
+
+impl Clients {
+    pub(crate) fn new(epoll: Rc<Epoll>) -> Self {
+        Self {
+            epoll,
+            table: HashMap::new(),
+            next_id: FIRST_ID,
+            leaving: VecDeque::new(),
+            later: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<&Client> {
+        self.table.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: u64) -> Option<&mut Client> {
+        self.table.get_mut(&id)
+    }
+
+    /// Takes a connection in and watches it and its process.
+    pub(crate) fn insert(
+        &mut self,
+        connection: Connection,
+        peer: Credentials,
+        pidfd: OwnedFd,
+    ) -> nix::Result<u64> {
+        let id = self.next_id;
+        let event = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
+        self.epoll.add(&connection, event(Token::Connection(id)))?;
+        // The connection is closed on failure, which ends its being watched.
+        self.epoll.add(&pidfd, event(Token::Process(id)))?;
+        self.next_id += 1;
+        let client = Client {
+            connection,
+            peer,
+            pidfd: Rc::new(pidfd),
+            topic: None,
+            outbox: Outbox::default(),
+            waits: Sent::Yes,
+        };
+        self.table.insert(id, client);
+        Ok(id)
+    }
+
+    /// Takes a client out. Its descriptors are no longer watched: others hold its pidfd too, so that closing
+    /// ours would not end that, and it would be ready for ever.
+    pub(crate) fn remove(&mut self, id: u64) -> Option<Client> {
+        let client = self.table.remove(&id)?;
+        self.later.remove(&id);
+        for result in [
+            self.epoll.delete(&client.connection),
+            self.epoll.delete(&*client.pidfd),
+        ] {
+            if let Err(error) = result {
+                tracing::error!(id, %error, "cannot stop watching a client");
+            }
+        }
+        Some(client)
+    }
+
+    /// Sends an event, or keeps it until the client reads. `Unheard`: see [`Posted`].
+    pub(crate) fn post(&mut self, id: u64, event: Outgoing) -> Posted {
+        let Some(client) = self.table.get_mut(&id) else {
+            return Posted::Queued;
+        };
+        let posted = client.outbox.post(event);
+        if posted == Posted::Overflow {
+            self.leaving.push_back((id, Leaving::Overflow));
+        } else if client.waits == Sent::Yes {
+            self.flush(id);
+        }
+        posted
+    }
+
+    /// Sends a client what waits for it, as far as its socket takes it.
+    pub(crate) fn flush(&mut self, id: u64) {
+        let Some(client) = self.table.get_mut(&id) else {
+            return;
+        };
+        let before = client.waits;
+        client.waits = match client.outbox.flush(&client.connection) {
+            Ok(waits) => waits,
+            Err(_) => return self.leaving.push_back((id, Leaving::Closed)),
+        };
+        if client.waits == Sent::Later {
+            self.later.insert(id);
+        }
+        if (before == Sent::Full) != (client.waits == Sent::Full) {
+            let mut flags = EpollFlags::EPOLLIN;
+            flags.set(EpollFlags::EPOLLOUT, client.waits == Sent::Full);
+            let mut event = EpollEvent::new(flags, Token::Connection(id).pack());
+            if let Err(error) = self.epoll.modify(&client.connection, &mut event) {
+                tracing::error!(id, %error, "cannot watch for room in a client's socket");
+                self.leaving.push_back((id, Leaving::Closed));
+            }
+        }
+    }
+
+    /// Whether somebody is to be tried again after a while.
+    pub(crate) fn any_later(&self) -> bool {
+        !self.later.is_empty()
+    }
+
+    /// Tries again those who are to be tried again.
+    pub(crate) fn flush_later(&mut self) {
+        for id in std::mem::take(&mut self.later) {
+            self.flush(id);
+        }
+    }
+
+    /// Tells a client that it is refused, and lets it leave.
+    pub(crate) fn refuse(&mut self, id: u64, kind: Refusal, why: &str) {
+        let pid = self.table.get(&id).map(|client| client.peer.pid);
+        tracing::warn!(id, pid, ?kind, why, "refused");
+        if let Ok(event) = Outgoing::new(&refused(kind, why), Vec::new()) {
+            self.post(id, event);
+        }
+        self.leave(id, Leaving::Refused);
+    }
+
+    /// Puts a client on the list of those who leave.
+    pub(crate) fn leave(&mut self, id: u64, why: Leaving) {
+        self.leaving.push_back((id, why));
+    }
+
+    /// The next one who leaves.
+    pub(crate) fn next_leaving(&mut self) -> Option<(u64, Leaving)> {
+        self.leaving.pop_front()
+    }
+}
+
+/// A refusal with a sentence of bounded length.
+pub(crate) fn refused(kind: Refusal, why: &str) -> Event {
+    let longest = MAX_WHY.min(why.len());
+    let end = (0..=longest)
+        .rfind(|&end| why.is_char_boundary(end))
+        .unwrap_or(0);
+    Event::Refused {
+        kind,
+        why: why[..end].to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_sentence_is_cut_between_characters() {
+        let why = format!("x{}", "ä".repeat(MAX_WHY));
+        let Event::Refused { why, .. } = refused(Refusal::Schema, &why) else {
+            panic!("not a refusal");
+        };
+        assert_eq!(why.len(), MAX_WHY - 1);
+    }
+
+    #[test]
+    fn tokens_come_out_as_they_went_in() {
+        for token in [
+            Token::Listener,
+            Token::Stop,
+            Token::Signal,
+            Token::Connection(FIRST_ID),
+            Token::Process(FIRST_ID),
+        ] {
+            assert_eq!(Token::unpack(token.pack()), token);
+        }
+    }
+}

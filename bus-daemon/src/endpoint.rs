@@ -1,0 +1,246 @@
+//! The path of the broker: who holds the lock beside the socket is the broker, and only it touches the socket.
+//!
+//! Promises: of any number of processes that bind one path at once, one gets it and the others learn that
+//! ([`Error::InUse`]); what a killed broker left behind is removed; a clean end leaves nothing. It never removes
+//! what is not a dead socket.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use bus_core::control::check_socket_path;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+};
+
+use crate::{Error, Result};
+
+/// Connections that wait to be accepted; the kernel's own limit may be lower.
+const BACKLOG: i32 = 4096;
+
+/// A path that is ours, and the socket that listens there.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    path: PathBuf,
+    lock_path: PathBuf,
+    listener: Option<OwnedFd>,
+    /// Device and inode of the socket file, to remove no other.
+    identity: (u64, u64),
+    _lock: Flock<File>,
+}
+
+impl Endpoint {
+    /// Takes the lock, removes a dead socket, listens.
+    pub(crate) fn bind(path: &Path) -> Result<Self> {
+        check_socket_path(path)?;
+        let path = std::path::absolute(path).map_err(|e| failed(path, "reading the path", e))?;
+        let lock_path = lock_path(&path);
+        let lock = lock(&path, &lock_path)?;
+        let bound = remove_dead_socket(&path).and_then(|()| listen_at(&path));
+        let (listener, identity) = match bound {
+            Ok(bound) => bound,
+            Err(error) => {
+                remove_file(&lock_path);
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            path,
+            lock_path,
+            listener: Some(listener),
+            identity,
+            _lock: lock,
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The socket; `None` after [`close`](Self::close).
+    pub(crate) fn listener(&self) -> Option<BorrowedFd<'_>> {
+        self.listener.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Stops listening and removes the socket. The lock is kept until the end.
+    pub(crate) fn close(&mut self) {
+        if self.listener.take().is_some()
+            && fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.identity)
+        {
+            remove_file(&self.path);
+        }
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.close();
+        // Under the lock: whoever waits for this file finds that it is no longer the one at the path.
+        remove_file(&self.lock_path);
+    }
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
+/// Opens and locks the lock file, and makes sure that what it locked is still the file at the path.
+fn lock(path: &Path, lock_path: &Path) -> Result<Flock<File>> {
+    loop {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(lock_path)
+            .map_err(|e| failed(path, "opening its lock file", e))?;
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EAGAIN)) => {
+                return Err(Error::InUse {
+                    path: path.to_owned(),
+                });
+            }
+            Err((_, Errno::EINTR)) => continue,
+            Err((_, e)) => return Err(failed(path, "locking its lock file", e)),
+        };
+        let mine = lock
+            .metadata()
+            .map_err(|e| failed(path, "looking at its lock file", e))?;
+        match fs::symlink_metadata(lock_path) {
+            Ok(there) if (there.dev(), there.ino()) == (mine.dev(), mine.ino()) => return Ok(lock),
+            // The broker before us removed it between our two calls.
+            _ => {}
+        }
+    }
+}
+
+/// Removes a socket on which nobody listens. With the lock held no other broker is alive.
+fn remove_dead_socket(path: &Path) -> Result<()> {
+    let meta = match fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed(path, "looking at the path", e)),
+    };
+    let foreign = |why| {
+        Err(Error::Foreign {
+            path: path.to_owned(),
+            why,
+        })
+    };
+    if !meta.file_type().is_socket() {
+        return foreign("there is a file that is not a socket");
+    }
+    let address = UnixAddr::new(path).map_err(|e| failed(path, "making its address", e))?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let probe = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
+        .map_err(|e| failed(path, "making a socket", e))?;
+    match connect(probe.as_raw_fd(), &address) {
+        Err(Errno::ECONNREFUSED) => {}
+        Err(Errno::ENOENT) => return Ok(()),
+        Err(Errno::EACCES | Errno::EPERM) => return foreign("its socket belongs to somebody else"),
+        _ => return foreign("something that is no broker listens there"),
+    }
+    fs::remove_file(path).map_err(|e| failed(path, "removing a dead socket", e))
+}
+
+/// Binds and listens. Nobody else can connect before the permissions are set, because nobody can before `listen`.
+fn listen_at(path: &Path) -> Result<(OwnedFd, (u64, u64))> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
+        .map_err(|e| failed(path, "making a socket", e))?;
+    let address = UnixAddr::new(path).map_err(|e| failed(path, "making its address", e))?;
+    bind(fd.as_raw_fd(), &address).map_err(|e| failed(path, "binding", e))?;
+    let started = || -> io::Result<(u64, u64)> {
+        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        let meta = fs::symlink_metadata(path)?;
+        listen(&fd, Backlog::new(BACKLOG)?)?;
+        Ok((meta.dev(), meta.ino()))
+    };
+    match started() {
+        Ok(identity) => Ok((fd, identity)),
+        Err(e) => {
+            remove_file(path);
+            Err(failed(path, "listening", e))
+        }
+    }
+}
+
+fn remove_file(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove a file of the broker");
+    }
+}
+
+fn failed(path: &Path, what: &'static str, source: impl Into<io::Error>) -> Error {
+    Error::Listen {
+        path: path.to_owned(),
+        what,
+        source: source.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_many_gets_the_path_and_a_clean_end_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bus.sock");
+        for _ in 0..20 {
+            let bound: Vec<_> = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..4)
+                    .map(|_| scope.spawn(|| Endpoint::bind(&path)))
+                    .collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(bound.iter().filter(|one| one.is_ok()).count(), 1);
+            for one in bound.iter().filter_map(|one| one.as_ref().err()) {
+                assert!(matches!(one, Error::InUse { .. }), "{one}");
+            }
+            drop(bound);
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn the_socket_is_for_its_user_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bus.sock");
+        let _endpoint = Endpoint::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_is_not_a_dead_socket_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bus.sock");
+        fs::write(&path, "precious").unwrap();
+        let error = Endpoint::bind(&path).unwrap_err();
+        assert!(matches!(error, Error::Foreign { .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+
+        fs::remove_file(&path).unwrap();
+        let foreign = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = Endpoint::bind(&path).unwrap_err();
+        assert!(matches!(error, Error::Foreign { .. }), "{error}");
+        drop(foreign);
+        assert!(Endpoint::bind(&path).is_ok(), "a dead socket is removed");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_named() {
+        let error = Endpoint::bind(Path::new("/nowhere/at/all/bus.sock")).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/at/all"), "{error}");
+    }
+}

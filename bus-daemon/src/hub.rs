@@ -1,0 +1,132 @@
+//! Connections come, speak, and go; topics live as long as somebody has them open.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use bus_core::control::{Connection, Refusal, Request, pidfd_alive};
+use bus_core::{Error, TopicName};
+use nix::sys::epoll::{Epoll, EpollFlags};
+
+use crate::client::{Clients, Leaving, refused};
+use crate::limits::{MAX_CONNECTIONS, REQUESTS_PER_TURN};
+use crate::reserve::is_exhaustion;
+use crate::topic::Topic;
+
+/// Everything that the broker knows.
+pub(crate) struct Hub {
+    pub(crate) clients: Clients,
+    pub(crate) topics: HashMap<TopicName, Topic>,
+    uid: u32,
+}
+
+impl Hub {
+    pub(crate) fn new(epoll: Rc<Epoll>) -> Self {
+        Self {
+            clients: Clients::new(epoll),
+            topics: HashMap::new(),
+            uid: nix::unistd::geteuid().as_raw(),
+        }
+    }
+
+    /// Takes a new connection in, or turns it away.
+    pub(crate) fn admit(&mut self, connection: Connection) {
+        if self.clients.len() >= MAX_CONNECTIONS {
+            let why = format!("the broker has {MAX_CONNECTIONS} connections, which is the limit");
+            return turn_away(&connection, Refusal::Limit, &why);
+        }
+        let (peer, pidfd) = match connection
+            .credentials()
+            .and_then(|p| Ok((p, connection.peer_pidfd()?)))
+        {
+            Ok(peer) => peer,
+            // It is gone already.
+            Err(Error::Closed) => return,
+            Err(error) => return turn_away(&connection, Refusal::Limit, &error.to_string()),
+        };
+        if peer.uid != self.uid && peer.uid != 0 {
+            let why = format!(
+                "this broker serves user {}, and the client is user {}",
+                self.uid, peer.uid
+            );
+            return turn_away(&connection, Refusal::NotAllowed, &why);
+        }
+        // A second descriptor for a refusal, should the table not take the first, is not worth having.
+        match self.clients.insert(connection, peer, pidfd) {
+            Ok(id) => tracing::debug!(id, pid = peer.pid, "connected"),
+            Err(error) => tracing::warn!(pid = peer.pid, %error, "cannot watch a new connection"),
+        }
+    }
+
+    /// A connection is ready: sends what waits, serves what is asked, some requests at a time.
+    pub(crate) fn ready(&mut self, id: u64, flags: EpollFlags) {
+        if flags.contains(EpollFlags::EPOLLOUT) {
+            self.clients.flush(id);
+        }
+        if !flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            return;
+        }
+        for _ in 0..REQUESTS_PER_TURN {
+            let Some(client) = self.clients.get(id) else {
+                return;
+            };
+            match client.connection.try_recv::<Request>() {
+                Ok(Some((request, descriptors))) => self.serve(id, request, descriptors),
+                Ok(None) => return,
+                Err(Error::Closed) => return self.clients.leave(id, Leaving::Closed),
+                Err(error) => {
+                    let exhausted = is_exhaustion(&error);
+                    let kind = if exhausted {
+                        Refusal::Limit
+                    } else {
+                        Refusal::Protocol
+                    };
+                    return self.clients.refuse(id, kind, &error.to_string());
+                }
+            }
+            self.bury();
+        }
+    }
+
+    /// Lets those go who leave, and those who turn out to be gone when others are told.
+    pub(crate) fn bury(&mut self) {
+        while let Some((id, why)) = self.clients.next_leaving() {
+            let Some(client) = self.clients.remove(id) else {
+                continue;
+            };
+            let killed = why == Leaving::Died || !pidfd_alive(&*client.pidfd);
+            let Some(name) = client.topic else {
+                tracing::debug!(id, pid = client.peer.pid, ?why, "gone without a topic");
+                continue;
+            };
+            // Closed before others are told, so that who was told finds it so.
+            drop(client.connection);
+            let Some(topic) = self.topics.get_mut(&name) else {
+                continue;
+            };
+            if let Some(member) = topic.member(id) {
+                let (role, client, pid) = (member.role, &member.client, member.pid);
+                tracing::info!(topic = %name, id, %role, %client, pid, killed, ?why, "left");
+            }
+            if let Err(error) = topic.leave(id, killed, &mut self.clients) {
+                tracing::error!(topic = %name, id, %error, "cannot tell that a member left");
+            }
+            self.drop_if_empty(&name);
+        }
+    }
+
+    /// Forgets a topic that nobody has open.
+    pub(crate) fn drop_if_empty(&mut self, name: &TopicName) {
+        if self.topics.get(name).is_some_and(Topic::is_empty) {
+            self.topics.remove(name);
+            tracing::info!(topic = %name, "topic closed");
+        }
+    }
+}
+
+/// Refuses a connection that never becomes a client. Its socket is empty, so there is room.
+pub(crate) fn turn_away(connection: &Connection, kind: Refusal, why: &str) {
+    tracing::warn!(?kind, why, "turned away");
+    if let Err(error) = connection.try_send(&refused(kind, why), &[]) {
+        tracing::debug!(%error, "who was turned away did not wait for the answer");
+    }
+}

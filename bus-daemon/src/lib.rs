@@ -1,0 +1,42 @@
+//! The broker of bus: it introduces publishers and subscribers to each other, and tells them who left.
+//!
+//! ```text
+//!  endpoint   the path: lock, stale socket, bind, remove
+//!  reserve    accept, also when there are no descriptors left
+//!  broker     the loop: one thread, one epoll, no waiting anywhere else
+//!  hub        connections and what they ask for
+//!  topic      who is on a topic, ring indices, versions
+//!  client     one connection;   outbox   what it has not read yet
+//! ```
+//! Promises: no message of any topic goes through it; no client, dead, stopped, or hostile, makes it wait, stop or
+//! take unbounded memory; with nothing to do it takes no processor time. It asks for a path that belongs to its
+//! user. It does not keep anything beyond its life.
+//!
+//! ```
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("bus.sock");
+//! let broker = bus_daemon::Broker::bind(&path)?.spawn()?;
+//! let connection = bus_core::control::Connection::connect(&path)?;
+//! drop(connection);
+//! broker.stop()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod broker;
+mod client;
+mod endpoint;
+mod error;
+mod hub;
+mod limits;
+mod outbox;
+mod request;
+mod reserve;
+mod thread;
+mod topic;
+
+pub use broker::Broker;
+pub use error::{Error, Result};
+pub use limits::{MAX_CONNECTIONS, MAX_QUEUED, MAX_TOPICS};
+pub use thread::BrokerThread;

@@ -1,0 +1,30 @@
+//! What bounds a broker's work and memory, whatever its clients do.
+
+use bus_core::memory::layout;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Connections at a time. Each is a publisher or a subscriber, and takes three descriptors.
+pub const MAX_CONNECTIONS: usize = 4096;
+/// Topics at a time.
+pub const MAX_TOPICS: usize = 4096;
+/// Events that wait for a client that does not read; one that has more is cut off.
+pub const MAX_QUEUED: usize = 4096;
+
+/// Publishers of a topic.
+pub(crate) const MAX_PUBLISHERS: u16 = layout::MAX_PUBLISHERS as u16;
+/// Requests of one client that are looked at before others get their turn.
+pub(crate) const REQUESTS_PER_TURN: usize = 16;
+/// Connections that are accepted before others get their turn.
+pub(crate) const ACCEPTS_PER_TURN: usize = 64;
+/// Longest sentence in a refusal, in bytes.
+pub(crate) const MAX_WHY: usize = 1024;
+
+/// Lets this process have as many descriptors as it may. Failing is no error: the limit shows where it is reached.
+pub(crate) fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::debug!(%error, soft, hard, "cannot raise the limit of descriptors");
+    }
+}

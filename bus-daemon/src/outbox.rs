@@ -1,0 +1,175 @@
+//! What a client has not read yet, once its socket is full.
+//!
+//! Promises: events leave in the order in which they were posted; what waits is bounded; a client that has read
+//! all there is has an event with the last version. Who joined and left while the client did not read is not
+//! told: only that something changed is. So what waits is about as much as there are members now.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use bus_core::control::{Connection, Event, Message, Packet, Sent};
+
+use crate::limits::MAX_QUEUED;
+
+/// Whose joining or leaving an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    Joined(u64),
+    Left(u64),
+    /// A leaving whose joining was never told.
+    Unheard,
+    Nobody,
+}
+
+/// An event that is packed and has its descriptors. Cloning it copies neither.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    packet: Rc<Packet>,
+    descriptors: Vec<Rc<OwnedFd>>,
+    subject: Subject,
+}
+
+impl Outgoing {
+    pub(crate) fn new(event: &Event, descriptors: Vec<Rc<OwnedFd>>) -> bus_core::Result<Self> {
+        let subject = match event {
+            Event::PublisherJoined { id, .. } | Event::SubscriberJoined { id, .. } => {
+                Subject::Joined(*id)
+            }
+            Event::PublisherLeft { id, .. } | Event::SubscriberLeft { id, .. } => {
+                Subject::Left(*id)
+            }
+            _ => Subject::Nobody,
+        };
+        Ok(Self {
+            packet: Rc::new(event.pack()?),
+            descriptors,
+            subject,
+        })
+    }
+}
+
+/// What became of an event that was posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Posted {
+    /// It is in the queue.
+    Queued,
+    /// It is in the queue, and the receiver will never hear of the joining that it undoes.
+    Unheard,
+    /// The queue is full, and the client is to be cut off.
+    Overflow,
+}
+
+/// The queue of one client.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    queue: VecDeque<Outgoing>,
+}
+
+impl Outbox {
+    /// Puts an event at the end of the queue.
+    pub(crate) fn post(&mut self, mut event: Outgoing) -> Posted {
+        let mut posted = Posted::Queued;
+        if let Subject::Left(id) = event.subject
+            && let Some(at) = self
+                .queue
+                .iter()
+                .position(|e| e.subject == Subject::Joined(id))
+        {
+            self.queue.remove(at);
+            // This one has a later version than any before it, and says no less.
+            self.queue.retain(|e| e.subject != Subject::Unheard);
+            event.subject = Subject::Unheard;
+            posted = Posted::Unheard;
+        }
+        if self.queue.len() >= MAX_QUEUED {
+            return Posted::Overflow;
+        }
+        self.queue.push_back(event);
+        posted
+    }
+
+    /// Sends what the socket takes. The answer says what to wait for, with [`Sent::Yes`] where nothing is left.
+    pub(crate) fn flush(&mut self, connection: &Connection) -> bus_core::Result<Sent> {
+        while let Some(event) = self.queue.front() {
+            let descriptors: Vec<BorrowedFd<'_>> =
+                event.descriptors.iter().map(|fd| fd.as_fd()).collect();
+            match connection.try_send_packet(&event.packet, &descriptors)? {
+                Sent::Yes => self.queue.pop_front(),
+                wait => return Ok(wait),
+            };
+        }
+        Ok(Sent::Yes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joined(id: u64, version: u32) -> Outgoing {
+        let event = Event::SubscriberJoined {
+            version,
+            id,
+            client: "c".into(),
+            pid: 1,
+        };
+        Outgoing::new(&event, Vec::new()).unwrap()
+    }
+
+    fn left(id: u64, version: u32) -> Outgoing {
+        Outgoing::new(
+            &Event::SubscriberLeft {
+                version,
+                id,
+                killed: false,
+            },
+            Vec::new(),
+        )
+        .unwrap()
+    }
+
+    fn read_all(outbox: &mut Outbox) -> Vec<(u32, u64)> {
+        let (ours, theirs) = Connection::pair().unwrap();
+        assert_eq!(outbox.flush(&ours).unwrap(), Sent::Yes);
+        assert!(outbox.queue.is_empty());
+        std::iter::from_fn(|| theirs.try_recv::<Event>().unwrap())
+            .map(|(event, _)| match event {
+                Event::SubscriberJoined { version, id, .. }
+                | Event::SubscriberLeft { version, id, .. } => (version, id),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn who_came_and_went_unseen_leaves_only_the_last_version() {
+        let mut outbox = Outbox::default();
+        assert_eq!(outbox.post(joined(1, 1)), Posted::Queued);
+        for i in 0..MAX_QUEUED as u32 {
+            assert_eq!(outbox.post(joined(100, 2 + 2 * i)), Posted::Queued);
+            assert_eq!(outbox.post(left(100, 3 + 2 * i)), Posted::Unheard);
+        }
+        let last = 1 + 2 * MAX_QUEUED as u32;
+        assert_eq!(read_all(&mut outbox), [(1, 1), (last, 100)]);
+    }
+
+    #[test]
+    fn a_leaving_whose_joining_was_sent_stays() {
+        let mut outbox = Outbox::default();
+        assert_eq!(outbox.post(left(1, 7)), Posted::Queued);
+        assert_eq!(outbox.post(joined(2, 8)), Posted::Queued);
+        assert_eq!(outbox.post(left(2, 9)), Posted::Unheard);
+        assert_eq!(read_all(&mut outbox), [(7, 1), (9, 2)]);
+    }
+
+    #[test]
+    fn the_queue_is_bounded() {
+        let mut outbox = Outbox::default();
+        for id in 0..MAX_QUEUED as u64 {
+            assert_eq!(outbox.post(joined(id, 1)), Posted::Queued);
+        }
+        assert_eq!(outbox.post(joined(9_999_999, 2)), Posted::Overflow);
+        assert_eq!(outbox.post(left(0, 2)), Posted::Unheard);
+    }
+}

@@ -1,0 +1,222 @@
+//! What a client asks for: checked, and then done or refused with a sentence that names both sides.
+//!
+//! A refusal is the last that a connection hears. Everything of a request is hostile until it has passed here.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use bus_core::control::{Event, Refusal, Request, Role};
+use bus_core::memory::segment::{self, Kind};
+use bus_core::memory::{READER_BYTES, ring_bytes};
+use bus_core::schema::Schema;
+use bus_core::{ClientName, Error, Settings, TopicName};
+
+use crate::hub::Hub;
+use crate::limits::{MAX_PUBLISHERS, MAX_TOPICS};
+use crate::outbox::Outgoing;
+use crate::reserve::is_exhaustion;
+use crate::topic::{Member, Topic};
+
+/// Why a request is not done.
+type Refused = (Refusal, String);
+
+impl Hub {
+    /// Does what a client asks for.
+    pub(crate) fn serve(&mut self, id: u64, request: Request, descriptors: Vec<OwnedFd>) {
+        let topic = self.clients.get(id).and_then(|client| client.topic.clone());
+        let served = match (request, topic) {
+            (
+                Request::Open {
+                    client,
+                    role,
+                    topic,
+                    schema,
+                    settings,
+                },
+                None,
+            ) => {
+                if descriptors.is_empty() {
+                    self.open(id, &client, role, topic, schema, &settings)
+                } else {
+                    protocol("Open comes without descriptors")
+                }
+            }
+            (Request::Open { topic: asked, .. }, Some(topic)) => protocol(&format!(
+                "this connection has topic {topic} open, asked to open {asked:.127}; use a connection for each handle"
+            )),
+            (Request::Join, Some(topic)) => self.join(id, &topic, descriptors),
+            (Request::Released { index }, Some(topic)) => {
+                if descriptors.is_empty() {
+                    self.release(id, &topic, index)
+                } else {
+                    protocol("Released comes without descriptors")
+                }
+            }
+            (Request::Join | Request::Released { .. }, None) => {
+                protocol("this connection has no topic open; the first request is Open")
+            }
+        };
+        if let Err((kind, why)) = served {
+            self.clients.refuse(id, kind, &why);
+        }
+    }
+
+    fn open(
+        &mut self,
+        id: u64,
+        client: &str,
+        role: Role,
+        topic: String,
+        schema: Schema,
+        settings: &Settings,
+    ) -> Result<(), Refused> {
+        let client =
+            ClientName::new(client).map_err(|e| (Refusal::BadName, format!("client: {e}")))?;
+        let name = TopicName::new(topic).map_err(|e| (Refusal::BadName, format!("topic: {e}")))?;
+        schema
+            .check()
+            .map_err(|e| (Refusal::Schema, format!("topic {name}: {e}")))?;
+        if let Some(topic) = self.topics.get(&name) {
+            agrees(topic, &schema, settings)?;
+        } else {
+            self.create(&name, schema, settings)?;
+        }
+        let opened = self.take_in(id, &name, client, role);
+        if opened.is_err() {
+            self.drop_if_empty(&name);
+        }
+        opened
+    }
+
+    fn create(
+        &mut self,
+        name: &TopicName,
+        schema: Schema,
+        settings: &Settings,
+    ) -> Result<(), Refused> {
+        if self.topics.len() >= MAX_TOPICS {
+            let why = format!(
+                "the broker has {MAX_TOPICS} topics, which is the limit; asked for {name} as well"
+            );
+            return Err((Refusal::Limit, why));
+        }
+        let settings = settings
+            .decide(&schema)
+            .map_err(|e| (Refusal::BadSetting, format!("topic {name}: {e}")))?;
+        let topic = Topic::create(name.clone(), schema, settings).map_err(own_fault)?;
+        tracing::info!(topic = %name, ?settings, "topic created");
+        self.topics.insert(name.clone(), topic);
+        Ok(())
+    }
+
+    fn take_in(
+        &mut self,
+        id: u64,
+        name: &TopicName,
+        client: ClientName,
+        role: Role,
+    ) -> Result<(), Refused> {
+        let (Some(topic), Some(entry)) = (self.topics.get_mut(name), self.clients.get_mut(id))
+        else {
+            return protocol("the connection is closed");
+        };
+        let index = match role {
+            Role::Publisher => topic.free_index().map_err(|why| (Refusal::Limit, why))?,
+            Role::Subscriber => 0,
+        };
+        let member = Member::new(role, client, entry.peer.pid, Rc::clone(&entry.pidfd), index);
+        let opened = topic.open(id, member).map_err(own_fault)?;
+        entry.topic = Some(name.clone());
+        let event = Event::Opened {
+            settings: topic.settings,
+            index: opened.index,
+            id,
+        };
+        let event = Outgoing::new(&event, vec![Rc::new(opened.registry)]).map_err(own_fault)?;
+        self.clients.post(id, event);
+        if role == Role::Subscriber {
+            topic
+                .introduce_publishers(id, &mut self.clients)
+                .map_err(own_fault)?;
+        }
+        Ok(())
+    }
+
+    fn join(
+        &mut self,
+        id: u64,
+        name: &TopicName,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Refused> {
+        let Some(topic) = self.topics.get_mut(name) else {
+            return protocol("the topic is closed");
+        };
+        let Some(member) = topic.member(id).filter(|member| !member.has_joined()) else {
+            return protocol(&format!(
+                "this connection has joined topic {name}, asked to join again"
+            ));
+        };
+        let (kind, bytes) = match member.role {
+            Role::Publisher => (Kind::Ring, ring_bytes(&topic.settings)),
+            Role::Subscriber => (Kind::Reader, READER_BYTES),
+        };
+        let Ok([segment]) = <[OwnedFd; 1]>::try_from(descriptors) else {
+            return protocol("Join comes with one descriptor: the handle's segment");
+        };
+        segment::check(&segment, kind, bytes)
+            .map_err(|e| (Refusal::Segment, format!("topic {name}: {e}")))?;
+        let (role, client, pid) = (member.role, &member.client, member.pid);
+        tracing::info!(topic = %name, id, %role, %client, pid, "joined");
+        topic
+            .join(id, segment, &mut self.clients)
+            .map_err(own_fault)
+    }
+
+    fn release(&mut self, id: u64, name: &TopicName, index: u16) -> Result<(), Refused> {
+        let Some(topic) = self.topics.get_mut(name) else {
+            return protocol("the topic is closed");
+        };
+        if topic
+            .member(id)
+            .is_none_or(|member| member.role != Role::Subscriber)
+        {
+            return protocol("only a subscriber releases rings");
+        }
+        if index >= MAX_PUBLISHERS {
+            return protocol(&format!(
+                "released ring {index}, and the highest is {}",
+                MAX_PUBLISHERS - 1
+            ));
+        }
+        topic.release(id, index);
+        Ok(())
+    }
+}
+
+/// Whether a topic is what a later opener asks for.
+fn agrees(topic: &Topic, schema: &Schema, settings: &Settings) -> Result<(), Refused> {
+    let name = &topic.name;
+    if let Some(difference) = schema.difference(&topic.schema) {
+        let why = format!("topic {name} carries {}: {difference}", topic.schema.name);
+        return Err((Refusal::Schema, why));
+    }
+    if let Some((setting, asked, has)) = settings.conflict(&topic.settings) {
+        let why = format!("topic {name} has {setting} {has}, asked {asked}");
+        return Err((Refusal::Settings, why));
+    }
+    Ok(())
+}
+
+fn protocol(why: &str) -> Result<(), Refused> {
+    Err((Refusal::Protocol, why.to_owned()))
+}
+
+/// What the broker could not do, though it was asked for nothing wrong.
+fn own_fault(error: Error) -> Refused {
+    let kind = if is_exhaustion(&error) {
+        Refusal::Limit
+    } else {
+        Refusal::Broker
+    };
+    (kind, format!("the broker could not do it: {error}"))
+}

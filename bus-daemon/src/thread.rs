@@ -1,0 +1,70 @@
+//! A broker on a thread of its own, inside a process that has other things to do.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use nix::sys::eventfd::EventFd;
+use nix::sys::signal::SigSet;
+
+use crate::{Broker, Error, Result};
+
+/// A broker that runs on a thread. Dropping it stops the broker.
+///
+/// Established rings go on without their broker.
+#[derive(Debug)]
+pub struct BrokerThread {
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl Broker {
+    /// Runs the broker on a thread of its own, which takes no signals.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the thread cannot be started.
+    pub fn spawn(self) -> Result<BrokerThread> {
+        let stop = self.stop_handle();
+        let thread = std::thread::Builder::new()
+            .name("bus-broker".into())
+            .spawn(move || {
+                // The host's signal handlers belong on the host's threads.
+                SigSet::all()
+                    .thread_block()
+                    .map_err(|e| Error::io("blocking signals", e))?;
+                self.run()
+            })
+            .map_err(|e| Error::io("starting its thread", e))?;
+        Ok(BrokerThread {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl BrokerThread {
+    /// Stops the broker and waits for its end. What happened before this call, a handle that was dropped for
+    /// instance, is still told to the others.
+    ///
+    /// # Errors
+    /// What [`Broker::run`] ended with, or [`Error::Panicked`].
+    pub fn stop(mut self) -> Result<()> {
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        // It can only fail if the count is at its limit, and then the broker is being told already.
+        let _ = self.stop.write(1);
+        thread.join().unwrap_or(Err(Error::Panicked))
+    }
+}
+
+impl Drop for BrokerThread {
+    fn drop(&mut self) {
+        if let Err(error) = self.finish() {
+            tracing::error!(%error, "the broker did not end well");
+        }
+    }
+}
