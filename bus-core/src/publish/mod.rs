@@ -4,11 +4,13 @@
 //! payload. [`Publisher`] puts bytes and values into real memory with it.
 
 mod arena;
+mod loan;
 mod publisher;
 mod ring;
 mod serialise;
 
 pub use arena::Arena;
+pub use loan::Loan;
 pub use publisher::{Batch, Publisher, Slot};
 pub use ring::{Claim, Full, RingPublisher};
 pub use serialise::{Payload, SlotSerializer};

@@ -58,7 +58,8 @@ pub type SlotSerializer<'a, E = Failure> = LowSerializer<SlotWriter<'a>, ArenaHa
 pub trait Payload:
     Describe
     + Archive<
-        Archived: for<'a> CheckBytes<LowValidator<'a, Failure>>
+        Archived: 'static
+                      + for<'a> CheckBytes<LowValidator<'a, Failure>>
                       + for<'a> CheckBytes<LowValidator<'a, rancor::Error>>,
     > + for<'a> Serialize<SlotSerializer<'a>>
     + for<'a> Serialize<SlotSerializer<'a, rancor::Error>>
@@ -68,7 +69,8 @@ pub trait Payload:
 impl<T> Payload for T where
     T: Describe
         + Archive<
-            Archived: for<'a> CheckBytes<LowValidator<'a, Failure>>
+            Archived: 'static
+                          + for<'a> CheckBytes<LowValidator<'a, Failure>>
                           + for<'a> CheckBytes<LowValidator<'a, rancor::Error>>,
         > + for<'a> Serialize<SlotSerializer<'a>>
         + for<'a> Serialize<SlotSerializer<'a, rancor::Error>>

@@ -137,7 +137,9 @@ impl Subscriber {
     /// The publishers whose rings were drained since the last call.
     pub fn ends(&self) -> impl Iterator<Item = u64> + '_ {
         let rings = self.receiver().rings().iter();
-        rings.filter_map(|ring| ring.take_end().then(|| ring.publisher()))
+        rings
+            .filter(|ring| ring.take_end())
+            .map(|ring| ring.publisher())
     }
 
     /// Lets go of rings that are drained, with nothing outstanding, and that `gone` picks by publisher; calls
@@ -157,6 +159,12 @@ impl Subscriber {
         for index in (0..MAX_PUBLISHERS).filter(|i| indices[*i]) {
             released(index as u16);
         }
+    }
+
+    /// Whether the ring of this publisher is attached.
+    pub fn reads(&self, publisher: u64) -> bool {
+        let mut rings = self.receiver().rings().iter();
+        rings.any(|ring| ring.publisher() == publisher)
     }
 
     /// Number of rings attached.

@@ -1,0 +1,128 @@
+//! Receiving raw bytes.
+
+use std::time::{Duration, Instant};
+
+use bus_core::receive::{self, Message};
+
+use crate::inlet::Inlet;
+use crate::{Peer, Result};
+
+/// Receives raw bytes of all publishers of one topic. In all else like [`Subscriber`](crate::Subscriber).
+pub struct BytesSubscriber {
+    inlet: Inlet,
+}
+
+impl BytesSubscriber {
+    pub(crate) fn new(inlet: Inlet) -> Self {
+        Self { inlet }
+    }
+
+    /// The next message; waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Ended`](crate::Error::Ended); [`Error::Topic`](crate::Error::Topic) where a publisher breaks the protocol.
+    #[inline]
+    pub fn recv(&self) -> Result<Message<'_>> {
+        loop {
+            if let Some(message) = self.inlet.until(None, receive::Subscriber::poll)? {
+                return Ok(message);
+            }
+        }
+    }
+
+    /// The next message, if it is there.
+    ///
+    /// # Errors
+    /// As for [`recv`](Self::recv).
+    #[inline]
+    pub fn try_recv(&self) -> Result<Option<Message<'_>>> {
+        self.inlet.once(receive::Subscriber::poll)
+    }
+
+    /// The next message; none if it does not come within `timeout`.
+    ///
+    /// # Errors
+    /// As for [`recv`](Self::recv).
+    #[inline]
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<Message<'_>>> {
+        let deadline = Instant::now().checked_add(timeout);
+        self.inlet.until(deadline, receive::Subscriber::poll)
+    }
+
+    /// Up to `max` messages of one publisher, at least one; waits for it. Released together when the batch is dropped.
+    ///
+    /// # Errors
+    /// As for [`recv`](Self::recv).
+    #[inline]
+    pub fn recv_batch(&self, max: usize) -> Result<BytesBatch<'_>> {
+        loop {
+            let batch = self.inlet.until(None, |core| Ok(core.poll_batch(max)))?;
+            if let Some(batch) = batch {
+                return Ok(BytesBatch {
+                    batch,
+                    inlet: &self.inlet,
+                });
+            }
+        }
+    }
+
+    /// Waits for publishers; see [`Subscriber::wait_for_publishers`](crate::Subscriber::wait_for_publishers).
+    ///
+    /// # Errors
+    /// [`Error::Timeout`](crate::Error::Timeout); [`Error::Topic`](crate::Error::Topic) where the broker is gone.
+    pub fn wait_for_publishers(&self, count: usize, timeout: Option<Duration>) -> Result<()> {
+        let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
+        self.inlet.wait_for_publishers(count, deadline)
+    }
+
+    /// The publishers followed now.
+    ///
+    /// # Errors
+    /// [`Error::Broker`](crate::Error::Broker) where the broker breaks the protocol.
+    pub fn publishers(&self) -> Result<Vec<Peer>> {
+        self.inlet.publishers()
+    }
+
+    /// The publisher that a message names, while its ring is followed.
+    pub fn peer(&self, publisher: u64) -> Option<Peer> {
+        self.inlet.peer(publisher)
+    }
+}
+
+/// Messages of one publisher that are released together.
+pub struct BytesBatch<'a> {
+    batch: receive::Batch<'a>,
+    inlet: &'a Inlet,
+}
+
+impl BytesBatch<'_> {
+    /// Who published all of them.
+    pub fn publisher(&self) -> u64 {
+        self.batch.publisher()
+    }
+}
+
+impl<'b> IntoIterator for &'b BytesBatch<'_> {
+    type Item = Result<&'b [u8]>;
+    type IntoIter = BytesBatchIter<'b>;
+
+    fn into_iter(self) -> BytesBatchIter<'b> {
+        BytesBatchIter { batch: self }
+    }
+}
+
+/// The messages of a [`BytesBatch`], in order. Each is given once, by whichever iterator asks first.
+pub struct BytesBatchIter<'b> {
+    batch: &'b BytesBatch<'b>,
+}
+
+impl<'b> Iterator for BytesBatchIter<'b> {
+    type Item = Result<&'b [u8]>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let message = self.batch.batch.next()?;
+        let bytes = message.map(|(_, bytes)| bytes);
+        Some(bytes.map_err(|e| self.batch.inlet.wrap(e)))
+    }
+}

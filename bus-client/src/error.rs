@@ -1,0 +1,75 @@
+//! The one error of this crate: what failed, on which topic or at which path, and what to do.
+
+use std::path::PathBuf;
+
+/// What can go wrong for a user of the bus.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A name or a setting is not acceptable.
+    #[error(transparent)]
+    Argument(#[from] bus_core::Error),
+
+    /// The broker cannot be reached, or could not be started here.
+    #[error("no broker at {}: {why}", path.display())]
+    Broker {
+        /// The path of its socket.
+        path: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
+
+    /// The broker refuses what was asked for.
+    #[error("refused: {0}")]
+    Refused(String),
+
+    /// Something on a topic failed.
+    #[error("topic {topic}: {source}")]
+    Topic {
+        /// The topic.
+        topic: String,
+        /// What failed.
+        source: bus_core::Error,
+    },
+
+    /// There is no room now: a subscriber has not read what would be overwritten.
+    #[error(
+        "topic {topic} is full: {slowest}; send() waits for room, and a larger depth takes longer bursts"
+    )]
+    Full {
+        /// The topic.
+        topic: String,
+        /// Who is furthest behind, and how far.
+        slowest: String,
+    },
+
+    /// There was no room, no message, or nobody there in the time allowed.
+    #[error("topic {topic}: timed out waiting for {what}")]
+    Timeout {
+        /// The topic.
+        topic: String,
+        /// What did not come.
+        what: &'static str,
+    },
+
+    /// Every publisher that this subscriber followed has ended.
+    ///
+    /// Only where [`end_with_publishers`](crate::TopicBuilder::end_with_publishers) was asked for.
+    #[error("topic {topic}: all its publishers have ended")]
+    Ended {
+        /// The topic.
+        topic: String,
+    },
+
+    /// A type cannot be built in place, because zeroes are no value of it.
+    #[error("topic {topic}: {kind} cannot be loaned, for zeroes are no value of it; use send()")]
+    NoLoan {
+        /// The topic.
+        topic: String,
+        /// The message type.
+        kind: &'static str,
+    },
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,283 @@
+//! The receiving end of a handle, of whatever type: membership, waiting, ends, and the core's subscriber.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bus_core::control::{Event, Role};
+use bus_core::receive::{self, Start};
+use bus_core::schema::Schema;
+use bus_core::wake::SpinBudget;
+
+use crate::member::{Member, Peers};
+use crate::wait::{PATROL, Step, Wait};
+use crate::{Error, Peer, Result, TopicBuilder};
+
+pub(crate) struct Inlet {
+    pub(crate) core: receive::Subscriber,
+    member: Arc<Member>,
+    peers: RefCell<Peers>,
+    /// Publishers that have left, of whose rings something may still be unread or outstanding.
+    left: RefCell<HashSet<u64>>,
+    spin: RefCell<SpinBudget>,
+    version: Cell<u32>,
+    history: u32,
+    /// Whether [`Event::Joined`] came: rings that come later are newer than this subscriber.
+    joined: Cell<bool>,
+    ends: bool,
+    /// Rings ever followed, and those of them that were drained.
+    followed: Cell<u64>,
+    drained: Cell<u64>,
+}
+
+impl Inlet {
+    pub(crate) fn open(builder: TopicBuilder, schema: Schema) -> Result<Self> {
+        let (member, opened) = Member::open(&builder, Role::Subscriber, schema)?;
+        let member = Arc::new(member);
+        let core = receive::Subscriber::create(&opened.settings, &opened.registry, member.clone())
+            .map_err(|e| member.wrap(e))?;
+        let inlet = Self {
+            core,
+            member,
+            peers: RefCell::default(),
+            left: RefCell::default(),
+            spin: RefCell::new(SpinBudget::new(builder.spin)),
+            version: Cell::new(0),
+            history: builder.history,
+            joined: Cell::new(false),
+            ends: builder.ends,
+            followed: Cell::new(0),
+            drained: Cell::new(0),
+        };
+        // What was sent before the answer to `Open` is read now, so that the cursors are near the heads
+        // before anybody waits for them.
+        while let Some((event, descriptors)) = inlet.member.pending()? {
+            inlet.apply(event, descriptors)?;
+        }
+        inlet.member.join(inlet.core.fd())?;
+        loop {
+            match inlet.member.answer()? {
+                (Event::Joined { version }, _) => {
+                    inlet.core.joined(inlet.history);
+                    inlet.joined.set(true);
+                    inlet.version.set(version);
+                    inlet.core.set_version(version);
+                    return Ok(inlet);
+                }
+                (event, descriptors) => inlet.apply(event, descriptors)?,
+            }
+        }
+    }
+
+    fn apply(&self, event: Event, descriptors: Vec<OwnedFd>) -> Result<()> {
+        match event {
+            Event::PublisherJoined {
+                version,
+                index,
+                id,
+                client,
+                pid,
+            } => {
+                let [ring, pidfd] = self.member.descriptors(descriptors)?;
+                let start = if self.joined.get() {
+                    Start::First
+                } else {
+                    Start::Head {
+                        history: self.history,
+                    }
+                };
+                // A segment that is no ring hurts its own publisher only.
+                match self.core.attach(id, index, &ring, start) {
+                    Ok(()) => {
+                        self.followed.set(self.followed.get() + 1);
+                        let peer = Peer { id, client, pid };
+                        self.peers.borrow_mut().insert(peer, pidfd);
+                    }
+                    Err(error) => {
+                        tracing::warn!(client, pid, %error, "not followed");
+                        self.member.released(index);
+                    }
+                }
+                self.version.set(version);
+            }
+            Event::PublisherLeft { version, id, .. } => {
+                self.end(id);
+                self.version.set(version);
+            }
+            event => return Err(self.member.unexpected(&event)),
+        }
+        Ok(())
+    }
+
+    /// The publisher is gone: what is in its ring is all there will be.
+    fn end(&self, id: u64) {
+        self.core.end(id);
+        self.left.borrow_mut().insert(id);
+    }
+
+    /// Attaches and ends rings, if the set of publishers moved. To be called before each look.
+    #[inline(always)]
+    pub(crate) fn refresh(&self) -> Result<()> {
+        match self.core.stale() {
+            None => Ok(()),
+            Some(version) => self.sync(version),
+        }
+    }
+
+    #[cold]
+    fn sync(&self, version: u32) -> Result<()> {
+        while (version.wrapping_sub(self.version.get()) as i32) > 0 {
+            match self.member.event(None)? {
+                Some((event, descriptors)) => self.apply(event, descriptors)?,
+                None => self.version.set(version),
+            }
+        }
+        self.core.set_version(self.version.get());
+        self.settle();
+        Ok(())
+    }
+
+    /// Counts rings that were drained, and lets go of those whose publisher has left.
+    #[cold]
+    fn settle(&self) {
+        let drained = self.core.ends().count() as u64;
+        self.drained.set(self.drained.get() + drained);
+        let mut left = self.left.borrow_mut();
+        if left.is_empty() {
+            return;
+        }
+        self.core
+            .retire(|id| left.contains(&id), |index| self.member.released(index));
+        left.retain(|id| {
+            let there = self.core.reads(*id);
+            if !there {
+                self.peers.borrow_mut().remove(*id);
+            }
+            there
+        });
+    }
+
+    fn over(&self) -> bool {
+        let followed = self.followed.get();
+        self.ends && followed > 0 && self.drained.get() >= followed
+    }
+
+    /// Looks once.
+    #[inline(always)]
+    pub(crate) fn once<'a, R>(
+        &'a self,
+        look: impl FnOnce(&'a receive::Subscriber) -> bus_core::Result<Option<R>>,
+    ) -> Result<Option<R>> {
+        self.refresh()?;
+        match look(&self.core) {
+            Ok(Some(found)) => Ok(Some(found)),
+            Ok(None) => self.nothing(),
+            Err(error) => Err(self.member.wrap(error)),
+        }
+    }
+
+    /// Nothing there: is it the end?
+    #[inline(never)]
+    fn nothing<R>(&self) -> Result<Option<R>> {
+        self.settle();
+        if self.over() {
+            return Err(Error::Ended {
+                topic: self.member.topic(),
+            });
+        }
+        Ok(None)
+    }
+
+    /// Looks until something is there; none at the deadline.
+    #[inline(always)]
+    pub(crate) fn until<'a, R>(
+        &'a self,
+        deadline: Option<Instant>,
+        mut look: impl FnMut(&'a receive::Subscriber) -> bus_core::Result<Option<R>>,
+    ) -> Result<Option<R>> {
+        self.refresh()?;
+        match look(&self.core) {
+            Ok(Some(found)) => Ok(Some(found)),
+            Ok(None) => self.wait(deadline, look),
+            Err(error) => Err(self.member.wrap(error)),
+        }
+    }
+
+    #[inline(never)]
+    fn wait<'a, R>(
+        &'a self,
+        deadline: Option<Instant>,
+        mut look: impl FnMut(&'a receive::Subscriber) -> bus_core::Result<Option<R>>,
+    ) -> Result<Option<R>> {
+        let mut wait = Wait::new(&self.spin.borrow(), deadline);
+        loop {
+            match wait.step() {
+                Step::Again => {}
+                Step::Sleep(until) => {
+                    self.nothing::<R>()?;
+                    self.core.sleep(Some(until));
+                    if Instant::now() >= until {
+                        self.patrol();
+                    }
+                }
+                Step::Over => return self.nothing(),
+            }
+            self.refresh()?;
+            match look(&self.core) {
+                Ok(Some(found)) => {
+                    self.spin.borrow_mut().learn(wait.spin());
+                    return Ok(Some(found));
+                }
+                Ok(None) => {}
+                Err(error) => return Err(self.member.wrap(error)),
+            }
+        }
+    }
+
+    /// With no broker to tell, asks the kernel which publishers are gone.
+    fn patrol(&self) {
+        if self.member.lost_broker() {
+            let dead = self.peers.borrow().dead();
+            dead.into_iter().for_each(|id| self.end(id));
+        }
+    }
+
+    pub(crate) fn publishers(&self) -> Result<Vec<Peer>> {
+        self.refresh()?;
+        Ok(self.peers.borrow().list())
+    }
+
+    pub(crate) fn peer(&self, id: u64) -> Option<Peer> {
+        self.peers.borrow().get(id).cloned()
+    }
+
+    pub(crate) fn wait_for_publishers(
+        &self,
+        count: usize,
+        deadline: Option<Instant>,
+    ) -> Result<()> {
+        self.refresh()?;
+        while self.core.rings() < count {
+            let until = deadline.unwrap_or_else(|| Instant::now() + PATROL);
+            match self.member.event(Some(until)) {
+                Ok(Some((event, descriptors))) => self.apply(event, descriptors)?,
+                Ok(None) => return Err(self.member.wrap(bus_core::Error::Closed)),
+                Err(Error::Timeout { .. }) if deadline.is_none() => {}
+                Err(Error::Timeout { topic, .. }) => {
+                    return Err(Error::Timeout {
+                        topic,
+                        what: "publishers",
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.refresh()
+    }
+
+    pub(crate) fn wrap(&self, error: bus_core::Error) -> Error {
+        self.member.wrap(error)
+    }
+}

@@ -1,0 +1,73 @@
+//! Typed zero-copy messages between the processes of one Linux host.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("bus.sock");
+//! # use bus_client::Bus;
+//! #[bus_client::message]
+//! struct Tick {
+//!     symbol: u32,
+//!     price: f64,
+//!     venue: String,
+//! }
+//!
+//! # let bus = Bus::builder("strategy").socket(&path).connect()?;
+//! let ticks = bus.subscriber::<Tick>("market/ticks")?; // in one process
+//!
+//! # let bus = Bus::builder("feed").socket(&path).connect()?;
+//! let mut feed = bus.publisher::<Tick>("market/ticks")?; // in another
+//! feed.send(&Tick { symbol: 7, price: 99.5, venue: "XETR".into() })?;
+//!
+//! let tick = ticks.recv()?; // a `&Archived<Tick>`, read where the publisher wrote it
+//! println!("{} {}", tick.price, tick.venue);
+//! # assert_eq!(tick.price, 99.5);
+//! # Ok(()) }
+//! ```
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `bus` | [`Bus`]: a process's way in |
+//! | `host` | finding the broker, or becoming its host |
+//! | `topic` | [`TopicBuilder`]: settings, then a handle |
+//! | `member` | opening, joining, and the events of one handle |
+//! | `outlet`, `publisher`, `bytes_publisher`, `loan` | sending |
+//! | `inlet`, `subscriber`, `bytes_subscriber` | receiving |
+//!
+//! Promises: sending and receiving make no system call, no allocation and no copy while the peer is awake and there is room; no
+//! thread is started, but that of the embedded broker in the one process that hosts it. Handles are `Send` and not `Sync`:
+//! one thread at a time uses a handle; threads that share a topic open one handle each.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "bus runs on Linux only: it is made of memfd seals, futex_waitv, pidfds and SOCK_SEQPACKET"
+);
+
+mod bus;
+mod bytes_publisher;
+mod bytes_subscriber;
+mod error;
+mod host;
+mod inlet;
+mod loan;
+mod member;
+mod outlet;
+mod publisher;
+mod subscriber;
+mod topic;
+mod wait;
+
+pub use bus::{Bus, BusBuilder};
+pub use bus_core::publish::Payload;
+pub use bus_core::receive::{Held, HeldValue, Message, Received};
+pub use bus_core::{Settings, TopicSettings, schema};
+pub use bus_derive::message;
+pub use bytes_publisher::BytesPublisher;
+pub use bytes_subscriber::{BytesBatch, BytesSubscriber};
+pub use error::{Error, Result};
+pub use loan::{BytesLoan, Loan};
+pub use member::Peer;
+pub use publisher::Publisher;
+pub use rkyv;
+pub use subscriber::{Batch, Messages, Subscriber};
+pub use topic::TopicBuilder;

@@ -1,0 +1,258 @@
+//! One handle's membership: its connection to the broker, from opening to the last event.
+//!
+//! Promises: while the broker lives, every event up to a version that was seen is there to be read; a broker that is gone is
+//! noticed, and then the kernel is asked directly whether peers live. Dropping it is leaving.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bus_core::control::{Connection, Event, Request, Role, pidfd_alive};
+use bus_core::schema::Schema;
+use bus_core::{TopicName, TopicSettings};
+
+use crate::host::Host;
+use crate::{Error, Result, TopicBuilder};
+
+/// How long the broker may take for an answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Someone else on the topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// A number that no other handle has or had on this broker.
+    pub id: u64,
+    /// The name under which its process connected.
+    pub client: String,
+    /// Its process; 0 if that is not visible from here.
+    pub pid: u32,
+}
+
+/// Who is there, and how to ask the kernel whether they live.
+#[derive(Default)]
+pub(crate) struct Peers(HashMap<u64, (Peer, OwnedFd)>);
+
+impl Peers {
+    pub(crate) fn insert(&mut self, peer: Peer, pidfd: OwnedFd) {
+        self.0.insert(peer.id, (peer, pidfd));
+    }
+
+    pub(crate) fn remove(&mut self, id: u64) {
+        self.0.remove(&id);
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<&Peer> {
+        self.0.get(&id).map(|(peer, _)| peer)
+    }
+
+    pub(crate) fn list(&self) -> Vec<Peer> {
+        self.0.values().map(|(peer, _)| peer.clone()).collect()
+    }
+
+    /// Those whose process is gone.
+    pub(crate) fn dead(&self) -> Vec<u64> {
+        let dead = self.0.iter().filter(|(_, (_, pidfd))| !pidfd_alive(pidfd));
+        dead.map(|(id, _)| *id).collect()
+    }
+}
+
+/// A handle's connection to the broker.
+pub(crate) struct Member {
+    connection: Connection,
+    topic: TopicName,
+    /// The broker is gone; nothing more will be heard from it.
+    orphaned: AtomicBool,
+    /// Keeps an embedded broker alive.
+    host: Arc<Host>,
+}
+
+/// What the broker said of a topic at its opening.
+pub(crate) struct Opened {
+    pub settings: TopicSettings,
+    pub index: u16,
+    pub id: u64,
+    pub registry: OwnedFd,
+}
+
+impl Member {
+    /// Opens the topic, or creates it.
+    pub(crate) fn open(
+        builder: &TopicBuilder,
+        role: Role,
+        schema: Schema,
+    ) -> Result<(Self, Opened)> {
+        let host = builder.bus.host.clone();
+        let member = Self {
+            connection: host.connect()?,
+            topic: builder.topic.clone(),
+            orphaned: AtomicBool::new(false),
+            host,
+        };
+        let open = Request::Open {
+            client: member.host.client().to_string(),
+            role,
+            topic: member.topic.to_string(),
+            schema,
+            settings: builder.settings.clone(),
+        };
+        member.ask(&open, &[])?;
+        let opened = match member.answer()? {
+            (
+                Event::Opened {
+                    settings,
+                    index,
+                    id,
+                },
+                descriptors,
+            ) => {
+                let settings = settings.check().map_err(|e| member.wrap(e))?;
+                let [registry] = member.descriptors(descriptors)?;
+                Opened {
+                    settings,
+                    index,
+                    id,
+                    registry,
+                }
+            }
+            (event, _) => return Err(member.unexpected(&event)),
+        };
+        Ok((member, opened))
+    }
+
+    /// Takes part, with this segment. Events up to [`Event::Joined`] follow.
+    pub(crate) fn join(&self, segment: BorrowedFd<'_>) -> Result<()> {
+        self.ask(&Request::Join, &[segment])
+    }
+
+    fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+        match self.connection.send(request, descriptors) {
+            // The broker has closed; why, it said before.
+            Err(bus_core::Error::Closed) => match self.answer() {
+                Ok((event, _)) => Err(self.unexpected(&event)),
+                Err(error) => Err(error),
+            },
+            sent => sent.map_err(|e| self.broken(e)),
+        }
+    }
+
+    /// The next event of a conversation that the broker owes an answer in.
+    pub(crate) fn answer(&self) -> Result<(Event, Vec<OwnedFd>)> {
+        let deadline = Instant::now() + ANSWER;
+        match self.connection.recv::<Event>(Some(deadline)) {
+            Ok((Event::Refused { why, .. }, _)) => Err(Error::Refused(why)),
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(self.broken(error)),
+        }
+    }
+
+    /// An event that is there already.
+    pub(crate) fn pending(&self) -> Result<Option<(Event, Vec<OwnedFd>)>> {
+        self.connection.try_recv().map_err(|e| self.broken(e))
+    }
+
+    /// The next event that leads to a version; none when the broker is gone.
+    pub(crate) fn event(&self, deadline: Option<Instant>) -> Result<Option<(Event, Vec<OwnedFd>)>> {
+        if self.orphaned() {
+            return Ok(None);
+        }
+        let patience = Instant::now() + ANSWER;
+        let deadline = deadline.unwrap_or(patience);
+        match self.connection.recv::<Event>(Some(deadline)) {
+            Ok(event) => Ok(Some(event)),
+            Err(bus_core::Error::Timeout) if deadline < patience => Err(Error::Timeout {
+                topic: self.topic.to_string(),
+                what: "a peer",
+            }),
+            Err(_) => {
+                self.orphan();
+                Ok(None)
+            }
+        }
+    }
+
+    /// Tells the broker that a ring is read no more.
+    pub(crate) fn released(&self, index: u16) {
+        if self.orphaned() {
+            return;
+        }
+        if self
+            .connection
+            .send(&Request::Released { index }, &[])
+            .is_err()
+        {
+            self.orphan();
+        }
+    }
+
+    /// Whether the broker is gone, as far as is known.
+    pub(crate) fn orphaned(&self) -> bool {
+        // ORDERING: a hint that one thread at a time writes and reads.
+        self.orphaned.load(Ordering::Relaxed)
+    }
+
+    fn orphan(&self) {
+        // ORDERING: as above.
+        self.orphaned.store(true, Ordering::Relaxed);
+        tracing::warn!(topic = %self.topic, "the broker is gone; established traffic goes on");
+    }
+
+    /// Whether the broker is gone, asking the socket.
+    pub(crate) fn lost_broker(&self) -> bool {
+        if !self.orphaned() && hung_up(&self.connection) {
+            self.orphan();
+        }
+        self.orphaned()
+    }
+
+    /// Exactly as many descriptors as an event must carry.
+    pub(crate) fn descriptors<const N: usize>(
+        &self,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<[OwnedFd; N]> {
+        descriptors.try_into().map_err(|got: Vec<OwnedFd>| {
+            self.broken(bus_core::Error::Control(format!(
+                "it came with {} descriptors instead of {N}",
+                got.len()
+            )))
+        })
+    }
+
+    pub(crate) fn topic(&self) -> String {
+        self.topic.to_string()
+    }
+
+    /// An error of this topic.
+    pub(crate) fn wrap(&self, source: bus_core::Error) -> Error {
+        Error::Topic {
+            topic: self.topic.to_string(),
+            source,
+        }
+    }
+
+    pub(crate) fn unexpected(&self, event: &Event) -> Error {
+        self.broken(bus_core::Error::Control(format!(
+            "{event:?} is no answer here"
+        )))
+    }
+
+    fn broken(&self, error: bus_core::Error) -> Error {
+        self.host.failed(match error {
+            bus_core::Error::Timeout => {
+                "who listens there did not answer in 5 seconds; it may be stopped, or no broker"
+                    .into()
+            }
+            bus_core::Error::Closed => "it closed the connection; is it a broker?".into(),
+            error => error.to_string(),
+        })
+    }
+}
+
+fn hung_up(connection: &Connection) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(connection.as_fd(), PollFlags::empty())];
+    let polled = poll(&mut fds, PollTimeout::ZERO);
+    let events = fds[0].revents().unwrap_or(PollFlags::empty());
+    polled.is_ok_and(|n| n > 0) && events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)
+}

@@ -1,0 +1,141 @@
+//! Sending values of one type.
+
+use std::marker::PhantomData;
+use std::time::{Duration, Instant};
+
+use bus_core::publish::Payload;
+
+use crate::outlet::Outlet;
+use crate::{Loan, Peer, Result};
+
+/// Sends messages of type `T` on one topic, into a ring of its own.
+///
+/// `Send`, not `Sync`: one thread at a time. Dropping it ends its ring: subscribers read what is in it, then see its end.
+pub struct Publisher<T: Payload> {
+    pub(crate) outlet: Outlet,
+    _sends: PhantomData<fn(&T)>,
+}
+
+impl<T: Payload> Publisher<T> {
+    pub(crate) fn new(outlet: Outlet) -> Self {
+        Self {
+            outlet,
+            _sends: PhantomData,
+        }
+    }
+
+    /// Sends a message; waits as long as a subscriber has not read what would be overwritten. Returns its sequence number.
+    ///
+    /// With no subscriber it never waits.
+    ///
+    /// # Errors
+    /// [`Error::Topic`](crate::Error::Topic) where the message is too large or cannot be serialised; nothing was sent.
+    #[inline]
+    pub fn send(&mut self, message: &T) -> Result<u64> {
+        self.outlet.until(None, |core| core.try_send(message))
+    }
+
+    /// Sends a message if there is room now. Returns its sequence number.
+    ///
+    /// # Errors
+    /// [`Error::Full`](crate::Error::Full) names the slowest subscriber; else as [`send`](Self::send).
+    #[inline]
+    pub fn try_send(&mut self, message: &T) -> Result<u64> {
+        self.outlet.once(|core| core.try_send(message))
+    }
+
+    /// Sends a message; waits for room up to `timeout`. Returns its sequence number.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`](crate::Error::Timeout) where there was no room in time; else as [`send`](Self::send).
+    #[inline]
+    pub fn send_timeout(&mut self, message: &T, timeout: Duration) -> Result<u64> {
+        let deadline = Instant::now().checked_add(timeout);
+        self.outlet.until(deadline, |core| core.try_send(message))
+    }
+
+    /// Sends messages in order, with one look at the room and one at the sleepers for as many as fit at once. Waits for room as
+    /// [`send`](Self::send) does. Returns how many were sent.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send); the messages before the one that fails are sent.
+    pub fn publish_batch<'a>(&mut self, messages: impl IntoIterator<Item = &'a T>) -> Result<u64>
+    where
+        T: 'a,
+    {
+        let mut messages = messages.into_iter().peekable();
+        let mut sent = 0;
+        while messages.peek().is_some() {
+            sent += self.outlet.until(None, |core| {
+                let mut batch = core.batch();
+                while let Some(message) = messages.peek() {
+                    if batch.push(*message)?.is_none() {
+                        break;
+                    }
+                    messages.next();
+                }
+                let sent = batch.sent();
+                Ok((sent > 0).then_some(sent))
+            })?;
+        }
+        Ok(sent)
+    }
+
+    /// Room for one message, to be built in place: all zeroes at first. For types of a fixed size, with neither strings nor other
+    /// pointers in them. Waits for room as [`send`](Self::send) does; dropping the loan sends nothing.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = bus_client::Bus::builder("lidar").socket(dir.path().join("bus.sock")).connect()?;
+    /// #[bus_client::message]
+    /// struct Scan {
+    ///     angle: f32,
+    ///     ranges: [f32; 360],
+    /// }
+    ///
+    /// let mut scans = bus.publisher::<Scan>("lidar/scans")?;
+    /// let mut scan = scans.loan()?;
+    /// scan.angle = 0.5.into();
+    /// scan.ranges[7] = 12.25.into();
+    /// scan.send();
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NoLoan`](crate::Error::NoLoan) where zeroes are no value of the type, [`Error::Topic`](crate::Error::Topic) where it
+    /// does not fit the topic.
+    pub fn loan(&mut self) -> Result<Loan<'_, T>>
+    where
+        T::Archived: Unpin,
+    {
+        Loan::new(&mut self.outlet)
+    }
+
+    /// Waits until at least `count` subscribers are there, or the time is over.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`](crate::Error::Timeout); [`Error::Topic`](crate::Error::Topic) where the broker is gone and none can come.
+    pub fn wait_for_subscribers(&mut self, count: usize, timeout: Option<Duration>) -> Result<()> {
+        let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
+        self.outlet.wait_for_subscribers(count, deadline)
+    }
+
+    /// Who subscribes now.
+    ///
+    /// # Errors
+    /// [`Error::Broker`](crate::Error::Broker) where the broker breaks the protocol.
+    pub fn subscribers(&mut self) -> Result<Vec<Peer>> {
+        self.outlet.subscribers()
+    }
+
+    /// The subscriber furthest behind, and its lag in messages, when room was last looked for.
+    pub fn slowest(&self) -> Option<(Peer, u64)> {
+        self.outlet.slowest()
+    }
+
+    /// This publisher, as its messages name it.
+    pub fn id(&self) -> u64 {
+        self.outlet.id()
+    }
+}

@@ -1,0 +1,199 @@
+//! Receiving values of one type.
+
+use std::marker::PhantomData;
+use std::time::{Duration, Instant};
+
+use bus_core::publish::Payload;
+use bus_core::receive::{self, Received, access};
+use rkyv::Archive;
+
+use crate::inlet::Inlet;
+use crate::{Error, Peer, Result};
+
+/// Receives the messages of type `T` of all publishers of one topic, fairly, in place.
+///
+/// A [`Received`] borrows the subscriber; several may be held at once and dropped in any order; its publisher waits for
+/// none of them until its ring is full. [`hold`](Received::hold) makes one that outlives the handle.
+///
+/// `Send`, not `Sync`: one thread at a time. Dropping it leaves the topic.
+pub struct Subscriber<T: Payload> {
+    inlet: Inlet,
+    _receives: PhantomData<fn() -> T>,
+}
+
+impl<T: Payload> Subscriber<T> {
+    pub(crate) fn new(inlet: Inlet) -> Self {
+        Self {
+            inlet,
+            _receives: PhantomData,
+        }
+    }
+
+    /// The next message; waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Topic`] where a message is not a valid `T`: it is passed over, and the next call goes on behind it.
+    /// [`Error::Ended`] as [`end_with_publishers`](crate::TopicBuilder::end_with_publishers) says.
+    #[inline]
+    pub fn recv(&self) -> Result<Received<'_, T>> {
+        loop {
+            if let Some(message) = self.inlet.until(None, Self::look)? {
+                return Ok(message);
+            }
+        }
+    }
+
+    /// The next message, if it is there.
+    ///
+    /// # Errors
+    /// As for [`recv`](Self::recv).
+    #[inline]
+    pub fn try_recv(&self) -> Result<Option<Received<'_, T>>> {
+        self.inlet.once(Self::look)
+    }
+
+    /// The next message; none if it does not come within `timeout`.
+    ///
+    /// # Errors
+    /// As for [`recv`](Self::recv).
+    #[inline]
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<Received<'_, T>>> {
+        let deadline = Instant::now().checked_add(timeout);
+        self.inlet.until(deadline, Self::look)
+    }
+
+    #[inline(always)]
+    fn look(core: &receive::Subscriber) -> bus_core::Result<Option<Received<'_, T>>> {
+        core.poll()?.map(Received::new).transpose()
+    }
+
+    /// Up to `max` messages of one publisher, at least one; waits for it. They are released together when the batch is dropped.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = bus_client::Bus::builder("sums").socket(dir.path().join("bus.sock")).connect()?;
+    /// let numbers = bus.subscriber::<u64>("numbers")?;
+    /// bus.publisher::<u64>("numbers")?.publish_batch(&[1, 2, 3])?;
+    /// let mut sum = 0;
+    /// for number in &numbers.recv_batch(64)? {
+    ///     sum += number?.to_native();
+    /// }
+    /// assert_eq!(sum, 6);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Ended`]; a message that is not valid is an error where it stands in the batch.
+    #[inline]
+    pub fn recv_batch(&self, max: usize) -> Result<Batch<'_, T>> {
+        loop {
+            let batch = self.inlet.until(None, |core| Ok(core.poll_batch(max)))?;
+            if let Some(batch) = batch {
+                return Ok(Batch {
+                    batch,
+                    inlet: &self.inlet,
+                    _receives: PhantomData,
+                });
+            }
+        }
+    }
+
+    /// Messages as they come, for ever or until [`Error::Ended`], which ends the iteration.
+    pub fn iter(&self) -> Messages<'_, T> {
+        Messages { subscriber: self }
+    }
+
+    /// Waits until at least `count` publishers are there, or the time is over.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`]; [`Error::Topic`] where the broker is gone and none can come.
+    pub fn wait_for_publishers(&self, count: usize, timeout: Option<Duration>) -> Result<()> {
+        let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
+        self.inlet.wait_for_publishers(count, deadline)
+    }
+
+    /// The publishers followed now.
+    ///
+    /// # Errors
+    /// [`Error::Broker`] where the broker breaks the protocol.
+    pub fn publishers(&self) -> Result<Vec<Peer>> {
+        self.inlet.publishers()
+    }
+
+    /// The publisher that a message names, while its ring is followed.
+    pub fn peer(&self, publisher: u64) -> Option<Peer> {
+        self.inlet.peer(publisher)
+    }
+}
+
+/// Messages of one publisher that are released together.
+pub struct Batch<'a, T> {
+    batch: receive::Batch<'a>,
+    inlet: &'a Inlet,
+    _receives: PhantomData<fn() -> T>,
+}
+
+impl<T: Payload> Batch<'_, T> {
+    /// Who published all of them.
+    pub fn publisher(&self) -> u64 {
+        self.batch.publisher()
+    }
+}
+
+impl<'b, T: Payload> IntoIterator for &'b Batch<'_, T> {
+    type Item = Result<&'b T::Archived>;
+    type IntoIter = BatchIter<'b, T>;
+
+    fn into_iter(self) -> BatchIter<'b, T> {
+        BatchIter {
+            batch: &self.batch,
+            inlet: self.inlet,
+            _receives: PhantomData,
+        }
+    }
+}
+
+/// The messages of a [`Batch`], in order. Each is given once, by whichever iterator asks first.
+pub struct BatchIter<'b, T> {
+    batch: &'b receive::Batch<'b>,
+    inlet: &'b Inlet,
+    _receives: PhantomData<fn() -> T>,
+}
+
+impl<'b, T: Payload> Iterator for BatchIter<'b, T> {
+    type Item = Result<&'b <T as Archive>::Archived>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let message = self.batch.next()?;
+        let value = message.and_then(|(sequence, bytes)| access::<T>(bytes, sequence));
+        Some(value.map_err(|e| self.inlet.wrap(e)))
+    }
+}
+
+/// Messages as they come.
+pub struct Messages<'a, T: Payload> {
+    subscriber: &'a Subscriber<T>,
+}
+
+impl<'a, T: Payload> Iterator for Messages<'a, T> {
+    type Item = Result<Received<'a, T>>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.subscriber.recv() {
+            Err(Error::Ended { .. }) => None,
+            message => Some(message),
+        }
+    }
+}
+
+impl<'a, T: Payload> IntoIterator for &'a Subscriber<T> {
+    type Item = Result<Received<'a, T>>;
+    type IntoIter = Messages<'a, T>;
+
+    fn into_iter(self) -> Messages<'a, T> {
+        self.iter()
+    }
+}

@@ -1,0 +1,122 @@
+//! Settings of a topic and of a handle, then the handle.
+
+use std::time::Duration;
+
+use bus_core::publish::Payload;
+use bus_core::schema::Schema;
+use bus_core::{Settings, TopicName};
+
+use crate::inlet::Inlet;
+use crate::outlet::Outlet;
+use crate::{Bus, BytesPublisher, BytesSubscriber, Publisher, Result, Subscriber};
+
+/// A topic about to be opened. Who opens it first decides what is set here; who comes later and asks for something else is
+/// refused, and takes what is left open as it is.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let bus = bus_client::Bus::builder("camera").socket(dir.path().join("bus.sock")).connect()?;
+/// let mut frames = bus.topic("camera/left")?.depth(16).max_payload(8 << 20).bytes_publisher()?;
+/// frames.send(&[0; 1 << 20])?;
+/// # Ok(()) }
+/// ```
+#[must_use]
+pub struct TopicBuilder {
+    pub(crate) bus: Bus,
+    pub(crate) topic: TopicName,
+    pub(crate) settings: Settings,
+    pub(crate) spin: Duration,
+    pub(crate) history: u32,
+    pub(crate) ends: bool,
+}
+
+impl TopicBuilder {
+    pub(crate) fn new(bus: Bus, topic: TopicName) -> Self {
+        let spin = bus.spin;
+        Self {
+            bus,
+            topic,
+            settings: Settings::default(),
+            spin,
+            history: 0,
+            ends: false,
+        }
+    }
+
+    /// Topic: slots in each publisher's ring: a power of two, 2 to 16,777,216. By default what fills 512 KiB.
+    pub fn depth(mut self, slots: u32) -> Self {
+        self.settings.depth = Some(slots);
+        self
+    }
+
+    /// Topic: bytes of a slot: a multiple of 64, 64 to 65,536. Payloads of up to `stride - 16` bytes lie in the slot
+    /// itself. By default what the fixed part of the type needs.
+    pub fn stride(mut self, bytes: u32) -> Self {
+        self.settings.stride = Some(bytes);
+        self
+    }
+
+    /// Topic: longest payload in bytes, up to 1 GiB. By default the type's size, or 64 KiB where that varies.
+    pub fn max_payload(mut self, bytes: u64) -> Self {
+        self.settings.max_payload = Some(bytes);
+        self
+    }
+
+    /// Topic: messages that each ring keeps for subscribers to come, 1 (the default) to `depth - 1`.
+    pub fn keep(mut self, messages: u32) -> Self {
+        self.settings.history = Some(messages);
+        self
+    }
+
+    /// Handle: how long it spins before it sleeps, at most; see [`BusBuilder::spin`](crate::BusBuilder::spin).
+    pub fn spin(mut self, spin: Duration) -> Self {
+        self.spin = spin;
+        self
+    }
+
+    /// Subscriber: starts up to this many messages back in the rings that are there, as far as the topic keeps them. 0 by default.
+    pub fn history(mut self, messages: u32) -> Self {
+        self.history = messages;
+        self
+    }
+
+    /// Subscriber: receiving ends with [`Error::Ended`](crate::Error::Ended) when all publishers that it followed have ended, and at
+    /// least one was there. By default it waits for the next publisher.
+    pub fn end_with_publishers(mut self) -> Self {
+        self.ends = true;
+        self
+    }
+
+    /// Opens a publisher of `T`.
+    ///
+    /// # Errors
+    /// As for [`Bus::publisher`].
+    pub fn publisher<T: Payload>(self) -> Result<Publisher<T>> {
+        Ok(Publisher::new(Outlet::open(self, Schema::of::<T>())?))
+    }
+
+    /// Opens a subscriber to `T`.
+    ///
+    /// # Errors
+    /// As for [`Bus::subscriber`].
+    pub fn subscriber<T: Payload>(self) -> Result<Subscriber<T>> {
+        Ok(Subscriber::new(Inlet::open(self, Schema::of::<T>())?))
+    }
+
+    /// Opens a publisher of raw bytes.
+    ///
+    /// # Errors
+    /// As for [`Bus::publisher`].
+    pub fn bytes_publisher(self) -> Result<BytesPublisher> {
+        Ok(BytesPublisher::new(Outlet::open(self, Schema::bytes())?))
+    }
+
+    /// Opens a subscriber to raw bytes.
+    ///
+    /// # Errors
+    /// As for [`Bus::subscriber`].
+    pub fn bytes_subscriber(self) -> Result<BytesSubscriber> {
+        Ok(BytesSubscriber::new(Inlet::open(self, Schema::bytes())?))
+    }
+}

@@ -1,0 +1,59 @@
+//! A message of a fixed size, built in its slot.
+
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use rkyv::api::low;
+use rkyv::rancor::Failure;
+
+use super::{Payload, Slot};
+
+/// A value under construction, in place: all zeroes at first. Dropping it publishes nothing.
+pub struct Loan<'a, T: Payload> {
+    value: NonNull<T::Archived>,
+    slot: Slot<'a>,
+}
+
+impl<'a, T: Payload<Archived: Unpin>> Loan<'a, T> {
+    /// Bytes that the slot must have.
+    pub const BYTES: usize = size_of::<T::Archived>();
+
+    /// Zeroes the slot's first [`BYTES`](Self::BYTES); none where zeroes are no value of the type, or the slot is shorter.
+    ///
+    /// A type that may be moved (`Unpin`) has no relative pointers, so that what is written through a plain reference stays valid.
+    pub fn new(mut slot: Slot<'a>) -> Option<Self> {
+        let bytes = slot.bytes().get_mut(..Self::BYTES)?;
+        bytes.fill(0);
+        let value = low::access_mut::<T::Archived, Failure>(bytes).ok()?;
+        // SAFETY: an `Unpin` type may be moved. Its padding may become undefined, but the bytes of the slot are not looked
+        // at again in this process.
+        let value = NonNull::from(unsafe { value.unseal_unchecked() });
+        Some(Self { value, slot })
+    }
+
+    /// Publishes the value; returns its sequence number.
+    pub fn commit(self) -> u64 {
+        self.slot.commit(Self::BYTES)
+    }
+}
+
+impl<T: Payload> Deref for Loan<'_, T> {
+    type Target = T::Archived;
+
+    #[inline(always)]
+    fn deref(&self) -> &T::Archived {
+        // SAFETY: the value was validated in the slot that is kept here, and only safe code wrote to it since.
+        unsafe { self.value.as_ref() }
+    }
+}
+
+impl<T: Payload> DerefMut for Loan<'_, T>
+where
+    T::Archived: Unpin,
+{
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T::Archived {
+        // SAFETY: as above, and `self` is borrowed exclusively.
+        unsafe { self.value.as_mut() }
+    }
+}
