@@ -5,11 +5,12 @@
 //! the floor right before and right after it, each round says which of the two it
 //! ran on, and a round that saw both is repeated.
 
+use crate::clock::Tick;
 use crate::harness;
 use crate::job::Job;
 use crate::report::{Report, median};
+use crate::trips::Trips;
 use anyhow::Result;
-use hdrhistogram::Histogram;
 use std::time::{Duration, Instant};
 
 /// Brackets that differ by more than this saw the machine change.
@@ -82,14 +83,14 @@ struct Round {
     class: Class,
     before: f64,
     after: f64,
-    floor: Histogram<u64>,
-    subject: Option<Histogram<u64>>,
+    floor: Trips,
+    subject: Option<Trips>,
 }
 
 impl Round {
     fn ratio(&self) -> Option<f64> {
         let subject = self.subject.as_ref()?;
-        Some(p50(subject) * 2.0 / (self.before + self.after))
+        Some(subject.p50_ns() * 2.0 / (self.before + self.after))
     }
 }
 
@@ -98,6 +99,7 @@ impl Round {
 pub struct Comparison {
     rounds: Vec<Round>,
     told_apart: bool,
+    tick: Tick,
 }
 
 /// Runs `floor` and `subject` in turn. Without a subject the floor alone is run.
@@ -107,7 +109,7 @@ pub struct Comparison {
 pub fn interleave(floor: &Job, subject: Option<&Job>, plan: &Plan) -> Result<Comparison> {
     let start = Instant::now();
     let mut rounds: Vec<Round> = Vec::new();
-    let mut before = p50(&round_trips(floor)?);
+    let mut before = round_trips(floor)?.p50_ns();
     for attempt in 0..plan.rounds * ATTEMPTS {
         let good = rounds
             .iter()
@@ -118,7 +120,7 @@ pub fn interleave(floor: &Job, subject: Option<&Job>, plan: &Plan) -> Result<Com
         }
         let subject = subject.map(round_trips).transpose()?;
         let floor = round_trips(floor)?;
-        let after = p50(&floor);
+        let after = floor.p50_ns();
         let class = Class::of(before, after, plan.siblings_below);
         rounds.push(Round {
             class,
@@ -132,26 +134,21 @@ pub fn interleave(floor: &Job, subject: Option<&Job>, plan: &Plan) -> Result<Com
     Ok(Comparison {
         rounds,
         told_apart: plan.siblings_below > 0.0,
+        tick: floor.tick,
     })
 }
 
-/// Runs a bounce once: its round trips in picoseconds.
+/// Runs a bounce once.
 ///
 /// # Errors
 /// The job failed.
-pub fn round_trips(job: &Job) -> Result<Histogram<u64>> {
+pub fn round_trips(job: &Job) -> Result<Trips> {
     let results = harness::run(job)?;
-    let mut trips = Histogram::new(3)?;
+    let mut trips = Trips::new(job.tick)?;
     for (picoseconds, count) in results.outcomes.iter().flat_map(|outcome| &outcome.trips) {
-        trips.record_n((*picoseconds).max(1), *count)?;
+        trips.add(*picoseconds, *count)?;
     }
     Ok(trips)
-}
-
-/// The median in nanoseconds.
-#[must_use]
-pub fn p50(trips: &Histogram<u64>) -> f64 {
-    trips.value_at_quantile(0.5) as f64 / 1000.0
 }
 
 impl Comparison {
@@ -208,12 +205,12 @@ impl Comparison {
         subject: Option<&str>,
         report: &mut Report,
     ) -> Result<()> {
-        let mut floor = Histogram::<u64>::new(3)?;
-        let mut measured = Histogram::<u64>::new(3)?;
+        let mut floor = Trips::new(self.tick)?;
+        let mut measured = Trips::new(self.tick)?;
         for round in self.of(class) {
-            floor.add(&round.floor)?;
+            floor.merge(&round.floor)?;
             if let Some(trips) = &round.subject {
-                measured.add(trips)?;
+                measured.merge(trips)?;
             }
         }
         report.percentiles(&format!("{prefix}floor"), &floor);
@@ -238,9 +235,13 @@ impl Comparison {
 mod tests {
     use super::*;
 
-    fn trips(ns: u64) -> Histogram<u64> {
-        let mut trips = Histogram::new(3).expect("bounds");
-        trips.record_n(ns * 1000, 100).expect("in range");
+    fn tick() -> Tick {
+        Tick::of(1.0, 1)
+    }
+
+    fn trips(ns: u64) -> Trips {
+        let mut trips = Trips::new(tick()).expect("bounds");
+        trips.add(ns * 1000, 100).expect("in range");
         trips
     }
 
@@ -267,6 +268,7 @@ mod tests {
         let comparison = Comparison {
             rounds,
             told_apart: true,
+            tick: tick(),
         };
         let mut report = Report::default();
         comparison
@@ -296,6 +298,7 @@ mod tests {
         let comparison = Comparison {
             rounds,
             told_apart: true,
+            tick: tick(),
         };
         assert_eq!(comparison.headline(), Class::Siblings);
     }

@@ -17,10 +17,11 @@ const CALIBRATION_NS: u64 = 20_000_000;
 /// Reads taken to learn what one read costs.
 const COST_READS: u32 = 100_000;
 
-/// The length of a tick, in picoseconds.
+/// The length of a tick, and the smallest step in which the counter moves.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Tick {
     picoseconds: f64,
+    step: u64,
 }
 
 impl Tick {
@@ -37,9 +38,21 @@ impl Tick {
             }
         };
         let ticks = to.wrapping_sub(from).max(1);
-        Ok(Self {
-            picoseconds: (to_ns - from_ns) as f64 * 1000.0 / ticks as f64,
-        })
+        let picoseconds = (to_ns - from_ns) as f64 * 1000.0 / ticks as f64;
+        Ok(Self::of(picoseconds, smallest_step()))
+    }
+
+    /// A tick of `picoseconds`, of a counter that moves by `step` ticks.
+    #[must_use]
+    pub fn of(picoseconds: f64, step: u64) -> Self {
+        Self { picoseconds, step }
+    }
+
+    /// The smallest step that two looks at the counter were apart, in picoseconds. At
+    /// least one tick, at most the time that a look takes.
+    #[must_use]
+    pub fn step_picoseconds(self) -> u64 {
+        self.picoseconds(self.step)
     }
 
     /// `ticks` in picoseconds.
@@ -64,6 +77,20 @@ impl Tick {
         let ticks = now().wrapping_sub(from);
         self.picoseconds(ticks) as f64 / 1000.0 / f64::from(COST_READS)
     }
+}
+
+fn smallest_step() -> u64 {
+    let mut last = now();
+    let mut smallest = u64::MAX;
+    for _ in 0..COST_READS {
+        let next = now();
+        let step = next.wrapping_sub(last);
+        if step > 0 {
+            smallest = smallest.min(step);
+        }
+        last = next;
+    }
+    smallest
 }
 
 /// The tick counter.

@@ -32,6 +32,8 @@ pub struct Job {
     pub warm_up: u64,
     /// Messages of each publisher that are measured.
     pub messages: u64,
+    /// Processor pauses between two polls that found nothing.
+    pub pauses: u32,
     /// The unit of single round trips.
     pub tick: Tick,
     /// The sides whose system calls are counted.
@@ -114,6 +116,7 @@ impl Job {
             subscribers: 1,
             warm_up: (messages / 10).clamp(1, 10_000),
             messages,
+            pauses: 1,
             tick,
             traced: Vec::new(),
         }

@@ -5,7 +5,7 @@
 //! - [`floor`]: the floors.
 //! - [`measure`]: the loops that every transport runs through.
 //! - [`harness`], [`side`], [`job`], [`outcome`]: one process for each side.
-//! - [`brackets`], [`report`]: rounds, ratios, figures.
+//! - [`brackets`], [`trips`], [`report`]: rounds, ratios, figures.
 //! - [`counters`]: what a message costs besides time.
 //! - [`commands`], [`cli`]: the program.
 //!
@@ -30,3 +30,4 @@ pub mod payload;
 pub mod report;
 pub mod side;
 pub mod subject;
+pub mod trips;

@@ -1,7 +1,7 @@
 //! The figures of a run: flat dotted keys, as JSON or as a table.
 
+use crate::trips::Trips;
 use anyhow::{Context, Result};
-use hdrhistogram::Histogram;
 use serde_json::{Map, Value};
 use std::io::{Write, stdout};
 
@@ -34,14 +34,11 @@ impl Report {
         self.notes.push(sentence.into());
     }
 
-    /// Adds the percentiles of `trips` (picoseconds) under `key`, in nanoseconds.
-    pub fn percentiles(&mut self, key: &str, trips: &Histogram<u64>) {
-        for (name, quantile) in [("p50_ns", 0.5), ("p99_ns", 0.99), ("p999_ns", 0.999)] {
-            self.number(
-                format!("{key}.{name}"),
-                trips.value_at_quantile(quantile) as f64 / 1000.0,
-            );
-        }
+    /// Adds the percentiles of `trips` under `key`, in nanoseconds.
+    pub fn percentiles(&mut self, key: &str, trips: &Trips) {
+        self.number(format!("{key}.p50_ns"), trips.p50_ns());
+        self.number(format!("{key}.p99_ns"), trips.quantile_ns(0.99));
+        self.number(format!("{key}.p999_ns"), trips.quantile_ns(0.999));
     }
 
     /// The figure named `key`, if it is there and a number.

@@ -129,6 +129,6 @@ impl Place<'_> {
     /// How an end that polls waits in this job.
     #[must_use]
     pub fn patience(&self) -> Patience {
-        Patience::new(self.job.crowded())
+        Patience::new(self.job.crowded(), self.job.pauses)
     }
 }

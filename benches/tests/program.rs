@@ -4,6 +4,7 @@ use serde_json::Value;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_bus-bench"))
@@ -150,5 +151,35 @@ fn bad_arguments_are_refused_with_a_reason() {
             "{arguments:?}: {}",
             errors(&output)
         );
+    }
+}
+
+#[test]
+fn the_sides_die_with_their_parent() {
+    let mut run = program()
+        .args(["throughput", "--seconds", "600", "--json"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program runs");
+    let children = PathBuf::from(format!("/proc/{0}/task/{0}/children", run.id()));
+    let sides: Vec<String> = loop {
+        let list = std::fs::read_to_string(&children).expect("the run goes on");
+        let sides: Vec<String> = list.split_whitespace().map(str::to_owned).collect();
+        if sides.len() == 2 {
+            break sides;
+        }
+    };
+    run.kill().expect("killed");
+    run.wait().expect("it ends");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    for side in sides {
+        // Gone, or a zombie that nobody has reaped yet.
+        while std::fs::read_to_string(format!("/proc/{side}/stat"))
+            .is_ok_and(|stat| !stat.contains(") Z "))
+        {
+            assert!(Instant::now() < deadline, "process {side} lives on");
+            std::thread::yield_now();
+        }
     }
 }

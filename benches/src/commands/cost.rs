@@ -44,6 +44,7 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
             subscribers: 1,
             warm_up: 2 * depth(payload) as u64,
             messages: options.messages,
+            pauses: 1,
             tick,
             traced: Vec::new(),
         };

@@ -53,6 +53,7 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
     let mut report = Report::default();
     report.count("payload", u64::from(options.payload));
     report.number("timer.cost_ns", tick.cost_ns());
+    report.number("timer.step_ns", tick.step_picoseconds() as f64 / 1000.0);
     comparison.report(subject.map(Subject::key), &mut report)?;
     report.note(
         "Round trips in ns. The floor is a cache line bounced in each direction between processors 0 and 1. \

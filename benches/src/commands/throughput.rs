@@ -1,7 +1,7 @@
 //! `throughput`: messages a second, lossless, every byte written and read, against the
 //! faster of two minimal rings, and for large messages against copying memory.
 
-use crate::brackets::{ATTEMPTS, Class, STEADY, p50, round_trips};
+use crate::brackets::{ATTEMPTS, Class, STEADY, round_trips};
 use crate::clock::Tick;
 use crate::harness;
 use crate::job::{Job, Work, depth};
@@ -39,6 +39,9 @@ pub struct Options {
     /// Messages that a ring holds, a power of two [default: as many as make 512 KiB, 8 to 8192]
     #[arg(long)]
     pub depth: Option<u32>,
+    /// Processor pauses between two polls that found nothing, of whoever polls the floors' way
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub pauses: u16,
     /// Rounds wanted with a steady floor; each runs both floors and the subject
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
@@ -92,6 +95,7 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
     report.count("subscribers", base.subscribers as u64);
     report.count("batch", base.batch as u64);
     report.count("depth", base.depth as u64);
+    report.count("pauses", u64::from(base.pauses));
     series.report(subject.map(Subject::key), &base, &mut report);
     if base.payload >= LARGE {
         copying(&base, subject.map(Subject::key), round_ns, &mut report)?;
@@ -136,6 +140,7 @@ fn base_job(options: &Options) -> Result<Job> {
         subscribers: usize::from(options.subscribers),
         warm_up: 2 * depth as u64,
         messages: 1,
+        pauses: u32::from(options.pauses),
         tick: Tick::measure()?,
         traced: Vec::new(),
     })
@@ -159,13 +164,8 @@ fn fit(job: Job, round_ns: f64) -> Result<Job> {
 
 /// On what the two processors are just now.
 fn probe(base: &Job, siblings_below: f64) -> Result<Class> {
-    let ns = p50(&round_trips(&Job::bounce(
-        Subject::Lines,
-        8,
-        base.tick,
-        PROBE_TRIPS,
-        0,
-    ))?);
+    let job = Job::bounce(Subject::Lines, 8, base.tick, PROBE_TRIPS, 0);
+    let ns = round_trips(&job)?.p50_ns();
     Ok(Class::of(ns, ns, siblings_below))
 }
 

@@ -9,8 +9,8 @@ use crate::harness;
 use crate::job::{Job, Role};
 use crate::report::Report;
 use crate::subject::Subject;
+use crate::trips::Trips;
 use anyhow::Result;
-use hdrhistogram::Histogram;
 use std::time::Duration;
 
 /// From one message to the next, in microseconds.
@@ -107,11 +107,11 @@ fn count_calls(job: &Job, key: &str, report: &mut Report) -> Result<()> {
 
 fn pace(job: &Job, key: &str, report: &mut Report) -> Result<()> {
     let results = harness::run(job)?;
-    let mut trips = Histogram::<u64>::new(3)?;
+    let mut trips = Trips::new(job.tick)?;
     let mut cpu = 0.0;
     for (role, outcome) in job.roles().into_iter().zip(&results.outcomes) {
         for (picoseconds, count) in &outcome.trips {
-            trips.record_n((*picoseconds).max(1), *count)?;
+            trips.add(*picoseconds, *count)?;
         }
         if role == Role::Pong {
             cpu = outcome.cpu_ns as f64 / outcome.wall_ns().max(1) as f64;
