@@ -43,7 +43,7 @@ impl Hub {
             Err(Error::Closed) => return,
             Err(error) => return turn_away(&connection, Refusal::Limit, &error.to_string()),
         };
-        if peer.uid != self.uid && peer.uid != 0 {
+        if !may_connect(peer.uid, self.uid) {
             let why = format!(
                 "this broker serves user {}, and the client is user {}",
                 self.uid, peer.uid
@@ -123,10 +123,28 @@ impl Hub {
     }
 }
 
+/// Whether the broker of one user serves another: its own, and root, who may do anything anyway.
+fn may_connect(client: u32, broker: u32) -> bool {
+    client == broker || client == 0
+}
+
 /// Refuses a connection that never becomes a client. Its socket is empty, so there is room.
 pub(crate) fn turn_away(connection: &Connection, kind: Refusal, why: &str) {
     tracing::warn!(?kind, why, "turned away");
     if let Err(error) = connection.try_send(&refused(kind, why), &[]) {
         tracing::debug!(%error, "who was turned away did not wait for the answer");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_serves_its_user_and_root() {
+        assert!(may_connect(1000, 1000));
+        assert!(may_connect(0, 1000));
+        assert!(!may_connect(1001, 1000));
+        assert!(!may_connect(1000, 0));
     }
 }

@@ -1,0 +1,146 @@
+//! Clients that do not read, do not stop, or are too many: they cost themselves.
+
+mod common;
+
+use bus_core::control::{Event, Request, Role};
+use common::{Handle, Host, open_request};
+use nix::sys::resource::{Resource, getrlimit};
+
+/// Class 3 of the field notes: one that stalls stops the others.
+#[test]
+fn a_client_that_never_reads_stops_nobody_and_catches_up() {
+    let host = Host::new();
+    let stalled = host.publisher("t");
+    let awake = host.publisher("t");
+    // Far more than a socket takes.
+    for round in 0..2000_u32 {
+        let subscriber = host.subscriber("t");
+        assert!(matches!(
+            awake.next(),
+            Event::SubscriberJoined { version, .. } if version == 2 * round + 1
+        ));
+        drop(subscriber);
+        assert!(matches!(
+            awake.next(),
+            Event::SubscriberLeft { version, .. } if version == 2 * round + 2
+        ));
+    }
+    let last = host.subscriber("t");
+    // When it reads again, it learns the last version and who is there, in order.
+    let mut versions = Vec::new();
+    let mut members = std::collections::BTreeSet::new();
+    while versions.last() != Some(&4001) {
+        match stalled.next() {
+            Event::SubscriberJoined { version, id, .. } => {
+                versions.push(version);
+                assert!(members.insert(id));
+            }
+            Event::SubscriberLeft { version, id, .. } => {
+                versions.push(version);
+                members.remove(&id);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(versions.is_sorted());
+    assert!(
+        versions.len() < 4001,
+        "the socket took everything, so nothing was tested"
+    );
+    assert!(members.into_iter().eq([last.id]));
+    stalled.nothing();
+}
+
+/// A ring that a subscriber never heard of needs no release from it.
+#[test]
+fn a_subscriber_that_never_reads_holds_only_the_indices_that_it_was_told() {
+    let host = Host::new();
+    let stalled = host.subscriber("t");
+    let mut highest = 0;
+    for _ in 0..2000 {
+        let publisher = Handle::open(&host.path, Role::Publisher, "t");
+        highest = highest.max(publisher.index);
+        if publisher.index == 59 {
+            break;
+        }
+        drop(publisher.joined());
+    }
+    // Every one of the first sixty was told, so each waits for its release, and no more than that.
+    assert_eq!(highest, 59);
+    for _ in 0..59 {
+        let Event::PublisherJoined { index, .. } = stalled.next() else {
+            panic!("not joined");
+        };
+        assert!(matches!(stalled.next(), Event::PublisherLeft { .. }));
+        stalled.release(index);
+    }
+}
+
+#[test]
+fn a_client_that_floods_does_not_starve_others() {
+    let host = Host::new();
+    let flood = host.subscriber("t");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        let flooding = scope.spawn(|| {
+            let mut sent = 0_u64;
+            // ORDERING: none needed; the flag only ends the loop, and the join below orders the rest.
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                flood
+                    .connection
+                    .send(&Request::Released { index: 0 }, &[])
+                    .unwrap();
+                sent += 1;
+            }
+            sent
+        });
+        for _ in 0..100 {
+            drop(host.publisher("u"));
+        }
+        // ORDERING: see above.
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        flooding.join().unwrap()
+    });
+    assert!(sent > 100);
+}
+
+#[test]
+fn more_connections_than_the_limit_are_turned_away() {
+    let host = Host::new();
+    // A socket at either end, and a pidfd.
+    let needed = 3 * bus_daemon::MAX_CONNECTIONS as u64 + 500;
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(
+        limit > needed,
+        "this test needs a hard limit of {needed} descriptors"
+    );
+    let connections: Vec<_> = (0..bus_daemon::MAX_CONNECTIONS)
+        .map(|_| host.connect())
+        .collect();
+    let excess = host.connect();
+    let (kind, why) = common::refusal(&excess);
+    assert_eq!(kind, bus_core::control::Refusal::Limit);
+    assert!(why.contains("4096 connections"), "{why}");
+    // The others are served, and one that leaves makes room.
+    let last = connections.last().unwrap();
+    last.send(&open_request(Role::Subscriber, "t"), &[])
+        .unwrap();
+    assert!(matches!(common::next(last).0, Event::Opened { .. }));
+    drop(connections);
+    let deadline = common::deadline().unwrap();
+    loop {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "there is never room again"
+        );
+        let connection = host.connect();
+        // Turned away already, or about to be.
+        if connection
+            .send(&open_request(Role::Subscriber, "t"), &[])
+            .is_ok()
+            && let Ok((Event::Opened { .. }, _)) = connection.recv::<Event>(Some(deadline))
+        {
+            break;
+        }
+    }
+}
