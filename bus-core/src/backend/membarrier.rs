@@ -8,7 +8,7 @@
 //! registered process. Where the kernel refuses, this process fences its own data path, and cannot
 //! fence that of others: then its sleeps are bounded (see [`works`]).
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 const GLOBAL_EXPEDITED: libc::c_int = 1 << 1;
 const REGISTER_GLOBAL_EXPEDITED: libc::c_int = 1 << 2;
@@ -19,10 +19,28 @@ fn membarrier(command: libc::c_int) -> bool {
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
 }
 
+/// What is known of this process: nothing yet, that membarrier works, or that it does not.
+static STATE: AtomicU8 = AtomicU8::new(UNKNOWN);
+const UNKNOWN: u8 = 0;
+const WORKS: u8 = 1;
+const REFUSED: u8 = 2;
+
 /// Registers this process at the first call; whether membarrier works for it.
+#[inline(always)]
 pub(super) fn works() -> bool {
-    static WORKS: OnceLock<bool> = OnceLock::new();
-    *WORKS.get_or_init(|| membarrier(REGISTER_GLOBAL_EXPEDITED))
+    // ORDERING: the call that registers orders itself; who registers twice does no harm.
+    match STATE.load(Ordering::Relaxed) {
+        UNKNOWN => register(),
+        state => state == WORKS,
+    }
+}
+
+#[cold]
+fn register() -> bool {
+    let works = membarrier(REGISTER_GLOBAL_EXPEDITED);
+    // ORDERING: as in `works`.
+    STATE.store(if works { WORKS } else { REFUSED }, Ordering::Relaxed);
+    works
 }
 
 /// Runs a full barrier on every processor that runs a registered process.

@@ -3,12 +3,14 @@
 //! The value's root stands last and the length is exact, as rkyv wants it. What outgrows the room it was given is
 //! reported as such, so that more room can be claimed.
 
+use std::alloc::Layout;
 use std::cell::Cell;
+use std::ptr::NonNull;
 
 use rkyv::api::low::{LowSerializer, LowValidator, to_bytes_in_with_alloc};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{self, Failure, Source};
-use rkyv::ser::allocator::{Arena, ArenaHandle};
+use rkyv::ser::allocator::{Allocator, Arena, ArenaHandle};
 use rkyv::ser::{Positional, Writer};
 use rkyv::{Archive, Serialize};
 
@@ -49,8 +51,42 @@ impl<E: Source> Writer<E> for SlotWriter<'_> {
 #[error("the value needs more room")]
 struct Outgrown;
 
+/// Scratch memory for types that need some while they are serialised (a `Vec` of `String`s); kept from one
+/// message to the next. Most types need none, so it is acquired at the first use.
+pub struct Scratch<'a>(Acquired<'a>);
+
+enum Acquired<'a> {
+    Not(Option<&'a mut Arena>),
+    Yes(ArenaHandle<'a>),
+}
+
+// SAFETY: every call goes to the one handle, which keeps the contract.
+unsafe impl<E: Source> Allocator<E> for Scratch<'_> {
+    unsafe fn push_alloc(&mut self, layout: Layout) -> Result<NonNull<[u8]>, E> {
+        if let Acquired::Not(arena) = &mut self.0 {
+            let Some(arena) = arena.take() else {
+                return Err(E::new(Outgrown));
+            };
+            self.0 = Acquired::Yes(arena.acquire());
+        }
+        match &mut self.0 {
+            // SAFETY: the caller's promise is passed on.
+            Acquired::Yes(handle) => unsafe { handle.push_alloc(layout) },
+            Acquired::Not(_) => Err(E::new(Outgrown)),
+        }
+    }
+
+    unsafe fn pop_alloc(&mut self, ptr: NonNull<u8>, layout: Layout) -> Result<(), E> {
+        match &mut self.0 {
+            // SAFETY: the caller's promise is passed on; what is popped was pushed, so the handle is there.
+            Acquired::Yes(handle) => unsafe { handle.pop_alloc(ptr, layout) },
+            Acquired::Not(_) => Err(E::new(Outgrown)),
+        }
+    }
+}
+
 /// The serialiser that a message's type must support.
-pub type SlotSerializer<'a, E = Failure> = LowSerializer<SlotWriter<'a>, ArenaHandle<'a>, E>;
+pub type SlotSerializer<'a, E = Failure> = LowSerializer<SlotWriter<'a>, Scratch<'a>, E>;
 
 /// What can be sent and read in place: described, serialised by rkyv, validated by bytecheck.
 ///
@@ -93,7 +129,11 @@ pub(super) fn into_span<T: Payload>(
         pos: 0,
         outgrown: &outgrown,
     };
-    match to_bytes_in_with_alloc::<_, _, Failure>(value, writer, scratch.acquire()) {
+    match to_bytes_in_with_alloc::<_, _, Failure>(
+        value,
+        writer,
+        Scratch(Acquired::Not(Some(scratch))),
+    ) {
         Ok(writer) => Ok(Some(writer.pos as u32)),
         Err(_) if outgrown.get() => Ok(None),
         Err(_) => Err(explain(value, span, scratch)),
@@ -109,7 +149,11 @@ fn explain<T: Payload>(value: &T, span: &mut [u8], scratch: &mut Arena) -> Error
         pos: 0,
         outgrown: &outgrown,
     };
-    let result = to_bytes_in_with_alloc::<_, _, rancor::Error>(value, writer, scratch.acquire());
+    let result = to_bytes_in_with_alloc::<_, _, rancor::Error>(
+        value,
+        writer,
+        Scratch(Acquired::Not(Some(scratch))),
+    );
     Error::Serialise(match result {
         Ok(_) => "it failed once and then succeeded".into(),
         Err(why) => why.to_string(),

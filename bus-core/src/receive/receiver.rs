@@ -75,7 +75,7 @@ impl<B: Backend> Receiver<B> {
     #[inline(always)]
     pub fn rings(&self) -> &[Arc<RingReader<B>>] {
         // SAFETY: one thread uses a receiver, and nobody keeps this slice across `attach` or `retire`: both
-        // run no code of others, and what `poll` hands out is behind an `Arc` that stays while it is in use.
+        // run no code of others, and what `select` hands out is behind an `Arc` that stays while it is in use.
         unsafe { &*self.rings.get() }
     }
 
@@ -101,49 +101,46 @@ impl<B: Backend> Receiver<B> {
         self.turn.set(0);
     }
 
-    /// The next message of any ring. It is outstanding until it is released at its ring.
+    /// The ring whose next message is the next to receive, if any has one.
     #[inline(always)]
-    pub fn poll(&self) -> Option<(&RingReader<B>, Found)> {
+    pub fn select(&self) -> Option<&RingReader<B>> {
         let left = self.left.get();
         if left > 0
             && let Some(ring) = self.rings().get(self.turn.get())
-            && let Some(found) = ring.poll()
+            && ring.ready()
         {
             self.left.set(left - 1);
-            return Some((ring, found));
+            return Some(ring);
         }
-        self.poll_next()
+        self.select_next()
     }
 
     /// Gives the turn to the next ring that has a message.
     #[inline(never)]
-    fn poll_next(&self) -> Option<(&RingReader<B>, Found)> {
-        let rings = self.rings();
-        let mut turn = self.turn.get();
-        for _ in rings {
-            turn = if turn + 1 >= rings.len() { 0 } else { turn + 1 };
-            if let Some(found) = rings[turn].poll() {
-                self.turn.set(turn);
-                self.left.set(TURN - 1);
-                return Some((&rings[turn], found));
-            }
-        }
-        None
-    }
-
-    /// A ring with messages, and the turn to it, for reading many at once.
-    pub fn poll_ring(&self) -> Option<&RingReader<B>> {
+    fn select_next(&self) -> Option<&RingReader<B>> {
         let rings = self.rings();
         let mut turn = self.turn.get();
         for _ in rings {
             turn = if turn + 1 >= rings.len() { 0 } else { turn + 1 };
             if rings[turn].ready() {
                 self.turn.set(turn);
-                self.left.set(TURN);
+                self.left.set(TURN - 1);
                 return Some(&rings[turn]);
             }
         }
         None
+    }
+
+    /// The next message of any ring. It is outstanding until it is released at its ring.
+    pub fn poll(&self) -> Option<(&RingReader<B>, Found)> {
+        let ring = self.select()?;
+        Some((ring, ring.take()))
+    }
+
+    /// A ring with messages, other than the last where there is one, for reading many at once.
+    pub fn select_other(&self) -> Option<&RingReader<B>> {
+        self.left.set(0);
+        self.select_next()
     }
 
     /// Whether a poll, or a look at the ends, would find something.

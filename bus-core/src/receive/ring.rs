@@ -125,34 +125,32 @@ impl<B: Backend> RingReader<B> {
     /// The next message, if one is committed.
     #[inline(always)]
     pub fn poll(&self) -> Option<Found> {
-        let sequence = self.next.get();
-        let found = self.peek(sequence)?;
-        self.next.set(sequence.wrapping_add(1));
-        Some(found)
+        self.ready().then(|| self.take())
     }
 
+    /// Whether the next message is committed.
     #[inline(always)]
-    fn peek(&self, sequence: u64) -> Option<Found> {
+    pub fn ready(&self) -> bool {
+        let sequence = self.next.get();
         let slot = self.ring.slot(sequence);
         // ORDERING: acquire pairs with the publisher's `PUBLISH_COMMIT`: the payload is seen whole.
-        if B::load64(&slot.commit, site::RECEIVE_COMMIT) != sequence.wrapping_add(1) {
-            return None;
-        }
+        B::load64(&slot.commit, site::RECEIVE_COMMIT) == sequence.wrapping_add(1)
+    }
+
+    /// Receives the next message, which is [`ready`](Self::ready).
+    #[inline(always)]
+    pub fn take(&self) -> Found {
+        let sequence = self.next.get();
+        self.next.set(sequence.wrapping_add(1));
         // ORDERING: written before the stamp.
-        let word = B::load64(&slot.place, site::RELAXED);
+        let word = B::load64(&self.ring.slot(sequence).place, site::RELAXED);
         let (place, len) = ((word >> 32) as u32, word as u32);
-        Some(Found {
+        Found {
             sequence,
             place,
             len,
             sound: self.bounds.hold(place, len),
-        })
-    }
-
-    /// Whether a message is there to receive.
-    #[inline(always)]
-    pub fn ready(&self) -> bool {
-        self.peek(self.next.get()).is_some()
+        }
     }
 
     /// Releases a message that was received. Its slot and span go back to the publisher when all before it are released as well.

@@ -179,9 +179,10 @@ impl Subscriber {
     #[inline(always)]
     pub fn poll(&self) -> Result<Option<Message<'_>>> {
         self.take_back();
-        let Some((ring, found)) = self.receiver().poll() else {
+        let Some(ring) = self.receiver().select() else {
             return Ok(None);
         };
+        let found = ring.take();
         match payload(ring, found) {
             Some(payload) => Ok(Some(Message {
                 subscriber: self,
@@ -199,7 +200,7 @@ impl Subscriber {
     /// Up to `max` messages of one publisher, released together when the batch is dropped.
     pub fn poll_batch(&self, max: usize) -> Option<Batch<'_>> {
         self.take_back();
-        let ring = self.receiver().poll_ring()?;
+        let ring = self.receiver().select_other()?;
         Some(Batch {
             ring,
             first: ring.next(),
