@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bus_client::{Bus, Error};
+use bus_client::{Bus, Error, Publisher, Subscriber};
 
 #[bus_client::message]
 #[derive(Debug, PartialEq)]
@@ -175,22 +175,29 @@ fn another_type_is_refused_and_the_first_difference_named() {
     );
 }
 
+/// Opens a publisher; while the places of those that left are not given back yet, the subscriber goes on looking.
+fn open(bus: &Bus, subscriber: &Subscriber<u64>) -> Publisher<u64> {
+    loop {
+        match bus.publisher::<u64>("n") {
+            Ok(publisher) => return publisher,
+            Err(Error::Refused(_)) => assert!(subscriber.try_recv().unwrap().is_none()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 #[test]
 fn sixty_publishers_are_all_heard_and_their_places_used_again() {
     let (_dir, bus) = bus();
-    let subscriber = bus
-        .topic("n")
-        .unwrap()
-        .depth(4)
-        .subscriber::<u64>()
-        .unwrap();
+    let topic = bus.topic("n").unwrap().depth(4);
+    let subscriber = topic.subscriber::<u64>().unwrap();
     for round in 0..3u64 {
-        let mut publishers: Vec<_> = (0..60)
-            .map(|_| bus.publisher::<u64>("n").unwrap())
-            .collect();
+        let mut publishers: Vec<_> = (0..60).map(|_| open(&bus, &subscriber)).collect();
         for (n, publisher) in publishers.iter_mut().enumerate() {
             publisher.send(&(round * 60 + n as u64)).unwrap();
         }
+        let error = bus.publisher::<u64>("n").err().unwrap().to_string();
+        assert!(error.contains("60"), "{error}");
         drop(publishers);
         let mut got: Vec<u64> = (0..60)
             .map(|_| subscriber.recv().unwrap().to_native())
