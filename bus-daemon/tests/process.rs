@@ -3,11 +3,14 @@
 mod common;
 
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bus_core::control::{Connection, Event, Refusal, Role};
+use bus_core::control::{Connection, Event, Refusal, Request, Role};
+use bus_core::memory::READER_BYTES;
+use bus_core::memory::segment::{self, Kind};
 use common::{Busd, Handle, Host};
 use nix::sys::signal::Signal;
 
@@ -27,7 +30,6 @@ fn a_process_that_joins() {
     eprintln!("joined as {}", handle.id);
     // A child that has the connection as well: only the process's end tells that it is gone.
     if std::env::var("TEST_LEAK").is_ok() {
-        use std::os::fd::AsFd;
         let connection = handle.connection.as_fd().try_clone_to_owned().unwrap();
         let mut child = Command::new("sleep")
             .arg("60")
@@ -185,55 +187,65 @@ fn what_a_killed_busd_left_is_taken_over() {
 }
 
 /// Class 17 of the field notes: the broker ends, or spins, because accept fails.
+///
+/// A connection takes two descriptors, so of two limits in a row one leaves none for accept, and the other
+/// leaves one for accept and none for the pidfd.
 #[test]
 fn without_descriptors_busd_refuses_and_goes_on_without_spinning() {
+    for limit in [24, 25] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bus.sock");
+        let busd = Busd::start(&path, &format!("ulimit -n {limit}"));
+        let publisher = Handle::open(&path, Role::Publisher, "t").joined();
+        let connections: Vec<_> = (0..30)
+            .map(|_| Connection::connect(&path).unwrap())
+            .collect();
+        for connection in &connections[limit / 2..] {
+            let (kind, why) = common::refusal(connection);
+            assert_eq!(kind, Refusal::Limit, "{why}");
+        }
+        // Idle, though nothing is left.
+        let (before, since) = (busd.cpu_time(), Instant::now());
+        let silent = publisher
+            .connection
+            .recv::<Event>(Some(since + Duration::from_millis(500)));
+        assert!(
+            matches!(silent, Err(bus_core::Error::Timeout)),
+            "{silent:?}"
+        );
+        assert!(busd.cpu_time() - before < Duration::from_millis(10));
+        // Who leaves makes room for another.
+        drop(connections);
+        let deadline = common::deadline().unwrap();
+        loop {
+            assert!(Instant::now() < deadline, "there is never room again");
+            let connection = Connection::connect(&path).unwrap();
+            let sent = connection.send(&common::open_request(Role::Subscriber, "t"), &[]);
+            if sent.is_ok() && matches!(common::next(&connection).0, Event::Opened { .. }) {
+                break;
+            }
+        }
+    }
+}
+
+/// A member that cannot hand its segment over because the broker has no descriptor for it is told why.
+#[test]
+fn a_join_without_descriptors_left_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bus.sock");
-    let busd = Busd::start(&path, "ulimit -n 24");
-    let publisher = Handle::open(&path, Role::Publisher, "t").joined();
-    let mut admitted = Vec::new();
-    let mut refused = 0;
-    while refused < 10 {
-        let connection = Connection::connect(&path).unwrap();
-        let request = common::open_request(Role::Subscriber, "t");
-        // It may have been turned away already, and its answer is there all the same.
-        let sent = connection.send(&request, &[]);
-        match common::next(&connection).0 {
-            Event::Opened { .. } => {
-                sent.unwrap();
-                admitted.push(connection);
-            }
-            Event::Refused { kind, why } => {
-                assert_eq!(kind, Refusal::Limit, "{why}");
-                refused += 1;
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-    // Idle, though nothing is left: a tenth of the time would be a spin with pauses.
-    let (before, since) = (busd.cpu_time(), std::time::Instant::now());
-    let silent = publisher
-        .connection
-        .recv::<Event>(Some(since + Duration::from_millis(500)));
-    assert!(
-        matches!(silent, Err(bus_core::Error::Timeout)),
-        "{silent:?}"
-    );
-    assert!(busd.cpu_time() - before < Duration::from_millis(10));
-    // Who leaves makes room for another.
-    assert!(admitted.pop().is_some());
-    let deadline = common::deadline().unwrap();
-    loop {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "there is never room again"
-        );
-        let connection = Connection::connect(&path).unwrap();
-        let sent = connection.send(&common::open_request(Role::Subscriber, "t"), &[]);
-        if sent.is_ok() && matches!(common::next(&connection).0, Event::Opened { .. }) {
-            break;
-        }
-    }
+    let _busd = Busd::start(&path, "ulimit -n 24");
+    let first = Handle::open(&path, Role::Subscriber, "t");
+    let fill: Vec<_> = (0..30)
+        .map(|_| Connection::connect(&path).unwrap())
+        .collect();
+    // Answered after all of those before it.
+    common::refusal(fill.last().unwrap());
+    let (reader, _mapping) = segment::create(Kind::Reader, READER_BYTES).unwrap();
+    let crowd = [reader.as_fd(); 4];
+    first.connection.send(&Request::Join, &crowd).unwrap();
+    let (kind, why) = common::refusal(&first.connection);
+    assert_eq!(kind, Refusal::Limit, "{why}");
+    assert!(why.contains("descriptors"), "{why}");
 }
 
 #[test]
@@ -247,7 +259,7 @@ fn an_idle_busd_takes_no_processor_time() {
         drop(Handle::open(&path, Role::Subscriber, "t").joined());
     }
     let witness = Handle::open(&path, Role::Publisher, "t").joined();
-    let (before, since) = (busd.cpu_time(), std::time::Instant::now());
+    let (before, since) = (busd.cpu_time(), Instant::now());
     let silent = witness
         .connection
         .recv::<Event>(Some(since + Duration::from_millis(500)));
@@ -273,7 +285,7 @@ fn a_killed_client_whose_pidfd_others_hold_takes_no_processor_time() {
     process.child.wait().unwrap();
     assert!(matches!(publisher.next(), Event::SubscriberLeft { .. }));
     assert!(!bus_core::control::pidfd_alive(&held[1]));
-    let (before, since) = (busd.cpu_time(), std::time::Instant::now());
+    let (before, since) = (busd.cpu_time(), Instant::now());
     let silent = publisher
         .connection
         .recv::<Event>(Some(since + Duration::from_millis(300)));
