@@ -79,8 +79,10 @@ fn throughput_has_a_floor_for_every_shape() {
 #[test]
 fn every_wake_of_the_bare_futex_is_counted() {
     let figures = figures(&["wake", "--seconds", "0.2", "--rounds", "1"]);
-    // A thousand round trips, a wake for each message.
-    assert_eq!(number(&figures, "floor.wake_calls"), 2000.0);
+    // 500 messages: a wake for each, and a sleep before each unless the machine was late.
+    assert_eq!(number(&figures, "floor.wake_calls"), 500.0);
+    let sleeps = number(&figures, "floor.sleep_calls");
+    assert!((100.0..=510.0).contains(&sleeps), "{sleeps} sleeps");
     assert!(number(&figures, "floor.every_500us.p50_ns") > 0.0);
 }
 

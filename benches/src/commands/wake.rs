@@ -4,7 +4,6 @@
 use super::fit_bounce;
 use crate::brackets::{Plan, interleave};
 use crate::clock::Tick;
-use crate::counters::syscalls::Calls;
 use crate::harness;
 use crate::job::{Job, Role};
 use crate::report::Report;
@@ -15,8 +14,10 @@ use std::time::Duration;
 
 /// From one message to the next, in microseconds.
 const INTERVALS_US: [u64; 3] = [5, 50, 500];
-/// Round trips while system calls are counted: each costs several stops.
-const TRACED_TRIPS: u64 = 1_000;
+/// Round trips while system calls are counted.
+const TRACED_TRIPS: u64 = 500;
+/// From one of them to the next: long enough for a traced side to have fallen asleep.
+const TRACED_INTERVAL_US: u64 = 1_000;
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
@@ -66,11 +67,8 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
     report.count("payload", u64::from(options.payload));
     comparison.report(subject.map(Subject::key), &mut report)?;
     for (key, subject) in &subjects {
-        count_calls(
-            &Job::bounce(*subject, payload, tick, TRACED_TRIPS, 0),
-            key,
-            &mut report,
-        )?;
+        let job = Job::bounce(*subject, payload, tick, TRACED_TRIPS, TRACED_INTERVAL_US);
+        count_calls(&job, key, &mut report)?;
     }
     for interval_us in INTERVALS_US {
         for (key, subject) in &subjects {
@@ -81,27 +79,27 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
     }
     report.note(
         "Round trips in ns. The floor is a bare futex: one wake and one wait for each message, no spin. \
-         `cpu` is the share of a processor that the answering side used. Calls are those of both \
-         sides in a run of their own, which is slower: the bare futex then often finds its message and need not sleep.",
+         `cpu` is the share of a processor that the answering side used. Sleep calls are \
+         those of the answering side, wake calls those of the other, with a message every millisecond.",
     );
     Ok(report)
 }
 
-/// The wake and sleep calls of both sides.
+/// How often the answering side sleeps, and how often it is called to wake.
 fn count_calls(job: &Job, key: &str, report: &mut Report) -> Result<()> {
     let job = Job {
-        traced: job.roles(),
+        traced: vec![Role::Ping, Role::Pong],
         ..job.clone()
     };
-    let calls = harness::run(&job)?.calls;
-    let wakes: u64 = calls.iter().map(Calls::wakes).sum();
-    let sleeps: u64 = calls.iter().map(Calls::sleeps).sum();
-    report.count(format!("{key}.sleep_calls"), sleeps);
-    report.count(format!("{key}.wake_calls"), wakes);
-    report.number(
-        format!("{key}.wake_calls_per_sleep"),
-        wakes as f64 / sleeps.max(1) as f64,
-    );
+    if let [ping, pong] = harness::run(&job)?.calls.as_slice() {
+        let (wakes, sleeps) = (ping.wakes(), pong.sleeps());
+        report.count(format!("{key}.sleep_calls"), sleeps);
+        report.count(format!("{key}.wake_calls"), wakes);
+        report.number(
+            format!("{key}.wake_calls_per_sleep"),
+            wakes as f64 / sleeps.max(1) as f64,
+        );
+    }
     Ok(())
 }
 
