@@ -100,6 +100,14 @@ impl Backend for Native {
     }
 }
 
+impl Native {
+    /// Makes this process ready for fences of its peers, which can take milliseconds where it has several threads:
+    /// better at a handle's creation than at its first message.
+    pub(crate) fn prepare() {
+        membarrier::works();
+    }
+}
+
 impl Identity<Native> {
     /// Says what a new segment is.
     pub(crate) fn write(&self, magic: u32) {

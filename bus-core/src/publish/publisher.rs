@@ -40,6 +40,7 @@ impl Publisher {
         if usize::from(index) >= MAX_PUBLISHERS {
             return Err(Error::Control(format!("ring index {index} is too high")));
         }
+        Native::prepare();
         let registry = registry::open(registry)?;
         let (fd, mapping) = segment::create(Kind::Ring, ring_bytes(&settings))?;
         let ring = MappedRing::new(Arc::new(mapping), &settings);

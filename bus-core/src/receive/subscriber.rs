@@ -52,6 +52,7 @@ impl Subscriber {
         membership: Arc<dyn Send + Sync>,
     ) -> Result<Self> {
         let settings = settings.check()?;
+        Native::prepare();
         let registry = registry::open(registry)?;
         let (fd, mapping) = segment::create(Kind::Reader, READER_BYTES)?;
         let reader = MappedReader::new(Arc::new(mapping));
