@@ -1,0 +1,66 @@
+//! What every command that joins a topic takes: its name, the way to the broker, settings.
+
+use std::path::PathBuf;
+
+use bus_client::{Bus, TopicBuilder};
+use clap::Args;
+
+use crate::size;
+
+/// How to join a topic.
+#[derive(Debug, Args)]
+pub struct Joining {
+    /// The topic: 1 to 127 bytes of [a-z0-9_.-] in parts separated by '/'
+    topic: String,
+
+    /// The name under which others see this process
+    #[arg(long, value_name = "CLIENT")]
+    name: Option<String>,
+
+    /// The broker's socket [default: $BUS_SOCKET, else $XDG_RUNTIME_DIR/bus.sock, else one for this user under the temporary directory]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    /// Do not host a broker here if none is running
+    #[arg(long)]
+    no_embedded: bool,
+
+    /// Slots of each publisher's ring, a power of two. Whoever names the topic first decides [default: 8192]
+    #[arg(long, value_name = "SLOTS")]
+    depth: Option<u32>,
+
+    /// Longest message of the topic, up to 1G. Whoever names the topic first decides [default: 64K]
+    #[arg(long, value_name = "BYTES", value_parser = size::bytes)]
+    pub max_payload: Option<u64>,
+
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl Joining {
+    /// Connects, and gives a function that prepares the topic's opening; it may be opened several times.
+    pub fn connect(&self, default_name: &str) -> anyhow::Result<impl Fn() -> TopicOpening + '_> {
+        let name = self.name.as_deref().unwrap_or(default_name);
+        let mut builder = Bus::builder(name).embedded(!self.no_embedded);
+        if let Some(socket) = &self.socket {
+            builder = builder.socket(socket);
+        }
+        let bus = builder.connect()?;
+        Ok(move || self.open(&bus))
+    }
+
+    fn open(&self, bus: &Bus) -> TopicOpening {
+        let mut topic = bus.topic(self.topic.as_str())?;
+        if let Some(depth) = self.depth {
+            topic = topic.depth(depth);
+        }
+        if let Some(bytes) = self.max_payload {
+            topic = topic.max_payload(bytes);
+        }
+        Ok(topic)
+    }
+}
+
+/// A topic about to be opened.
+pub type TopicOpening = bus_client::Result<TopicBuilder>;

@@ -1,0 +1,67 @@
+//! `bus`: the bus on the command line.
+//!
+//! ```text
+//!  publish    standard input to a topic       input, lines
+//!  subscribe  a topic to standard output      output
+//!  joining    what pub and sub have in common: the way to the broker, the topic's settings
+//!  interrupt, progress, failure               Ctrl-C, the line on a terminal, the sentence at the end
+//! ```
+//! Promises: exit code 0 if all went well, 1 with one sentence on standard error if not, 2 for wrong usage,
+//! 128 + signal for a `pub` that was cut short.
+
+#![forbid(unsafe_code)]
+
+mod failure;
+mod input;
+mod interrupt;
+mod joining;
+mod lines;
+mod output;
+mod progress;
+mod publish;
+mod size;
+mod subscribe;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Messages between the processes of this machine, through shared memory.
+///
+/// No set-up is needed: with no broker running, the first process hosts one; with `busd` running, that is used.
+#[derive(Debug, Parser)]
+#[command(name = "bus", version, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  tar c src | bus pub raw                   a stream of bytes to the topic `raw`…
+  bus sub raw | tar t                       …and out again, in another terminal
+  tail -f app.log | bus pub --lines logs    a line, a message
+  bus sub --lines --follow logs             …for any number of readers";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Standard input to a topic
+    #[command(name = "pub")]
+    Publish(publish::Arguments),
+    /// A topic to standard output
+    #[command(name = "sub")]
+    Subscribe(subscribe::Arguments),
+}
+
+fn main() -> ExitCode {
+    let ended = match Arguments::parse().command {
+        Command::Publish(arguments) => publish::run(&arguments),
+        Command::Subscribe(arguments) => subscribe::run(&arguments),
+    };
+    match ended {
+        Ok(code) => code.into(),
+        Err(error) => {
+            eprintln!("bus: {}", failure::sentence(&error));
+            failure::code(&error).into()
+        }
+    }
+}
