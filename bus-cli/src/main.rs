@@ -3,14 +3,16 @@
 //! ```text
 //!  publish    standard input to a topic       input, lines
 //!  subscribe  a topic to standard output      output
+//!  demo       three processes in a pipeline, measured, and beside sockets and pipes
 //!  joining    what pub and sub have in common: the way to the broker, the topic's settings
 //!  interrupt, progress, failure               Ctrl-C, the line on a terminal, the sentence at the end
 //! ```
 //! Promises: exit code 0 if all went well, 1 with one sentence on standard error if not, 2 for wrong usage,
-//! 128 + signal for a `pub` that was cut short.
+//! 128 + signal for a `pub` or `demo` that was cut short.
 
 #![forbid(unsafe_code)]
 
+mod demo;
 mod failure;
 mod input;
 mod interrupt;
@@ -37,6 +39,7 @@ struct Arguments {
 }
 
 const EXAMPLES: &str = "Examples:
+  bus demo                                  see it work, in 15 seconds
   tar c src | bus pub raw                   a stream of bytes to the topic `raw`…
   bus sub raw | tar t                       …and out again, in another terminal
   tail -f app.log | bus pub --lines logs    a line, a message
@@ -44,18 +47,25 @@ const EXAMPLES: &str = "Examples:
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Three processes in a pipeline over the bus, measured, and the same over sockets and pipes
+    Demo(demo::Arguments),
     /// Standard input to a topic
     #[command(name = "pub")]
     Publish(publish::Arguments),
     /// A topic to standard output
     #[command(name = "sub")]
     Subscribe(subscribe::Arguments),
+    /// One of the demo's processes
+    #[command(name = demo::PART, hide = true)]
+    DemoPart(demo::PartArguments),
 }
 
 fn main() -> ExitCode {
     let ended = match Arguments::parse().command {
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Publish(arguments) => publish::run(&arguments),
         Command::Subscribe(arguments) => subscribe::run(&arguments),
+        Command::DemoPart(arguments) => demo::part(&arguments),
     };
     match ended {
         Ok(code) => code.into(),
