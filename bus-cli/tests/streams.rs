@@ -196,7 +196,7 @@ fn a_follower_stays_for_the_next_publisher_and_the_next_broker() {
 fn a_broker_of_its_own_is_used_with_no_change() {
     let data = tar(MUCH / 4);
     let place = Place::new();
-    let broker = bus_daemon::Broker::bind(&place.socket()).unwrap();
+    let broker = bus_daemon::Broker::bind(place.socket()).unwrap();
     let broker = broker.spawn().unwrap();
     for _ in 0..2 {
         let subscriber = place.start(&["sub", "raw", "--no-embedded"]);

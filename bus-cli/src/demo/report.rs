@@ -163,7 +163,7 @@ impl Report {
         let shorter = latency.paced.p50_ns as f64 / bus.paced.p50_ns.max(1) as f64;
         let more = bus.flat_out.msgs_per_s / rate.flat_out.msgs_per_s.max(1.0);
         Some(format!(
-            "Against the better of the two: paced, {} has {shorter:.1} times the median latency of the bus; flat out, the bus carries \
+            "Against the better of the two: paced, the median latency over {} is {shorter:.1} times that over the bus; flat out, the bus carries \
              {more:.1} times the messages of {}.",
             name(latency.kind).to_lowercase(),
             name(rate.kind).to_lowercase()
