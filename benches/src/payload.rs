@@ -56,10 +56,15 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// Messages of `len` bytes, numbered from 0, in a circle of up to 64.
+    /// Messages of `len` bytes, numbered from 0, in a circle of up to 65.
     #[must_use]
     pub fn new(len: usize) -> Self {
-        let prepared = (PREPARED_BYTES / len.max(1)).clamp(1, MOST_PREPARED);
+        let prepared = match (PREPARED_BYTES / len.max(1)).min(MOST_PREPARED) {
+            0 | 1 => 1,
+            // Odd, while a ring's depth is a power of two: what a slot held a lap ago is
+            // another message, so reading it again changes the sum.
+            several => several | 1,
+        };
         let mut bytes = vec![PATTERN; len * prepared];
         for (message, sequence) in bytes.chunks_mut(len.max(1)).zip(0..) {
             stamp(message, sequence);
@@ -161,6 +166,29 @@ mod tests {
             };
             torn.sum = torn.sum.wrapping_add(1);
             assert!(torn.check(len, 100, 1).is_err());
+        }
+    }
+
+    #[test]
+    fn a_slot_read_a_lap_late_is_noticed() {
+        for (len, depth) in [
+            (1, 8192),
+            (40, 8192),
+            (40, 64),
+            (512, 1024),
+            (4096, 64),
+            (65_536, 8),
+        ] {
+            let mut payload = Payload::new(len);
+            let late = digest(payload.next_message());
+            for _ in 1..depth {
+                payload.next_message();
+            }
+            assert_ne!(
+                late,
+                digest(payload.next_message()),
+                "{len} bytes, depth {depth}"
+            );
         }
     }
 
