@@ -1,0 +1,190 @@
+//! A subscriber's owner: reads events and messages, checks each payload, sleeps when there is nothing.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use bus_core::backend::{Backend, site};
+use bus_core::receive::{Bounds, Found, Receiver, RingReader};
+
+use super::{Broker, Writer};
+use crate::Loom;
+use crate::memory::{ModelReader, SLOT_BYTES, UNIT_BYTES};
+
+/// A subscriber and its owner.
+pub struct Subscriber {
+    receiver: Receiver<Loom>,
+    memory: ModelReader,
+    broker: Rc<Broker>,
+    ended: Cell<usize>,
+}
+
+/// A message that was received and is not yet released.
+pub struct Held<'a> {
+    ring: &'a RingReader<Loom>,
+    found: Found,
+}
+
+impl Held<'_> {
+    /// Its sequence number.
+    pub fn sequence(&self) -> u64 {
+        self.found.sequence
+    }
+
+    /// Its publisher.
+    pub fn publisher(&self) -> u64 {
+        self.ring.publisher()
+    }
+
+    /// Reads it: it is whole, and the one that its sequence number says.
+    pub fn check(&self) {
+        let Found {
+            sequence,
+            place,
+            len,
+            sound,
+        } = self.found;
+        assert!(sound, "message {sequence} is within bounds");
+        for payload in self.ring.ring().payload(sequence, place, len) {
+            payload.expect(self.publisher(), sequence);
+        }
+    }
+
+    /// Reads it once more and gives it back.
+    pub fn release(self) {
+        self.check();
+        self.ring.release(self.found.sequence);
+    }
+}
+
+impl Subscriber {
+    /// A subscriber of the broker's topic, for this many rings at most.
+    pub fn new(broker: &Rc<Broker>, rings: usize) -> Self {
+        let memory = ModelReader::new(rings);
+        Self {
+            receiver: Receiver::new(memory.clone(), broker.registry()),
+            memory,
+            broker: broker.clone(),
+            ended: Cell::new(0),
+        }
+    }
+
+    /// A subscriber of all these writers' rings from their first message on, adopted by each as number `id`.
+    pub fn of(broker: &Rc<Broker>, writers: &mut [&mut Writer], id: u64) -> Self {
+        let this = Self::new(broker, writers.len());
+        for (index, writer) in writers.iter_mut().enumerate() {
+            this.attach(writer, index);
+            writer.adopt(id, &this.memory);
+        }
+        this
+    }
+
+    /// Its own segment.
+    pub fn memory(&self) -> &ModelReader {
+        &self.memory
+    }
+
+    /// Maps the ring of a writer.
+    pub fn attach(&self, writer: &Writer, index: usize) {
+        let ring = writer.memory().clone();
+        let units = ring.units() as u32;
+        let bounds = Bounds {
+            inline: SLOT_BYTES,
+            max_payload: units * UNIT_BYTES,
+            arena: u64::from(units * UNIT_BYTES),
+        };
+        let reader = self.memory.clone();
+        let publisher = index as u64;
+        let ring = RingReader::new(ring, reader, index, bounds, publisher, 0);
+        self.receiver.attach(ring);
+    }
+
+    /// Sets the cursors to the rings' heads: before it joins.
+    pub fn start_at_heads(&self, history: u64) {
+        for ring in self.receiver.rings() {
+            ring.start_at_head(history);
+        }
+    }
+
+    /// Joins as number `id`: from its return on, it receives whatever is published.
+    pub fn join(&self, id: u64, history: u64) {
+        self.start_at_heads(history);
+        self.broker.subscriber_joined(id, self.memory.clone());
+        Loom::heavy_fence(site::JOIN_FENCE);
+        self.start_at_heads(history);
+    }
+
+    /// The sequence that comes next on the ring with this index.
+    pub fn next(&self, index: usize) -> u64 {
+        self.receiver.rings()[index].next()
+    }
+
+    fn sync(&self) {
+        let Some(version) = self.receiver.stale() else {
+            return;
+        };
+        for gone in self.broker.for_subscriber() {
+            let mut rings = self.receiver.rings().iter();
+            if let Some(ring) = rings.find(|ring| ring.publisher() == gone) {
+                ring.end();
+            }
+        }
+        self.receiver.set_version(version);
+    }
+
+    /// Receives a message, if there is one.
+    pub fn take(&self) -> Option<Held<'_>> {
+        let (ring, found) = self.receiver.poll()?;
+        let held = Held { ring, found };
+        held.check();
+        Some(held)
+    }
+
+    /// Receives and releases a message, if there is one; whether.
+    pub fn poll(&self) -> bool {
+        self.take().map(Held::release).is_some()
+    }
+
+    /// Receives and releases as many messages of one ring as there are, `most` at most, as one batch; how many.
+    pub fn poll_batch(&self, most: usize) -> usize {
+        let Some(ring) = self.receiver.select_other() else {
+            return 0;
+        };
+        let first = ring.next();
+        let found: Vec<_> = (0..most).map_while(|_| ring.poll()).collect();
+        for found in &found {
+            Held {
+                ring,
+                found: *found,
+            }
+            .check();
+        }
+        ring.release_range(first, ring.next());
+        found.len()
+    }
+
+    /// Receives a message, asleep for as long as there is none; none when all rings have ended.
+    pub fn wait(&self) -> Option<Held<'_>> {
+        loop {
+            self.sync();
+            if let Some(held) = self.take() {
+                return Some(held);
+            }
+            let ends = self.receiver.rings().iter().filter(|ring| ring.take_end());
+            self.ended.set(self.ended.get() + ends.count());
+            if self.ended.get() == self.receiver.rings().len() {
+                return None;
+            }
+            self.receiver.sleep(None, None);
+        }
+    }
+
+    /// Receives and releases a message, asleep for as long as there is none; false when all rings have ended.
+    pub fn receive(&self) -> bool {
+        self.wait().map(Held::release).is_some()
+    }
+
+    /// Receives and releases until all rings have ended.
+    pub fn receive_to_the_end(&self) {
+        while self.receive() {}
+    }
+}

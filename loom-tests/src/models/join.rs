@@ -1,0 +1,157 @@
+//! A subscriber joins while messages flow: what is published after its join returned is received, without a gap,
+//! and what it reads is left alone by a publisher that does not know of it yet.
+
+use loom::thread;
+
+use crate::actors::{Broker, Shape, Subscriber, Writer};
+use crate::memory::{SLOT_BYTES, UNIT_BYTES};
+
+/// One message at a time, and a version check before each.
+pub(super) fn singles() {
+    let shape = Shape {
+        depth: 2,
+        history: 1,
+        units: 0,
+    };
+    join(shape, 0, 1, |writer| {
+        for _ in 0..3 {
+            writer.send(SLOT_BYTES);
+        }
+    });
+}
+
+/// As before; the subscriber wants the last message as well.
+pub(super) fn history() {
+    let shape = Shape {
+        depth: 2,
+        history: 1,
+        units: 0,
+    };
+    join(shape, 1, 1, |writer| {
+        for _ in 0..3 {
+            writer.send(SLOT_BYTES);
+        }
+    });
+}
+
+/// A batch as long as the history allows is in flight.
+pub(super) fn batch() {
+    let shape = Shape {
+        depth: 4,
+        history: 2,
+        units: 0,
+    };
+    join(shape, 2, 4, |writer| {
+        writer.send_batches(4, SLOT_BYTES);
+    });
+}
+
+/// Payloads lie in an arena that holds the last one and the next.
+pub(super) fn arena() {
+    let shape = Shape {
+        depth: 4,
+        history: 1,
+        units: 2,
+    };
+    join(shape, 1, 1, |writer| {
+        for _ in 0..3 {
+            writer.send(UNIT_BYTES);
+        }
+    });
+}
+
+/// A batch in the arena leaves alone what was last before it, although it publishes more than the history since.
+pub(super) fn arena_batch() {
+    let shape = Shape {
+        depth: 4,
+        history: 1,
+        units: 3,
+    };
+    join(shape, 1, 1, |writer| {
+        writer.send_batches(3, UNIT_BYTES);
+    });
+}
+
+/// The publisher says nothing meanwhile: a join needs no answer from it.
+pub(super) fn idle_publisher() {
+    let shape = Shape {
+        depth: 4,
+        history: 2,
+        units: 0,
+    };
+    join(shape, 1, 3, |_| ());
+}
+
+/// A publisher without a reader publishes `before` messages, then what `publish` does, then closes; somebody joins.
+fn join(shape: Shape, history: u64, before: u64, publish: fn(&mut Writer)) {
+    let broker = Broker::start(2);
+    let mut writer = Writer::new(&broker, 0, shape);
+    let len = if shape.units > 0 {
+        UNIT_BYTES
+    } else {
+        SLOT_BYTES
+    };
+    (0..before).for_each(|_| writer.send(len));
+    let subscriber = Subscriber::new(&broker, 1);
+    subscriber.attach(&writer, 0);
+    let published = writer.published();
+    let reader = thread::spawn(move || {
+        subscriber.join(0, history);
+        let first = subscriber.next(0);
+        assert!(
+            first + history >= before,
+            "what was there before is history"
+        );
+        assert!(first <= published.get(), "it starts no later than now");
+        subscriber.receive_to_the_end();
+        subscriber
+    });
+    publish(&mut writer);
+    writer.close();
+    let subscriber = reader.join().expect("a failure stops the model");
+    assert_eq!(subscriber.next(0), writer.head(), "there is no gap");
+}
+
+/// A joiner whose first cursor has fallen behind a whole lap stops the publisher only until it knows the head.
+pub(super) fn wakes_for_room() {
+    let shape = Shape {
+        depth: 2,
+        history: 1,
+        units: 0,
+    };
+    let broker = Broker::start(2);
+    let mut writer = Writer::new(&broker, 0, shape);
+    let subscriber = Subscriber::new(&broker, 1);
+    subscriber.attach(&writer, 0);
+    subscriber.start_at_heads(0);
+    (0..3).for_each(|_| writer.send(SLOT_BYTES));
+    let reader = thread::spawn(move || {
+        subscriber.join(0, 0);
+        subscriber
+    });
+    writer.send(SLOT_BYTES);
+    let subscriber = reader.join().expect("a failure stops the model");
+    while subscriber.poll() {}
+    assert_eq!(subscriber.next(0), 4, "there is no gap");
+}
+
+/// The joiner sleeps at once, while the only message is on its way from a publisher that does not know of it yet.
+pub(super) fn wakes_for_message() {
+    let shape = Shape {
+        depth: 2,
+        history: 1,
+        units: 0,
+    };
+    let broker = Broker::start(2);
+    let mut writer = Writer::new(&broker, 0, shape);
+    let subscriber = Subscriber::new(&broker, 1);
+    subscriber.attach(&writer, 0);
+    let reader = thread::spawn(move || {
+        subscriber.join(0, 0);
+        if subscriber.next(0) == 0 {
+            assert!(subscriber.receive());
+        }
+    });
+    writer.send(SLOT_BYTES);
+    reader.join().expect("a failure stops the model");
+}

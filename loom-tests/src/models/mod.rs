@@ -1,0 +1,86 @@
+//! The models, in one table.
+//!
+//! Each is small on purpose: what loom explores grows exponentially with threads and steps. A model that needs more
+//! than its bound of preemptions to fail is not seen to fail: the mutation gate shows that the bounds are high enough
+//! for every ordering and fence.
+
+mod batch;
+mod end;
+mod join;
+mod publish;
+mod room;
+mod sleep;
+mod stop;
+
+use loom::model::Builder;
+
+/// A program for the model checker.
+#[derive(Clone, Copy)]
+pub struct Model {
+    /// Its name, as the gate prints it.
+    pub name: &'static str,
+    /// Preemptions explored.
+    preemptions: usize,
+    program: fn(),
+}
+
+impl Model {
+    const fn new(name: &'static str, preemptions: usize, program: fn()) -> Self {
+        Self {
+            name,
+            preemptions,
+            program,
+        }
+    }
+
+    /// The model of this name.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        MODELS.iter().find(|model| model.name == name)
+    }
+
+    /// Runs it in every order.
+    ///
+    /// # Panics
+    /// Where one of them goes wrong: that is the finding.
+    pub fn check(&self) {
+        let mut builder = Builder::new();
+        builder.preemption_bound = Some(self.preemptions);
+        builder.max_branches = MAX_BRANCHES;
+        builder.check(self.program);
+    }
+}
+
+/// Steps of one execution; one that takes more does not come to an end.
+const MAX_BRANCHES: usize = 5_000;
+
+/// All models.
+pub const MODELS: &[Model] = &[
+    Model::new("publish.content", 3, publish::content),
+    Model::new("publish.laps", 3, publish::laps),
+    Model::new("publish.arena", 3, publish::arena),
+    Model::new("batch.publish", 3, batch::publish),
+    Model::new("batch.receive", 3, batch::receive),
+    Model::new("batch.out-of-order", 3, batch::out_of_order),
+    Model::new("end.close", 3, end::close),
+    Model::new("end.close-after-batch", 3, end::close_after_batch),
+    Model::new("end.wakes-sleeper", 3, end::wakes_sleeper),
+    Model::new("room.one-reader", 3, room::one_reader),
+    Model::new("room.two-readers", 3, room::two_readers),
+    Model::new("room.reader-leaves", 3, room::reader_leaves),
+    Model::new("sleep.one-reader", 3, sleep::one_reader),
+    Model::new("sleep.two-readers", 3, sleep::two_readers),
+    Model::new("sleep.two-writers", 3, sleep::two_writers),
+    Model::new("sleep.both-sides", 3, sleep::both_sides),
+    Model::new("join.singles", 3, join::singles),
+    Model::new("join.history", 2, join::history),
+    Model::new("join.batch", 2, join::batch),
+    Model::new("join.arena", 2, join::arena),
+    Model::new("join.arena-batch", 2, join::arena_batch),
+    Model::new("join.idle-publisher", 3, join::idle_publisher),
+    Model::new("join.wakes-for-message", 3, join::wakes_for_message),
+    Model::new("join.wakes-for-room", 3, join::wakes_for_room),
+    Model::new("stop.after-claim", 3, stop::after_claim),
+    Model::new("stop.after-payload", 3, stop::after_payload),
+    Model::new("stop.after-commit", 3, stop::after_commit),
+    Model::new("stop.after-announce", 3, stop::after_announce),
+];

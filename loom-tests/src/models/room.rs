@@ -1,0 +1,57 @@
+//! Back-pressure: a writer sleeps until there is room, and is woken by whoever makes it.
+
+use std::rc::Rc;
+
+use loom::thread;
+
+use crate::actors::{Broker, Shape, Subscriber, Writer};
+use crate::memory::SLOT_BYTES;
+
+const SHAPE: Shape = Shape {
+    depth: 2,
+    history: 1,
+    units: 0,
+};
+
+fn full_ring(broker: &Rc<Broker>, subscribers: u64) -> (Writer, Vec<Subscriber>) {
+    let mut writer = Writer::new(broker, 0, SHAPE);
+    let subscribers = (0..subscribers)
+        .map(|id| Subscriber::of(broker, &mut [&mut writer], id))
+        .collect();
+    assert!(writer.try_send(SLOT_BYTES) && writer.try_send(SLOT_BYTES));
+    (writer, subscribers)
+}
+
+/// A full ring, and a reader that releases what is in it.
+pub(super) fn one_reader() {
+    let broker = Broker::start(2);
+    let (mut writer, mut subscribers) = full_ring(&broker, 1);
+    let subscriber = subscribers.remove(0);
+    let reader = thread::spawn(move || assert!(subscriber.poll() && subscriber.poll()));
+    writer.send(SLOT_BYTES);
+    writer.send(SLOT_BYTES);
+    reader.join().expect("a failure stops the model");
+}
+
+/// The writer needs both readers; whichever is slower wakes it.
+pub(super) fn two_readers() {
+    let broker = Broker::start(3);
+    let (mut writer, subscribers) = full_ring(&broker, 2);
+    let readers: Vec<_> = subscribers
+        .into_iter()
+        .map(|subscriber| thread::spawn(move || assert!(subscriber.poll())))
+        .collect();
+    writer.send(SLOT_BYTES);
+    for reader in readers {
+        reader.join().expect("a failure stops the model");
+    }
+}
+
+/// The reader never releases anything, but leaves: the version wakes the writer.
+pub(super) fn reader_leaves() {
+    let broker = Broker::start(2);
+    let (mut writer, _subscribers) = full_ring(&broker, 1);
+    let kernel = thread::spawn(move || broker.subscriber_left(0));
+    writer.send(SLOT_BYTES);
+    kernel.join().expect("a failure stops the model");
+}

@@ -1,0 +1,69 @@
+//! A reader sleeps until there is a message; none is missed, whichever writer sends it.
+
+use loom::thread;
+
+use crate::actors::{Broker, Shape, Subscriber, Writer};
+use crate::memory::SLOT_BYTES;
+
+const SHAPE: Shape = Shape {
+    depth: 2,
+    history: 1,
+    units: 0,
+};
+
+/// Two messages, with a sleep before each.
+pub(super) fn one_reader() {
+    let broker = Broker::start(2);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
+    let subscriber = Subscriber::of(&broker, &mut [&mut writer], 0);
+    let thread = thread::spawn(move || {
+        writer.try_send(SLOT_BYTES);
+        writer.try_send(SLOT_BYTES);
+    });
+    assert!(subscriber.receive() && subscriber.receive());
+    thread.join().expect("a failure stops the model");
+}
+
+/// One ring of the bell wakes both.
+pub(super) fn two_readers() {
+    let broker = Broker::start(3);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
+    let readers: Vec<_> = (0..2)
+        .map(|id| Subscriber::of(&broker, &mut [&mut writer], id))
+        .map(|subscriber| thread::spawn(move || assert!(subscriber.receive())))
+        .collect();
+    writer.try_send(SLOT_BYTES);
+    for reader in readers {
+        reader.join().expect("a failure stops the model");
+    }
+}
+
+/// Two rings, slept on at once.
+pub(super) fn two_writers() {
+    let broker = Broker::start(3);
+    let mut first = Writer::new(&broker, 0, SHAPE);
+    let mut second = Writer::new(&broker, 1, SHAPE);
+    let subscriber = Subscriber::of(&broker, &mut [&mut first, &mut second], 0);
+    let writers = [first, second].map(|mut writer| {
+        thread::spawn(move || {
+            writer.try_send(SLOT_BYTES);
+        })
+    });
+    assert!(subscriber.receive() && subscriber.receive());
+    assert_eq!((subscriber.next(0), subscriber.next(1)), (1, 1));
+    for writer in writers {
+        writer.join().expect("a failure stops the model");
+    }
+}
+
+/// Writer and reader sleep for each other in turn, over one lap and a half.
+pub(super) fn both_sides() {
+    let broker = Broker::start(2);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
+    let subscriber = Subscriber::of(&broker, &mut [&mut writer], 0);
+    let thread = thread::spawn(move || (0..3).for_each(|_| writer.send(SLOT_BYTES)));
+    for _ in 0..3 {
+        assert!(subscriber.receive());
+    }
+    thread.join().expect("a failure stops the model");
+}

@@ -1,0 +1,51 @@
+//! Every model, as it is, in every order of its steps.
+
+use loom_tests::{MODELS, Model};
+
+macro_rules! models {
+    ($($test:ident $name:literal)*) => {
+        $(
+            #[test]
+            fn $test() {
+                Model::find($name).expect("the table has it").check();
+            }
+        )*
+
+        #[test]
+        fn every_model_of_the_table_is_tested() {
+            let table: Vec<_> = MODELS.iter().map(|model| model.name).collect();
+            assert_eq!(table, [$($name),*]);
+        }
+    };
+}
+
+models! {
+    publish_content "publish.content"
+    publish_laps "publish.laps"
+    publish_arena "publish.arena"
+    batch_publish "batch.publish"
+    batch_receive "batch.receive"
+    batch_out_of_order "batch.out-of-order"
+    end_close "end.close"
+    end_close_after_batch "end.close-after-batch"
+    end_wakes_sleeper "end.wakes-sleeper"
+    room_one_reader "room.one-reader"
+    room_two_readers "room.two-readers"
+    room_reader_leaves "room.reader-leaves"
+    sleep_one_reader "sleep.one-reader"
+    sleep_two_readers "sleep.two-readers"
+    sleep_two_writers "sleep.two-writers"
+    sleep_both_sides "sleep.both-sides"
+    join_singles "join.singles"
+    join_history "join.history"
+    join_batch "join.batch"
+    join_arena "join.arena"
+    join_arena_batch "join.arena-batch"
+    join_idle_publisher "join.idle-publisher"
+    join_wakes_for_message "join.wakes-for-message"
+    join_wakes_for_room "join.wakes-for-room"
+    stop_after_claim "stop.after-claim"
+    stop_after_payload "stop.after-payload"
+    stop_after_commit "stop.after-commit"
+    stop_after_announce "stop.after-announce"
+}
