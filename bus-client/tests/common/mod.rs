@@ -1,0 +1,23 @@
+//! What the tests across processes share.
+//!
+//! A test starts its own binary again, once for each role that it needs: [`process`] is the side of the test,
+//! [`role`] the side of the process that plays. They talk in lines over pipes, so nobody sleeps to be in step; every wait
+//! ends after a watchdog's time, which fails the test and does nothing else.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `process` | starting, telling, hearing, and killing a process |
+//! | `role` | what a started process knows, says, and hears |
+//! | `roles` | the roles that several tests use |
+//! | `content` | messages that tell whether they are right |
+//! | `ledger` | the check that each publisher's messages come whole, in order, without a gap |
+//! | `chance` | random choices that can be made again |
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub mod chance;
+pub mod content;
+pub mod ledger;
+pub mod process;
+pub mod role;
+pub mod roles;
