@@ -1,0 +1,162 @@
+//! No allocation for a message, shown by an allocator that counts what its thread asks for.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use bus_core::receive::{Received, Subscriber};
+
+use common::{Topic, payload};
+
+const MESSAGES: u64 = 100_000;
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // Gone while a thread ends; nothing is measured then.
+    let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
+}
+
+// SAFETY: everything is passed on to the system's allocator; the count is a plain cell without a destructor, so
+// that counting does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.dealloc(block, layout) }
+    }
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.realloc(block, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Allocations of this thread while `run` runs.
+fn allocations(run: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    run();
+    ALLOCATIONS.get() - before
+}
+
+#[test]
+fn the_allocator_counts() {
+    assert_eq!(allocations(|| drop(Box::new(1_u64))), 1);
+}
+
+fn receive(subscriber: &Subscriber, bytes: &[u8]) {
+    let message = subscriber.poll().unwrap().unwrap();
+    assert_eq!(message.bytes(), bytes);
+}
+
+#[test]
+fn inline_messages_allocate_nothing_from_the_first_on() {
+    let mut topic = Topic::new(common::settings(64, 64, 48, 1, 0));
+    let readers = [topic.joined(1), topic.joined(2)];
+    let bytes = payload(0, 40);
+    let made = allocations(|| {
+        for _ in 0..MESSAGES {
+            topic.sync();
+            topic.publisher.try_send_bytes(&bytes).unwrap().unwrap();
+            readers.iter().for_each(|reader| receive(reader, &bytes));
+        }
+    });
+    assert_eq!(made, 0);
+}
+
+#[test]
+fn arena_messages_allocate_nothing_from_the_first_on() {
+    for history in [1, 7] {
+        let mut topic = Topic::new(common::settings(8, 64, 1000, history, 1 << 16));
+        let reader = topic.joined(1);
+        let bytes: Vec<_> = [49, 64, 300, 1000].map(|len| payload(0, len)).into();
+        let made = allocations(|| {
+            for sequence in 0..MESSAGES {
+                topic.sync();
+                let bytes = &bytes[sequence as usize % 4];
+                topic.publisher.try_send_bytes(bytes).unwrap().unwrap();
+                receive(&reader, bytes);
+            }
+        });
+        assert_eq!(made, 0, "with a history of {history}");
+    }
+}
+
+#[test]
+fn batches_and_loans_allocate_nothing_from_the_first_on() {
+    let mut topic = Topic::new(common::settings(64, 64, 200, 1, 0));
+    let reader = topic.joined(1);
+    let bytes = payload(0, 40);
+    let made = allocations(|| {
+        for _ in 0..MESSAGES / 10 {
+            topic.sync();
+            let mut batch = topic.publisher.batch();
+            while batch.sent() < 9 && batch.push_bytes(&bytes).unwrap().is_some() {}
+            drop(batch);
+            topic.sync();
+            let mut slot = topic.publisher.try_loan(40).unwrap().unwrap();
+            slot.bytes().copy_from_slice(&bytes);
+            slot.commit(40);
+            while let Some(batch) = reader.poll_batch(10) {
+                while let Some(message) = batch.next() {
+                    assert_eq!(message.unwrap().1, bytes);
+                }
+            }
+        }
+    });
+    assert_eq!(made, 0);
+    assert!(topic.publisher.head() > MESSAGES / 5);
+}
+
+#[test]
+fn releases_out_of_order_allocate_once() {
+    let mut topic = Topic::new(common::settings(256, 64, 48, 1, 0));
+    let reader = topic.joined(1);
+    let bytes = payload(0, 40);
+    let mut out_of_order = || {
+        for _ in 0..2 {
+            topic.sync();
+            topic.publisher.try_send_bytes(&bytes).unwrap().unwrap();
+        }
+        let older = reader.poll().unwrap().unwrap();
+        let newer = reader.poll().unwrap().unwrap();
+        drop(newer);
+        drop(older);
+    };
+    assert_eq!(allocations(&mut out_of_order), 1);
+    let made = allocations(|| (0..MESSAGES / 2).for_each(|_| out_of_order()));
+    assert_eq!(made, 0);
+}
+
+#[test]
+fn values_with_strings_allocate_nothing_once_warm() {
+    type Tick = (u32, f64, String);
+    let mut topic = Topic::new(common::settings(8, 64, 400, 1, 0));
+    let reader = topic.joined(1);
+    // Some fit a slot, some do not.
+    let ticks: Vec<Tick> = [3, 30, 300].map(|len| (7, 1.5, "x".repeat(len))).into();
+    let mut run = |messages: u64| {
+        for sequence in 0..messages {
+            topic.sync();
+            let tick = &ticks[sequence as usize % 3];
+            topic.publisher.try_send(tick).unwrap().unwrap();
+            let message = reader.poll().unwrap().unwrap();
+            let seen = Received::<Tick>::new(message).unwrap();
+            assert_eq!((seen.0.to_native(), seen.2.as_str()), (7, tick.2.as_str()));
+        }
+    };
+    run(30);
+    assert_eq!(allocations(|| run(MESSAGES)), 0);
+}
