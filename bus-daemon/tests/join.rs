@@ -304,3 +304,19 @@ fn stopping_the_broker_first_tells_what_happened_before() {
     assert!(matches!(end, bus_core::Error::Closed), "{end}");
     assert!(!host.path.exists());
 }
+
+/// More than a turn of the broker takes from one client: the leaving is behind it, and the stop is not.
+#[test]
+fn stopping_the_broker_waits_for_a_leaving_that_is_behind_other_requests() {
+    let mut host = Host::new();
+    let publisher = host.publisher("t");
+    let subscriber = host.subscriber("t");
+    assert!(matches!(publisher.next(), Event::SubscriberJoined { .. }));
+    (0..200).for_each(|_| subscriber.release(0));
+    drop(subscriber);
+    host.stop();
+    assert!(matches!(
+        publisher.next(),
+        Event::SubscriberLeft { version: 2, .. }
+    ));
+}

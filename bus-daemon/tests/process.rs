@@ -228,6 +228,42 @@ fn without_descriptors_busd_refuses_and_goes_on_without_spinning() {
     }
 }
 
+/// Without even the reserve there is no answer, but no spinning either, and it goes on when it can.
+#[test]
+fn when_even_the_reserve_is_gone_busd_waits_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock");
+    let mut busd = Busd::start(&path, "ulimit -n 100");
+    let pid = busd.child.id().to_string();
+    let limit = |descriptors: u32| {
+        let status = Command::new("prlimit")
+            .args(["--pid", &pid])
+            .arg(format!("--nofile={descriptors}:100"))
+            .status();
+        assert!(
+            status
+                .expect("this test needs prlimit of util-linux")
+                .success()
+        );
+    };
+    limit(3);
+    let connection = Connection::connect(&path).unwrap();
+    connection
+        .send(&common::open_request(Role::Publisher, "t"), &[])
+        .unwrap();
+    busd.wait_for("cannot accept");
+    let (before, since) = (busd.cpu_time(), Instant::now());
+    let silent = connection.recv::<Event>(Some(since + Duration::from_millis(500)));
+    assert!(
+        matches!(silent, Err(bus_core::Error::Timeout)),
+        "{silent:?}"
+    );
+    let spent = busd.cpu_time() - before;
+    assert!(spent < Duration::from_millis(50), "{spent:?}");
+    limit(100);
+    assert!(matches!(common::next(&connection).0, Event::Opened { .. }));
+}
+
 /// A member that cannot hand its segment over because the broker has no descriptor for it is told why.
 #[test]
 fn a_join_without_descriptors_left_says_so() {

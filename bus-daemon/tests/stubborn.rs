@@ -3,7 +3,7 @@
 mod common;
 
 use bus_core::control::{Event, Request, Role};
-use common::{Handle, Host, open_request};
+use common::{Host, open_request};
 use nix::sys::resource::{Resource, getrlimit};
 
 /// Class 3 of the field notes: one that stalls stops the others.
