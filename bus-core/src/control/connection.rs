@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn a_long_packet_is_refused() {
         let (a, b) = Connection::pair().unwrap();
-        let long = vec![0_u8; super::super::MAX_PACKET + 1];
+        let long = vec![0_u8; MAX_PACKET + 1];
         nix::sys::socket::send(a.as_fd().as_raw_fd(), &long, MsgFlags::empty()).unwrap();
         let error = b.recv::<Event>(None).unwrap_err();
         assert!(matches!(error, Error::Control(_)), "{error}");
