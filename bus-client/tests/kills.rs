@@ -11,7 +11,6 @@ mod common;
 use std::env;
 use std::fmt::Display;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,7 @@ use common::chance::Chance;
 use common::content::Content;
 use common::ledger::Ledger;
 use common::process::Process;
-use common::role::{Given, hear, play, say};
+use common::role::{Given, hear, lines, play, say};
 use common::roles::{HOST, start_host};
 
 /// Longest time for a survivor to go on.
@@ -52,13 +51,6 @@ fn kills(of: u64) -> u64 {
         Ok(count) => count.parse().unwrap(),
         Err(_) => of,
     }
-}
-
-/// The test's lines, read on a thread of their own, for roles that have no time to wait for one.
-fn lines() -> Receiver<String> {
-    let (sender, lines) = channel();
-    thread::spawn(move || while hear().is_some_and(|line| sender.send(line).is_ok()) {});
-    lines
 }
 
 /// Sends without a pause. Says `stuck` with its next sequence number each time that a taster holds it up. At `on` it

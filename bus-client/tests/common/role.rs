@@ -5,6 +5,8 @@ use std::fmt::Display;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::str::FromStr;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use std::time::Duration;
 
 use bus_client::{Bus, TopicBuilder};
@@ -101,4 +103,11 @@ pub fn hear() -> Option<String> {
 /// Waits until the test says this.
 pub fn wait_for(word: &str) {
     assert_eq!(hear().as_deref(), Some(word));
+}
+
+/// The test's lines, read on a thread of their own, for roles that have no time to wait for one.
+pub fn lines() -> Receiver<String> {
+    let (sender, lines) = channel();
+    thread::spawn(move || while hear().is_some_and(|line| sender.send(line).is_ok()) {});
+    lines
 }
