@@ -279,8 +279,7 @@ fn a_killed_subscriber_holds_nobody_up() {
         let held = round % 2 == 0;
         let mut taster = if held {
             let count = chance.of(1..2 * DEPTH);
-            let mut taster =
-                Process::start("taster", &[("socket", &socket), ("count", &count)]);
+            let mut taster = Process::start("taster", &[("socket", &socket), ("count", &count)]);
             await_stuck(&mut steady, taster.number("holding"));
             taster
         } else {
@@ -309,8 +308,11 @@ fn a_killed_subscriber_holds_nobody_up() {
 
 /// Starts a publisher, and kills it at some moment after its first message; when, and how many it surely sent.
 fn kill_flood(socket: &Path, topic: &str, tag: u64, chance: &mut Chance) -> (Instant, u64) {
-    let settings: [(&str, &dyn Display); 3] =
-        [("socket", &socket.display()), ("topic", &topic), ("tag", &tag)];
+    let settings: [(&str, &dyn Display); 3] = [
+        ("socket", &socket.display()),
+        ("topic", &topic),
+        ("tag", &tag),
+    ];
     let mut flood = Process::start("flood", &settings);
     flood.expect("sent 1");
     some_time(chance, 5_000);
@@ -433,6 +435,8 @@ fn a_killed_host_of_the_broker_stops_no_traffic_and_hides_no_death() {
         follower.finish();
         solo.finish();
     }
-    subscribers.print("without a broker, the publisher that a killed subscriber had stopped sent two rings full");
+    subscribers.print(
+        "without a broker, the publisher that a killed subscriber had stopped sent two rings full",
+    );
     publishers.print("without a broker, receiving ended with a killed publisher");
 }

@@ -6,6 +6,7 @@ mod common;
 
 use std::env;
 
+use common::content::Content;
 use common::process::Process;
 use common::role::play;
 use common::roles::{HOST, SENDER, TAKER, start_host};
@@ -93,4 +94,25 @@ fn four_publishers_and_one_subscriber() {
 #[test]
 fn a_tiny_ring_with_a_busy_arena() {
     run(messages() / 10, 2, 2, 4, 64);
+}
+
+/// The tests here are worth what this check is worth.
+#[test]
+fn a_message_of_which_one_bit_is_wrong_is_noticed() {
+    let mut bytes = Vec::new();
+    for sequence in 0..100 {
+        let content = Content {
+            sequence,
+            tag: 7,
+            note: 0,
+        };
+        content.write(&mut bytes);
+        assert_eq!(Content::read(&bytes), Ok(content));
+        for bit in 0..8 * bytes.len() {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Content::read(&bytes).is_err(), "bit {bit} of {sequence}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        assert!(Content::read(&bytes[..bytes.len() - 1]).is_err());
+    }
 }

@@ -182,7 +182,10 @@ fn every_message_wakes_who_waits_for_it() {
     let mean = began.elapsed() / TRIPS as u32;
     println!("{TRIPS} round trips, mean {mean:?}, {late} took {PATROL:?} or more");
     assert!(mean < MEDIAN, "mean {mean:?}");
-    assert!(late <= TRIPS / 100, "{late} of {TRIPS} round trips were late");
+    assert!(
+        late <= TRIPS / 100,
+        "{late} of {TRIPS} round trips were late"
+    );
     drop(pings);
     echo.finish();
     stage.host.finish();

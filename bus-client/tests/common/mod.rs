@@ -11,6 +11,7 @@
 //! | `roles` | the roles that several tests use |
 //! | `content` | messages that tell whether they are right |
 //! | `ledger` | the check that each publisher's messages come whole, in order, without a gap |
+//! | `stage` | a place for a broker, and what errors tell |
 //! | `chance` | random choices that can be made again |
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
@@ -21,3 +22,4 @@ pub mod ledger;
 pub mod process;
 pub mod role;
 pub mod roles;
+pub mod stage;

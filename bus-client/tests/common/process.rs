@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long anything may take before the test fails.
-pub const WATCHDOG: Duration = Duration::from_secs(120);
+pub const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// The variable that names the role, and what the names of its settings begin with.
 pub const ROLE: &str = "BUS_TEST_ROLE";
@@ -71,10 +71,7 @@ impl Process {
         let line = self.hear(word);
         match line.strip_prefix(word) {
             Some(rest) => rest.trim().to_owned(),
-            None => panic!(
-                "process {}: expected {word:?}, it said {line:?}",
-                self.name
-            ),
+            None => panic!("process {}: expected {word:?}, it said {line:?}", self.name),
         }
     }
 

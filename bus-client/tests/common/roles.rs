@@ -20,7 +20,10 @@ pub const TAKER: Part = ("taker", taker);
 
 /// A process that hosts the broker and does nothing else.
 pub fn start_host(socket: &Path) -> Process {
-    let mut host = Process::start("host", &[("socket", &socket.display()), ("embedded", &true)]);
+    let mut host = Process::start(
+        "host",
+        &[("socket", &socket.display()), ("embedded", &true)],
+    );
     host.expect("listening");
     host
 }
