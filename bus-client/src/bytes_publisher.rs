@@ -1,9 +1,10 @@
 //! Sending raw bytes.
 
-use std::time::{Duration, Instant};
+use std::iter::Peekable;
+use std::time::Duration;
 
 use crate::outlet::Outlet;
-use crate::{BytesLoan, Peer, Result};
+use crate::{BytesLoan, Peer, Result, TopicSettings};
 
 /// Sends raw bytes on one topic, into a ring of its own. In all else like [`Publisher`](crate::Publisher).
 pub struct BytesPublisher {
@@ -39,9 +40,8 @@ impl BytesPublisher {
     /// [`Error::Timeout`](crate::Error::Timeout); else as [`send`](Self::send).
     #[inline]
     pub fn send_timeout(&mut self, bytes: &[u8], timeout: Duration) -> Result<u64> {
-        let deadline = Instant::now().checked_add(timeout);
         self.outlet
-            .until(deadline, |core| core.try_send_bytes(bytes))
+            .until(Some(timeout), |core| core.try_send_bytes(bytes))
     }
 
     /// Sends several; see [`Publisher::publish_batch`](crate::Publisher::publish_batch).
@@ -53,21 +53,20 @@ impl BytesPublisher {
         messages: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<u64> {
         let mut messages = messages.into_iter().peekable();
-        let mut sent = 0;
-        while messages.peek().is_some() {
-            sent += self.outlet.until(None, |core| {
-                let mut batch = core.batch();
-                while let Some(message) = messages.peek() {
-                    if batch.push_bytes(message)?.is_none() {
-                        break;
-                    }
-                    messages.next();
-                }
-                let sent = batch.sent();
-                Ok((sent > 0).then_some(sent))
-            })?;
-        }
-        Ok(sent)
+        self.outlet
+            .batch(&mut messages, |batch, message| batch.push_bytes(message))
+    }
+
+    /// Sends as many as there is room for now; see [`Publisher::try_publish_batch`](crate::Publisher::try_publish_batch).
+    ///
+    /// # Errors
+    /// As for [`publish_batch`](Self::publish_batch), but never for want of room.
+    pub fn try_publish_batch<'a>(
+        &mut self,
+        messages: &mut Peekable<impl Iterator<Item = &'a [u8]>>,
+    ) -> Result<u64> {
+        self.outlet
+            .try_batch(messages, |batch, message| batch.push_bytes(message))
     }
 
     /// Room for one message of up to `len` bytes, to be filled in place; it holds what an older message left there. Waits for room.
@@ -75,7 +74,23 @@ impl BytesPublisher {
     /// # Errors
     /// [`Error::Topic`](crate::Error::Topic) where they are too many.
     pub fn loan(&mut self, len: usize) -> Result<BytesLoan<'_>> {
-        BytesLoan::new(&mut self.outlet, len)
+        Ok(BytesLoan::new(self.outlet.loan(len, None)?))
+    }
+
+    /// As [`loan`](Self::loan), if there is room now.
+    ///
+    /// # Errors
+    /// [`Error::Full`](crate::Error::Full); else as [`loan`](Self::loan).
+    pub fn try_loan(&mut self, len: usize) -> Result<BytesLoan<'_>> {
+        Ok(BytesLoan::new(self.outlet.try_loan(len)?))
+    }
+
+    /// As [`loan`](Self::loan); waits for room up to `timeout`.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`](crate::Error::Timeout); else as [`loan`](Self::loan).
+    pub fn loan_timeout(&mut self, len: usize, timeout: Duration) -> Result<BytesLoan<'_>> {
+        Ok(BytesLoan::new(self.outlet.loan(len, Some(timeout))?))
     }
 
     /// Waits for subscribers; see [`Publisher::wait_for_subscribers`](crate::Publisher::wait_for_subscribers).
@@ -83,11 +98,10 @@ impl BytesPublisher {
     /// # Errors
     /// [`Error::Timeout`](crate::Error::Timeout); [`Error::Topic`](crate::Error::Topic) where the broker is gone.
     pub fn wait_for_subscribers(&mut self, count: usize, timeout: Option<Duration>) -> Result<()> {
-        let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
-        self.outlet.wait_for_subscribers(count, deadline)
+        self.outlet.wait_for_subscribers(count, timeout)
     }
 
-    /// Who subscribes now.
+    /// Who subscribes now: what is sent from now on, they all receive.
     ///
     /// # Errors
     /// [`Error::Broker`](crate::Error::Broker) where the broker breaks the protocol.
@@ -98,6 +112,11 @@ impl BytesPublisher {
     /// The subscriber furthest behind, and its lag in messages, when room was last looked for.
     pub fn slowest(&self) -> Option<(Peer, u64)> {
         self.outlet.slowest()
+    }
+
+    /// What the topic is like.
+    pub fn settings(&self) -> &TopicSettings {
+        self.outlet.settings()
     }
 
     /// This publisher, as its messages name it.

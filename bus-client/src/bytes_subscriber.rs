@@ -1,11 +1,11 @@
 //! Receiving raw bytes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bus_core::receive::{self, Message};
 
 use crate::inlet::Inlet;
-use crate::{Peer, Result};
+use crate::{Peer, Result, TopicSettings};
 
 /// Receives raw bytes of all publishers of one topic. In all else like [`Subscriber`](crate::Subscriber).
 pub struct BytesSubscriber {
@@ -45,8 +45,7 @@ impl BytesSubscriber {
     /// As for [`recv`](Self::recv).
     #[inline]
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<Message<'_>>> {
-        let deadline = Instant::now().checked_add(timeout);
-        self.inlet.until(deadline, receive::Subscriber::poll)
+        self.inlet.until(Some(timeout), receive::Subscriber::poll)
     }
 
     /// Up to `max` messages of one publisher, at least one; waits for it. Released together when the batch is dropped.
@@ -71,8 +70,7 @@ impl BytesSubscriber {
     /// # Errors
     /// [`Error::Timeout`](crate::Error::Timeout); [`Error::Topic`](crate::Error::Topic) where the broker is gone.
     pub fn wait_for_publishers(&self, count: usize, timeout: Option<Duration>) -> Result<()> {
-        let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
-        self.inlet.wait_for_publishers(count, deadline)
+        self.inlet.wait_for_publishers(count, timeout)
     }
 
     /// The publishers followed now.
@@ -81,6 +79,11 @@ impl BytesSubscriber {
     /// [`Error::Broker`](crate::Error::Broker) where the broker breaks the protocol.
     pub fn publishers(&self) -> Result<Vec<Peer>> {
         self.inlet.publishers()
+    }
+
+    /// What the topic is like.
+    pub fn settings(&self) -> &TopicSettings {
+        self.inlet.settings()
     }
 
     /// The publisher that a message names, while its ring is followed.
@@ -99,6 +102,16 @@ impl BytesBatch<'_> {
     /// Who published all of them.
     pub fn publisher(&self) -> u64 {
         self.batch.publisher()
+    }
+
+    /// The sequence number of its first message; the others follow it without a gap.
+    pub fn sequence(&self) -> u64 {
+        self.batch.sequence()
+    }
+
+    /// How many messages of its publisher were lost right before it: 0, for nothing is lost on a lossless topic.
+    pub fn lost(&self) -> u64 {
+        0
     }
 }
 

@@ -19,6 +19,16 @@ pub enum Error {
         why: String,
     },
 
+    /// Who listens at the broker's path closed the connection while a handle was opened.
+    #[error(
+        "the broker at {} closed the connection while a handle was opened: it has just stopped, or is no broker; try again",
+        path.display()
+    )]
+    Disconnected {
+        /// The path of its socket.
+        path: PathBuf,
+    },
+
     /// The broker refuses what was asked for.
     #[error("refused: {0}")]
     Refused(String),
@@ -62,10 +72,8 @@ pub enum Error {
     },
 
     /// A type cannot be built in place, because zeroes are no value of it.
-    #[error("topic {topic}: {kind} cannot be loaned, for zeroes are no value of it; use send()")]
+    #[error("{kind} cannot be built in place, for zeroes are no value of it; use send()")]
     NoLoan {
-        /// The topic.
-        topic: String,
         /// The message type.
         kind: &'static str,
     },

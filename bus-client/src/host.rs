@@ -18,7 +18,7 @@ use crate::{Error, Result};
 /// How long another process may take from winning the path to listening there.
 const STARTING: Duration = Duration::from_secs(5);
 /// How often to look meanwhile.
-const AGAIN: Duration = Duration::from_millis(1);
+pub(crate) const AGAIN: Duration = Duration::from_millis(1);
 
 /// Where the broker is, and the broker itself if it is here.
 pub(crate) struct Host {
@@ -41,6 +41,11 @@ impl Host {
 
     pub(crate) fn client(&self) -> &ClientName {
         &self.client
+    }
+
+    /// Whether a broker may be hosted here.
+    pub(crate) fn may_embed(&self) -> bool {
+        self.embed
     }
 
     pub(crate) fn embedded(&self) -> bool {
@@ -85,6 +90,12 @@ impl Host {
             Err(error) => return Err(self.failed(error.to_string())),
         }
         Ok(())
+    }
+
+    pub(crate) fn disconnected(&self) -> Error {
+        Error::Disconnected {
+            path: self.path.clone(),
+        }
     }
 
     pub(crate) fn failed(&self, why: String) -> Error {

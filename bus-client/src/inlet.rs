@@ -1,18 +1,18 @@
 //! The receiving end of a handle, of whatever type: membership, waiting, ends, and the core's subscriber.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bus_core::TopicSettings;
 use bus_core::control::{Event, Role};
 use bus_core::receive::{self, Start};
 use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
 
 use crate::member::{Member, Peers};
-use crate::wait::{PATROL, Step, Wait};
+use crate::wait::{PATROL, Step, Wait, deadline};
 use crate::{Error, Peer, Result, TopicBuilder};
 
 pub(crate) struct Inlet {
@@ -20,7 +20,7 @@ pub(crate) struct Inlet {
     member: Arc<Member>,
     peers: RefCell<Peers>,
     /// Publishers that have left, of whose rings something may still be unread or outstanding.
-    left: RefCell<HashSet<u64>>,
+    left: RefCell<Vec<u64>>,
     spin: RefCell<SpinBudget>,
     version: Cell<u32>,
     history: u32,
@@ -30,11 +30,12 @@ pub(crate) struct Inlet {
     /// Rings ever followed, and those of them that were drained.
     followed: Cell<u64>,
     drained: Cell<u64>,
+    settings: TopicSettings,
 }
 
 impl Inlet {
-    pub(crate) fn open(builder: TopicBuilder, schema: Schema) -> Result<Self> {
-        let (member, opened) = Member::open(&builder, Role::Subscriber, schema)?;
+    pub(crate) fn open(builder: &TopicBuilder, schema: &Schema) -> Result<Self> {
+        let (member, opened) = Member::open(builder, Role::Subscriber, schema)?;
         let member = Arc::new(member);
         let core = receive::Subscriber::create(&opened.settings, &opened.registry, member.clone())
             .map_err(|e| member.wrap(e))?;
@@ -50,6 +51,7 @@ impl Inlet {
             ends: builder.ends,
             followed: Cell::new(0),
             drained: Cell::new(0),
+            settings: opened.settings,
         };
         // What was sent before the answer to `Open` is read now, so that the cursors are near the heads
         // before anybody waits for them.
@@ -111,10 +113,13 @@ impl Inlet {
         Ok(())
     }
 
-    /// The publisher is gone: what is in its ring is all there will be.
+    /// The publisher is gone: what is in its ring is all there will be. It may be one that was never heard of.
     fn end(&self, id: u64) {
-        self.core.end(id);
-        self.left.borrow_mut().insert(id);
+        let mut left = self.left.borrow_mut();
+        if self.core.reads(id) && !left.contains(&id) {
+            self.core.end(id);
+            left.push(id);
+        }
     }
 
     /// Attaches and ends rings, if the set of publishers moved. To be called before each look.
@@ -129,7 +134,7 @@ impl Inlet {
     #[cold]
     fn sync(&self, version: u32) -> Result<()> {
         while (version.wrapping_sub(self.version.get()) as i32) > 0 {
-            match self.member.event(None)? {
+            match self.member.event() {
                 Some((event, descriptors)) => self.apply(event, descriptors)?,
                 None => self.version.set(version),
             }
@@ -142,14 +147,18 @@ impl Inlet {
     /// Counts rings that were drained, and lets go of those whose publisher has left.
     #[cold]
     fn settle(&self) {
-        let drained = self.core.ends().count() as u64;
-        self.drained.set(self.drained.get() + drained);
+        for id in self.core.ends() {
+            self.drained.set(self.drained.get() + 1);
+            if self.member.orphaned() {
+                // Nobody will say that it has left.
+                self.end(id);
+            }
+        }
         let mut left = self.left.borrow_mut();
         if left.is_empty() {
             return;
         }
-        self.core
-            .retire(|id| left.contains(&id), |index| self.member.released(index));
+        self.core.retire(&left, |index| self.member.released(index));
         left.retain(|id| {
             let there = self.core.reads(*id);
             if !there {
@@ -190,17 +199,17 @@ impl Inlet {
         Ok(None)
     }
 
-    /// Looks until something is there; none at the deadline.
+    /// Looks until something is there; none when the time is over.
     #[inline(always)]
     pub(crate) fn until<'a, R>(
         &'a self,
-        deadline: Option<Instant>,
+        timeout: Option<Duration>,
         mut look: impl FnMut(&'a receive::Subscriber) -> bus_core::Result<Option<R>>,
     ) -> Result<Option<R>> {
         self.refresh()?;
         match look(&self.core) {
             Ok(Some(found)) => Ok(Some(found)),
-            Ok(None) => self.wait(deadline, look),
+            Ok(None) => self.wait(timeout, look),
             Err(error) => Err(self.member.wrap(error)),
         }
     }
@@ -208,10 +217,10 @@ impl Inlet {
     #[inline(never)]
     fn wait<'a, R>(
         &'a self,
-        deadline: Option<Instant>,
+        timeout: Option<Duration>,
         mut look: impl FnMut(&'a receive::Subscriber) -> bus_core::Result<Option<R>>,
     ) -> Result<Option<R>> {
-        let mut wait = Wait::new(&self.spin.borrow(), deadline);
+        let mut wait = Wait::new(&self.spin.borrow(), deadline(timeout));
         loop {
             match wait.step() {
                 Step::Again => {}
@@ -256,25 +265,28 @@ impl Inlet {
     pub(crate) fn wait_for_publishers(
         &self,
         count: usize,
-        deadline: Option<Instant>,
+        timeout: Option<Duration>,
     ) -> Result<()> {
-        self.refresh()?;
-        while self.core.rings() < count {
-            let until = deadline.unwrap_or_else(|| Instant::now() + PATROL);
-            match self.member.event(Some(until)) {
-                Ok(Some((event, descriptors))) => self.apply(event, descriptors)?,
-                Ok(None) => return Err(self.member.wrap(bus_core::Error::Closed)),
-                Err(Error::Timeout { .. }) if deadline.is_none() => {}
-                Err(Error::Timeout { topic, .. }) => {
-                    return Err(Error::Timeout {
-                        topic,
-                        what: "publishers",
-                    });
-                }
-                Err(error) => return Err(error),
+        let deadline = deadline(timeout);
+        loop {
+            self.refresh()?;
+            if self.core.rings() - self.left.borrow().len() >= count {
+                return Ok(());
             }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(self.member.timeout("publishers"));
+            }
+            if self.member.lost_broker() {
+                return Err(self.member.wrap(bus_core::Error::Closed));
+            }
+            let patrol = Instant::now() + PATROL;
+            let until = deadline.map_or(patrol, |deadline| deadline.min(patrol));
+            self.core.sleep_for_publishers(Some(until));
         }
-        self.refresh()
+    }
+
+    pub(crate) fn settings(&self) -> &TopicSettings {
+        &self.settings
     }
 
     pub(crate) fn wrap(&self, error: bus_core::Error) -> Error {

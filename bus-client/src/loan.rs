@@ -5,7 +5,6 @@ use std::ops::{Deref, DerefMut};
 
 use bus_core::publish::{self, Payload, Slot};
 
-use crate::outlet::Outlet;
 use crate::{Error, Result};
 
 /// A message of a fixed size under construction, in its slot. [`send`](Self::send) publishes it; dropping it does not.
@@ -14,11 +13,12 @@ pub struct Loan<'a, T: Payload> {
 }
 
 impl<'a, T: Payload<Archived: Unpin>> Loan<'a, T> {
-    pub(crate) fn new(outlet: &'a mut Outlet) -> Result<Self> {
-        let topic = outlet.topic();
-        let slot = claim(outlet, publish::Loan::<T>::BYTES)?;
+    /// Bytes that it takes.
+    pub(crate) const BYTES: usize = publish::Loan::<T>::BYTES;
+
+    pub(crate) fn new(slot: Slot<'a>) -> Result<Self> {
         let kind = type_name::<T>();
-        let loan = publish::Loan::new(slot).ok_or(Error::NoLoan { topic, kind })?;
+        let loan = publish::Loan::new(slot).ok_or(Error::NoLoan { kind })?;
         Ok(Self { loan })
     }
 
@@ -48,9 +48,8 @@ pub struct BytesLoan<'a> {
 }
 
 impl<'a> BytesLoan<'a> {
-    pub(crate) fn new(outlet: &'a mut Outlet, len: usize) -> Result<Self> {
-        let slot = claim(outlet, len)?;
-        Ok(Self { slot })
+    pub(crate) fn new(slot: Slot<'a>) -> Self {
+        Self { slot }
     }
 
     /// The bytes.
@@ -62,12 +61,4 @@ impl<'a> BytesLoan<'a> {
     pub fn send(self, len: usize) -> u64 {
         self.slot.commit(len)
     }
-}
-
-/// Claims `len` bytes, waiting for room.
-///
-/// A claim borrows the publisher for as long as it lives, so room is waited for first and claimed after: nobody takes it between.
-fn claim(outlet: &mut Outlet, len: usize) -> Result<Slot<'_>> {
-    outlet.until(None, |core| Ok(core.try_loan(len)?.map(drop)))?;
-    outlet.loan(len)
 }

@@ -81,8 +81,9 @@ impl Member {
     pub(crate) fn open(
         builder: &TopicBuilder,
         role: Role,
-        schema: Schema,
+        schema: &Schema,
     ) -> Result<(Self, Opened)> {
+        schema.check().map_err(Error::Argument)?;
         let host = builder.bus.host.clone();
         let member = Self {
             connection: host.connect()?,
@@ -94,7 +95,7 @@ impl Member {
             client: member.host.client().to_string(),
             role,
             topic: member.topic.to_string(),
-            schema,
+            schema: schema.clone(),
             settings: builder.settings.clone(),
         };
         member.ask(&open, &[])?;
@@ -152,24 +153,14 @@ impl Member {
         self.connection.try_recv().map_err(|e| self.broken(e))
     }
 
-    /// The next event that leads to a version; none when the broker is gone.
-    pub(crate) fn event(&self, deadline: Option<Instant>) -> Result<Option<(Event, Vec<OwnedFd>)>> {
+    /// The next event that leads to a version that was seen; none when the broker is gone.
+    pub(crate) fn event(&self) -> Option<(Event, Vec<OwnedFd>)> {
         if self.orphaned() {
-            return Ok(None);
+            return None;
         }
-        let patience = Instant::now() + ANSWER;
-        let deadline = deadline.unwrap_or(patience);
-        match self.connection.recv::<Event>(Some(deadline)) {
-            Ok(event) => Ok(Some(event)),
-            Err(bus_core::Error::Timeout) if deadline < patience => Err(Error::Timeout {
-                topic: self.topic.to_string(),
-                what: "a peer",
-            }),
-            Err(_) => {
-                self.orphan();
-                Ok(None)
-            }
-        }
+        let deadline = Instant::now() + ANSWER;
+        let event = self.connection.recv::<Event>(Some(deadline));
+        event.map_err(|_| self.orphan()).ok()
     }
 
     /// Tells the broker that a ring is read no more.
@@ -223,6 +214,14 @@ impl Member {
         self.topic.to_string()
     }
 
+    /// Nobody came in time.
+    pub(crate) fn timeout(&self, what: &'static str) -> Error {
+        Error::Timeout {
+            topic: self.topic.to_string(),
+            what,
+        }
+    }
+
     /// An error of this topic.
     pub(crate) fn wrap(&self, source: bus_core::Error) -> Error {
         Error::Topic {
@@ -238,12 +237,14 @@ impl Member {
     }
 
     fn broken(&self, error: bus_core::Error) -> Error {
+        if matches!(error, bus_core::Error::Closed) {
+            return self.host.disconnected();
+        }
         self.host.failed(match error {
             bus_core::Error::Timeout => {
                 "who listens there did not answer in 5 seconds; it may be stopped, or no broker"
                     .into()
             }
-            bus_core::Error::Closed => "it closed the connection; is it a broker?".into(),
             error => error.to_string(),
         })
     }

@@ -1,15 +1,16 @@
 //! The sending end of a handle, of whatever type: membership, waiting, and the core's publisher.
 
+use std::iter::Peekable;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bus_core::control::{Event, Role};
-use bus_core::publish;
 use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
+use bus_core::{TopicSettings, publish};
 
 use crate::member::{Member, Peers};
-use crate::wait::{Step, Wait};
+use crate::wait::{PATROL, Step, Wait, deadline};
 use crate::{Error, Peer, Result, TopicBuilder};
 
 pub(crate) struct Outlet {
@@ -19,11 +20,12 @@ pub(crate) struct Outlet {
     spin: SpinBudget,
     version: u32,
     id: u64,
+    settings: TopicSettings,
 }
 
 impl Outlet {
-    pub(crate) fn open(builder: TopicBuilder, schema: Schema) -> Result<Self> {
-        let (member, opened) = Member::open(&builder, Role::Publisher, schema)?;
+    pub(crate) fn open(builder: &TopicBuilder, schema: &Schema) -> Result<Self> {
+        let (member, opened) = Member::open(builder, Role::Publisher, schema)?;
         let core = publish::Publisher::create(&opened.settings, &opened.registry, opened.index)
             .map_err(|e| member.wrap(e))?;
         member.join(core.fd())?;
@@ -34,6 +36,7 @@ impl Outlet {
             spin: SpinBudget::new(builder.spin),
             version: 0,
             id: opened.id,
+            settings: opened.settings,
         };
         loop {
             match outlet.member.answer()? {
@@ -89,7 +92,7 @@ impl Outlet {
     #[cold]
     fn sync(&mut self, version: u32) -> Result<()> {
         while (version.wrapping_sub(self.version) as i32) > 0 {
-            match self.member.event(None)? {
+            match self.member.event() {
                 Some((event, descriptors)) => self.apply(event, descriptors)?,
                 None => self.version = version,
             }
@@ -112,17 +115,17 @@ impl Outlet {
         }
     }
 
-    /// Tries until there is room, or the deadline.
+    /// Tries until there is room, or the time is over.
     #[inline(always)]
     pub(crate) fn until<R>(
         &mut self,
-        deadline: Option<Instant>,
+        timeout: Option<Duration>,
         mut attempt: impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
     ) -> Result<R> {
         self.refresh()?;
         match attempt(&mut self.core) {
             Ok(Some(done)) => Ok(done),
-            Ok(None) => self.wait(deadline, attempt),
+            Ok(None) => self.wait(timeout, attempt),
             Err(error) => Err(self.member.wrap(error)),
         }
     }
@@ -130,10 +133,10 @@ impl Outlet {
     #[cold]
     fn wait<R>(
         &mut self,
-        deadline: Option<Instant>,
+        timeout: Option<Duration>,
         mut attempt: impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
     ) -> Result<R> {
-        let mut wait = Wait::new(&self.spin, deadline);
+        let mut wait = Wait::new(&self.spin, deadline(timeout));
         loop {
             match wait.step() {
                 Step::Again => {}
@@ -143,12 +146,7 @@ impl Outlet {
                         self.patrol();
                     }
                 }
-                Step::Over => {
-                    return Err(Error::Timeout {
-                        topic: self.member.topic(),
-                        what: "room",
-                    });
-                }
+                Step::Over => return Err(self.member.timeout("room")),
             }
             self.refresh()?;
             match attempt(&mut self.core) {
@@ -172,12 +170,54 @@ impl Outlet {
     }
 
     /// Room for `len` bytes, if there is some now.
-    pub(crate) fn loan(&mut self, len: usize) -> Result<publish::Slot<'_>> {
-        let full = self.full();
+    pub(crate) fn try_loan(&mut self, len: usize) -> Result<publish::Slot<'_>> {
+        self.once(|core| Ok(core.try_loan(len)?.map(drop)))?;
+        self.claim(len)
+    }
+
+    /// Room for `len` bytes; waits for it.
+    pub(crate) fn loan(
+        &mut self,
+        len: usize,
+        timeout: Option<Duration>,
+    ) -> Result<publish::Slot<'_>> {
+        self.until(timeout, |core| Ok(core.try_loan(len)?.map(drop)))?;
+        self.claim(len)
+    }
+
+    /// Claims the room that was just found. A claim borrows the publisher for as long as it lives, so room is
+    /// found first and claimed after: nobody takes it between.
+    fn claim(&mut self, len: usize) -> Result<publish::Slot<'_>> {
         match self.core.try_loan(len) {
-            Ok(slot) => slot.ok_or(full),
+            Ok(Some(slot)) => Ok(slot),
+            Ok(None) => Err(self.member.timeout("room")),
             Err(error) => Err(self.member.wrap(error)),
         }
+    }
+
+    /// Sends as many as there is room for now, as one batch; how many.
+    pub(crate) fn try_batch<M: Copy>(
+        &mut self,
+        messages: &mut Peekable<impl Iterator<Item = M>>,
+        push: impl Fn(&mut publish::Batch<'_>, M) -> bus_core::Result<Option<u64>>,
+    ) -> Result<u64> {
+        match self.once(|core| fill(core, messages, &push)) {
+            Err(Error::Full { .. }) => Ok(0),
+            sent => sent,
+        }
+    }
+
+    /// Sends them all, in batches as long as there is room for; how many.
+    pub(crate) fn batch<M: Copy>(
+        &mut self,
+        messages: &mut Peekable<impl Iterator<Item = M>>,
+        push: impl Fn(&mut publish::Batch<'_>, M) -> bus_core::Result<Option<u64>>,
+    ) -> Result<u64> {
+        let mut sent = 0;
+        while messages.peek().is_some() {
+            sent += self.until(None, |core| fill(core, messages, &push))?;
+        }
+        Ok(sent)
     }
 
     #[cold]
@@ -202,44 +242,60 @@ impl Outlet {
 
     pub(crate) fn subscribers(&mut self) -> Result<Vec<Peer>> {
         self.refresh()?;
-        Ok(self.peers.list())
+        let mut peers = self.peers.list();
+        peers.retain(|peer| self.core.has_joined(peer.id));
+        Ok(peers)
     }
 
     pub(crate) fn wait_for_subscribers(
         &mut self,
         count: usize,
-        deadline: Option<Instant>,
+        timeout: Option<Duration>,
     ) -> Result<()> {
-        self.refresh()?;
-        while self.core.followers() < count {
-            let until = deadline.unwrap_or_else(|| Instant::now() + crate::wait::PATROL);
-            match self.member.event(Some(until)) {
-                Ok(Some((event, descriptors))) => self.apply(event, descriptors)?,
-                Ok(None) => return Err(self.no_broker()),
-                Err(Error::Timeout { .. }) if deadline.is_none() => {}
-                Err(Error::Timeout { topic, .. }) => {
-                    return Err(Error::Timeout {
-                        topic,
-                        what: "subscribers",
-                    });
-                }
-                Err(error) => return Err(error),
+        let deadline = deadline(timeout);
+        loop {
+            self.refresh()?;
+            let joined = self.core.joined();
+            if joined >= count {
+                return Ok(());
             }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(self.member.timeout("subscribers"));
+            }
+            if self.member.lost_broker() {
+                return Err(self.member.wrap(bus_core::Error::Closed));
+            }
+            let patrol = Instant::now() + PATROL;
+            let until = deadline.map_or(patrol, |deadline| deadline.min(patrol));
+            self.core.sleep_for_subscribers(joined, Some(until));
         }
-        self.refresh()
     }
 
-    fn no_broker(&self) -> Error {
-        self.member.wrap(bus_core::Error::Closed)
+    pub(crate) fn settings(&self) -> &TopicSettings {
+        &self.settings
     }
 
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
+}
 
-    pub(crate) fn topic(&self) -> String {
-        self.member.topic()
+/// Pushes messages while there is room; how many, if any.
+#[inline(always)]
+fn fill<M: Copy>(
+    core: &mut publish::Publisher,
+    messages: &mut Peekable<impl Iterator<Item = M>>,
+    push: impl Fn(&mut publish::Batch<'_>, M) -> bus_core::Result<Option<u64>>,
+) -> bus_core::Result<Option<u64>> {
+    let mut batch = core.batch();
+    while let Some(message) = messages.peek() {
+        if push(&mut batch, *message)?.is_none() {
+            break;
+        }
+        messages.next();
     }
+    let sent = batch.sent();
+    Ok((sent > 0).then_some(sent))
 }
 
 impl Drop for Outlet {

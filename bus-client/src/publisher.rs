@@ -1,12 +1,13 @@
 //! Sending values of one type.
 
+use std::iter::Peekable;
 use std::marker::PhantomData;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bus_core::publish::Payload;
 
 use crate::outlet::Outlet;
-use crate::{Loan, Peer, Result};
+use crate::{Loan, Peer, Result, TopicSettings};
 
 /// Sends messages of type `T` on one topic, into a ring of its own.
 ///
@@ -50,8 +51,8 @@ impl<T: Payload> Publisher<T> {
     /// [`Error::Timeout`](crate::Error::Timeout) where there was no room in time; else as [`send`](Self::send).
     #[inline]
     pub fn send_timeout(&mut self, message: &T, timeout: Duration) -> Result<u64> {
-        let deadline = Instant::now().checked_add(timeout);
-        self.outlet.until(deadline, |core| core.try_send(message))
+        self.outlet
+            .until(Some(timeout), |core| core.try_send(message))
     }
 
     /// Sends messages in order, with one look at the room and one at the sleepers for as many as fit at once. Waits for room as
@@ -64,21 +65,23 @@ impl<T: Payload> Publisher<T> {
         T: 'a,
     {
         let mut messages = messages.into_iter().peekable();
-        let mut sent = 0;
-        while messages.peek().is_some() {
-            sent += self.outlet.until(None, |core| {
-                let mut batch = core.batch();
-                while let Some(message) = messages.peek() {
-                    if batch.push(*message)?.is_none() {
-                        break;
-                    }
-                    messages.next();
-                }
-                let sent = batch.sent();
-                Ok((sent > 0).then_some(sent))
-            })?;
-        }
-        Ok(sent)
+        self.outlet
+            .batch(&mut messages, |batch, message| batch.push(message))
+    }
+
+    /// Sends as many of the messages as there is room for now, in order; returns how many. The others stay in the iterator.
+    ///
+    /// # Errors
+    /// As for [`publish_batch`](Self::publish_batch), but never for want of room.
+    pub fn try_publish_batch<'a>(
+        &mut self,
+        messages: &mut Peekable<impl Iterator<Item = &'a T>>,
+    ) -> Result<u64>
+    where
+        T: 'a,
+    {
+        self.outlet
+            .try_batch(messages, |batch, message| batch.push(message))
     }
 
     /// Room for one message, to be built in place: all zeroes at first. For types of a fixed size, with neither strings nor other
@@ -109,19 +112,40 @@ impl<T: Payload> Publisher<T> {
     where
         T::Archived: Unpin,
     {
-        Loan::new(&mut self.outlet)
+        Loan::new(self.outlet.loan(Loan::<T>::BYTES, None)?)
     }
 
-    /// Waits until at least `count` subscribers are there, or the time is over.
+    /// As [`loan`](Self::loan), if there is room now.
+    ///
+    /// # Errors
+    /// [`Error::Full`](crate::Error::Full); else as [`loan`](Self::loan).
+    pub fn try_loan(&mut self) -> Result<Loan<'_, T>>
+    where
+        T::Archived: Unpin,
+    {
+        Loan::new(self.outlet.try_loan(Loan::<T>::BYTES)?)
+    }
+
+    /// As [`loan`](Self::loan); waits for room up to `timeout`.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`](crate::Error::Timeout); else as [`loan`](Self::loan).
+    pub fn loan_timeout(&mut self, timeout: Duration) -> Result<Loan<'_, T>>
+    where
+        T::Archived: Unpin,
+    {
+        Loan::new(self.outlet.loan(Loan::<T>::BYTES, Some(timeout))?)
+    }
+
+    /// Waits until at least `count` subscribers are there, or the time is over. What is sent afterwards, they all receive.
     ///
     /// # Errors
     /// [`Error::Timeout`](crate::Error::Timeout); [`Error::Topic`](crate::Error::Topic) where the broker is gone and none can come.
     pub fn wait_for_subscribers(&mut self, count: usize, timeout: Option<Duration>) -> Result<()> {
-        let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
-        self.outlet.wait_for_subscribers(count, deadline)
+        self.outlet.wait_for_subscribers(count, timeout)
     }
 
-    /// Who subscribes now.
+    /// Who subscribes now: what is sent from now on, they all receive.
     ///
     /// # Errors
     /// [`Error::Broker`](crate::Error::Broker) where the broker breaks the protocol.
@@ -132,6 +156,11 @@ impl<T: Payload> Publisher<T> {
     /// The subscriber furthest behind, and its lag in messages, when room was last looked for.
     pub fn slowest(&self) -> Option<(Peer, u64)> {
         self.outlet.slowest()
+    }
+
+    /// What the topic is like.
+    pub fn settings(&self) -> &TopicSettings {
+        self.outlet.settings()
     }
 
     /// This publisher, as its messages name it.

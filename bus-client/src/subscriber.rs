@@ -1,14 +1,14 @@
 //! Receiving values of one type.
 
 use std::marker::PhantomData;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bus_core::publish::Payload;
 use bus_core::receive::{self, Received, access};
 use rkyv::Archive;
 
 use crate::inlet::Inlet;
-use crate::{Error, Peer, Result};
+use crate::{Error, Peer, Result, TopicSettings};
 
 /// Receives the messages of type `T` of all publishers of one topic, fairly, in place.
 ///
@@ -58,8 +58,7 @@ impl<T: Payload> Subscriber<T> {
     /// As for [`recv`](Self::recv).
     #[inline]
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<Received<'_, T>>> {
-        let deadline = Instant::now().checked_add(timeout);
-        self.inlet.until(deadline, Self::look)
+        self.inlet.until(Some(timeout), Self::look)
     }
 
     #[inline(always)]
@@ -109,8 +108,7 @@ impl<T: Payload> Subscriber<T> {
     /// # Errors
     /// [`Error::Timeout`]; [`Error::Topic`] where the broker is gone and none can come.
     pub fn wait_for_publishers(&self, count: usize, timeout: Option<Duration>) -> Result<()> {
-        let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
-        self.inlet.wait_for_publishers(count, deadline)
+        self.inlet.wait_for_publishers(count, timeout)
     }
 
     /// The publishers followed now.
@@ -119,6 +117,11 @@ impl<T: Payload> Subscriber<T> {
     /// [`Error::Broker`] where the broker breaks the protocol.
     pub fn publishers(&self) -> Result<Vec<Peer>> {
         self.inlet.publishers()
+    }
+
+    /// What the topic is like.
+    pub fn settings(&self) -> &TopicSettings {
+        self.inlet.settings()
     }
 
     /// The publisher that a message names, while its ring is followed.
@@ -138,6 +141,16 @@ impl<T: Payload> Batch<'_, T> {
     /// Who published all of them.
     pub fn publisher(&self) -> u64 {
         self.batch.publisher()
+    }
+
+    /// The sequence number of its first message; the others follow it without a gap.
+    pub fn sequence(&self) -> u64 {
+        self.batch.sequence()
+    }
+
+    /// How many messages of its publisher were lost right before it: 0, for nothing is lost on a lossless topic.
+    pub fn lost(&self) -> u64 {
+        0
     }
 }
 

@@ -1,14 +1,19 @@
 //! Settings of a topic and of a handle, then the handle.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bus_core::publish::Payload;
 use bus_core::schema::Schema;
 use bus_core::{Settings, TopicName};
 
+use crate::host::AGAIN;
 use crate::inlet::Inlet;
 use crate::outlet::Outlet;
-use crate::{Bus, BytesPublisher, BytesSubscriber, Publisher, Result, Subscriber};
+use crate::{Bus, BytesPublisher, BytesSubscriber, Error, Publisher, Result, Subscriber};
+
+/// How long a broker may take from closing its connections to leaving its path.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// A topic about to be opened. Who opens it first decides what is set here; who comes later and asks for something else is
 /// refused, and takes what is left open as it is.
@@ -93,7 +98,8 @@ impl TopicBuilder {
     /// # Errors
     /// As for [`Bus::publisher`].
     pub fn publisher<T: Payload>(self) -> Result<Publisher<T>> {
-        Ok(Publisher::new(Outlet::open(self, Schema::of::<T>())?))
+        let outlet = self.open(|b| Outlet::open(b, &Schema::of::<T>()))?;
+        Ok(Publisher::new(outlet))
     }
 
     /// Opens a subscriber to `T`.
@@ -101,7 +107,8 @@ impl TopicBuilder {
     /// # Errors
     /// As for [`Bus::subscriber`].
     pub fn subscriber<T: Payload>(self) -> Result<Subscriber<T>> {
-        Ok(Subscriber::new(Inlet::open(self, Schema::of::<T>())?))
+        let inlet = self.open(|b| Inlet::open(b, &Schema::of::<T>()))?;
+        Ok(Subscriber::new(inlet))
     }
 
     /// Opens a publisher of raw bytes.
@@ -109,7 +116,8 @@ impl TopicBuilder {
     /// # Errors
     /// As for [`Bus::publisher`].
     pub fn bytes_publisher(self) -> Result<BytesPublisher> {
-        Ok(BytesPublisher::new(Outlet::open(self, Schema::bytes())?))
+        let outlet = self.open(|b| Outlet::open(b, &Schema::bytes()))?;
+        Ok(BytesPublisher::new(outlet))
     }
 
     /// Opens a subscriber to raw bytes.
@@ -117,6 +125,22 @@ impl TopicBuilder {
     /// # Errors
     /// As for [`Bus::subscriber`].
     pub fn bytes_subscriber(self) -> Result<BytesSubscriber> {
-        Ok(BytesSubscriber::new(Inlet::open(self, Schema::bytes())?))
+        let inlet = self.open(|b| Inlet::open(b, &Schema::bytes()))?;
+        Ok(BytesSubscriber::new(inlet))
+    }
+
+    /// An embedded broker stops with the last handle of its process. Who met it on its way out turns to the next one.
+    fn open<H>(&self, open: impl Fn(&Self) -> Result<H>) -> Result<H> {
+        let deadline = Instant::now() + LEAVING;
+        loop {
+            match open(self) {
+                Err(Error::Disconnected { .. })
+                    if self.bus.host.may_embed() && Instant::now() < deadline =>
+                {
+                    thread::sleep(AGAIN);
+                }
+                opened => return opened,
+            }
+        }
     }
 }

@@ -11,6 +11,11 @@ use bus_core::wake::{Spin, SpinBudget};
 /// Longest sleep without looking whether the broker lives.
 pub(crate) const PATROL: Duration = Duration::from_millis(100);
 
+/// When a time that is allowed is over; never, for one that no clock reaches.
+pub(crate) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+}
+
 /// One wait in progress.
 pub(crate) struct Wait {
     spin: Spin,

@@ -116,14 +116,15 @@ fn pretend(path: &Path, manners: Manners) -> thread::JoinHandle<()> {
 #[test]
 fn somebody_else_at_the_socket_is_no_broker() {
     for (manners, part) in [
-        (Manners::HangsUp, "is it a broker?"),
+        (Manners::HangsUp, "is no broker"),
         (Manners::Babbles, "bad control message"),
         (Manners::Silent, "did not answer in 5 seconds"),
     ] {
         let stage = Stage::new();
         let pretender = pretend(&stage.path, manners);
         let path = stage.path.display().to_string();
-        let bus = connect(&stage.path, true).unwrap();
+        // Where one may be hosted here, a hang-up would mean that the path is about to be free.
+        let bus = connect(&stage.path, false).unwrap();
         let began = Instant::now();
         told(bus.publisher::<u64>("t"), &[&path, part]);
         assert!(began.elapsed() < Duration::from_secs(20));

@@ -74,6 +74,17 @@ pub enum Error {
         why: String,
     },
 
+    /// The kernel, or a sandbox around this process, lacks a call that the bus is made of.
+    #[error(
+        "{call} is refused to this process ({source}); bus needs Linux 5.16 or later, and a sandbox that lets the call through"
+    )]
+    Unsupported {
+        /// The system call.
+        call: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
     /// A control message breaks the protocol.
     #[error("bad control message: {0}")]
     Control(String),

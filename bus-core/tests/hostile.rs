@@ -198,7 +198,7 @@ proptest! {
                 _ => {}
             }
             let _ = (reader.ready(), reader.ends().count());
-            reader.retire(|_| false, |_| ());
+            reader.retire(&[], |_| ());
         }
     }
 

@@ -127,7 +127,7 @@ impl ModelReader {
                 waiting: Line(Word::zero32()),
                 bell: BellLine {
                     bell: Word::zero32(),
-                    state: Word::untouched(),
+                    state: Word::zero32(),
                 },
                 reserve: [0; 8],
             },

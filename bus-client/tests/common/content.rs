@@ -73,7 +73,7 @@ impl Content {
     fn body(self) -> usize {
         let seed = self.seed();
         let varied = (seed >> 16) as usize;
-        if seed % 97 == 0 {
+        if seed.is_multiple_of(97) {
             1024 + varied % 4097
         } else {
             varied % 201

@@ -8,13 +8,12 @@
 //! Always the shared futex, never `PRIVATE`: sleeper and waker are different processes. The kernel needs no
 //! write access to the word for either call.
 
+use std::io;
 use std::ptr;
 use std::time::Instant;
 
 use super::native::Word32;
-
-/// Words that one call can sleep on.
-const MAX_WORDS: usize = 128;
+use crate::wake::MAX_WORDS;
 
 /// Sleeps until a word is woken or differs from its value, until the deadline, or a signal.
 pub(super) fn wait_any(words: &[(&Word32, u32)], deadline: Option<Instant>) {
@@ -39,6 +38,17 @@ pub(super) fn wait_any(words: &[(&Word32, u32)], deadline: Option<Instant>) {
             timeout,
             libc::CLOCK_MONOTONIC,
         );
+    }
+}
+
+/// Whether this process can sleep at all: asks for a sleep on no word, which is refused as senseless where the call is there.
+pub(super) fn check() -> io::Result<()> {
+    let nothing = ptr::null::<libc::futex_waitv>();
+    // SAFETY: no words, so no pointer is followed.
+    unsafe { libc::syscall(libc::SYS_futex_waitv, nothing, 0, 0, nothing, 0) };
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        error => Err(error),
     }
 }
 

@@ -3,47 +3,39 @@
 //! ```c
 //! long syscall(SYS_membarrier, int cmd, unsigned flags, int cpu_id);
 //! ```
-//! A process registers once. From then on its data path needs no fence of its own: whoever goes to sleep
-//! runs `MEMBARRIER_CMD_GLOBAL_EXPEDITED`, which runs a full barrier on every processor that runs a
-//! registered process. Where the kernel refuses, this process fences its own data path, and cannot
-//! fence that of others: then its sleeps are bounded (see [`works`]).
+//! A process registers once, before its first handle. From then on its data path needs no fence of its own: whoever goes to
+//! sleep runs `MEMBARRIER_CMD_GLOBAL_EXPEDITED`, which runs a full barrier on every processor that runs a registered
+//! process. A process that may not register gets no handle: its peers could not fence it.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::io;
+use std::thread;
+use std::time::Duration;
 
 const GLOBAL_EXPEDITED: libc::c_int = 1 << 1;
 const REGISTER_GLOBAL_EXPEDITED: libc::c_int = 1 << 2;
 
-#[cold]
-fn membarrier(command: libc::c_int) -> bool {
+/// By then every processor has drained its store buffer without being asked.
+const DRAINED: Duration = Duration::from_millis(1);
+
+fn membarrier(command: libc::c_int) -> io::Result<()> {
     // SAFETY: the call takes integers only.
-    unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
-}
-
-/// What is known of this process: nothing yet, that membarrier works, or that it does not.
-static STATE: AtomicU8 = AtomicU8::new(UNKNOWN);
-const UNKNOWN: u8 = 0;
-const WORKS: u8 = 1;
-const REFUSED: u8 = 2;
-
-/// Registers this process at the first call; whether membarrier works for it.
-#[inline(always)]
-pub(super) fn works() -> bool {
-    // ORDERING: the call that registers orders itself; who registers twice does no harm.
-    match STATE.load(Ordering::Relaxed) {
-        UNKNOWN => register(),
-        state => state == WORKS,
+    match unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
-#[cold]
-fn register() -> bool {
-    let works = membarrier(REGISTER_GLOBAL_EXPEDITED);
-    // ORDERING: as in `works`.
-    STATE.store(if works { WORKS } else { REFUSED }, Ordering::Relaxed);
-    works
+/// Registers this process, so that its peers can fence it. Doing so again does nothing.
+pub(super) fn register() -> io::Result<()> {
+    membarrier(REGISTER_GLOBAL_EXPEDITED)
 }
 
 /// Runs a full barrier on every processor that runs a registered process.
-pub(super) fn run() -> bool {
-    membarrier(GLOBAL_EXPEDITED)
+///
+/// Registered processes are refused only for want of memory, or by a sandbox that came later. Then this waits
+/// until the barrier would have made no difference.
+pub(super) fn run() {
+    if membarrier(GLOBAL_EXPEDITED).is_err() {
+        thread::sleep(DRAINED);
+    }
 }

@@ -5,10 +5,10 @@
 
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{compiler_fence, fence};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use super::{Backend, ReaderMemory, RingMemory, Site, futex, membarrier};
 use crate::memory::layout::{
@@ -26,9 +26,6 @@ mod words {
 }
 pub(super) use words::Word32;
 use words::Word64;
-
-/// How long a sleep may last where this process cannot fence its peers' data path.
-const UNFENCED_SLEEP: Duration = Duration::from_millis(1);
 
 /// Real memory, real fences, real sleep.
 #[derive(Debug)]
@@ -67,27 +64,18 @@ impl Backend for Native {
 
     #[inline(always)]
     fn light_fence(_site: Site) {
-        if membarrier::works() {
-            // ORDERING: the peer's membarrier makes the processor's part of the fence.
-            compiler_fence(SeqCst);
-        } else {
-            // ORDERING: nobody fences for this process: it does so itself.
-            fence(SeqCst);
-        }
+        // ORDERING: the peer's membarrier makes the processor's part of the fence.
+        compiler_fence(SeqCst);
     }
 
     fn heavy_fence(_site: Site) {
-        // ORDERING: for peers that fence themselves; membarrier is for those that do not.
+        // ORDERING: this side's half; membarrier makes that of the others.
         fence(SeqCst);
         membarrier::run();
     }
 
     fn sleep(words: &[(&Word32, u32)], deadline: Option<Instant>) {
-        if membarrier::works() {
-            return futex::wait_any(words, deadline);
-        }
-        let soon = Instant::now() + UNFENCED_SLEEP;
-        futex::wait_any(words, Some(deadline.map_or(soon, |d| d.min(soon))));
+        futex::wait_any(words, deadline);
     }
 
     fn wake(word: &Word32) {
@@ -101,10 +89,19 @@ impl Backend for Native {
 }
 
 impl Native {
-    /// Makes this process ready for fences of its peers, which can take milliseconds where it has several threads:
-    /// better at a handle's creation than at its first message.
-    pub(crate) fn prepare() {
-        membarrier::works();
+    /// Makes this process ready for its first handle: its peers can fence it, and it can sleep on many words.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the kernel or a sandbox does not let it.
+    pub(crate) fn prepare() -> Result<()> {
+        static READY: OnceLock<()> = OnceLock::new();
+        if READY.get().is_none() {
+            let unsupported = |call| move |source| Error::Unsupported { call, source };
+            membarrier::register().map_err(unsupported("membarrier(2)"))?;
+            futex::check().map_err(unsupported("futex_waitv(2)"))?;
+            READY.get_or_init(|| ());
+        }
+        Ok(())
     }
 }
 

@@ -41,7 +41,7 @@ impl Arena {
         let spans = if bytes == 0 {
             0
         } else {
-            depth.min(bytes / UNIT)
+            (2 * depth).min(bytes / UNIT)
         };
         Self {
             bytes,
@@ -90,7 +90,8 @@ impl Arena {
         } else {
             self.bytes - self.offset
         };
-        let taken = len.next_multiple_of(UNIT);
+        // A message that turned out empty takes a unit as well, so that no two spans end at one place.
+        let taken = len.max(1).next_multiple_of(UNIT);
         self.head += taken + skipped;
         self.offset = start + taken;
         if self.offset == self.bytes {

@@ -34,13 +34,14 @@ impl Publisher {
     /// Makes the ring of publisher number `index` of a topic.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] where there is no room for the ring; [`Error::Segment`] where `registry` is none.
+    /// [`Error::OutOfMemory`] where there is no room for the ring; [`Error::Segment`] where `registry` is none;
+    /// [`Error::Unsupported`] where the kernel lacks what the bus is made of.
     pub fn create(settings: &TopicSettings, registry: &impl AsFd, index: u16) -> Result<Self> {
         let settings = settings.check()?;
         if usize::from(index) >= MAX_PUBLISHERS {
             return Err(Error::Control(format!("ring index {index} is too high")));
         }
-        Native::prepare();
+        Native::prepare()?;
         let registry = registry::open(registry)?;
         let (fd, mapping) = segment::create(Kind::Ring, ring_bytes(&settings))?;
         let ring = MappedRing::new(Arc::new(mapping), &settings);
@@ -101,6 +102,21 @@ impl Publisher {
     /// Number of subscribers.
     pub fn followers(&self) -> usize {
         self.ring.followers()
+    }
+
+    /// See [`RingPublisher::has_joined`].
+    pub fn has_joined(&self, id: u64) -> bool {
+        self.ring.has_joined(id)
+    }
+
+    /// See [`RingPublisher::joined`].
+    pub fn joined(&self) -> usize {
+        self.ring.joined()
+    }
+
+    /// See [`RingPublisher::sleep_for_subscribers`].
+    pub fn sleep_for_subscribers(&mut self, known: usize, deadline: Option<Instant>) {
+        self.ring.sleep_for_subscribers(known, deadline);
     }
 
     /// The subscriber furthest behind and its lag in messages, when room was last looked for.

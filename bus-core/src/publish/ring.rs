@@ -2,7 +2,7 @@
 //!
 //! Promises: a slot or span is overwritten only when every adopted subscriber has released it, and the last
 //! `history` messages before a version check are left alone until the next check; a message is seen whole or not at all;
-//! whoever slept when it was committed is woken, once.
+//! whoever slept when it was committed is woken, once. A subscriber that was seen to have joined misses nothing from then on.
 //!
 //! It asks its owner to look at [`stale`](RingPublisher::stale) before every message or batch, and to adopt and
 //! drop subscribers until the version is reached. It does not touch payloads.
@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use super::Arena;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
-use crate::memory::layout::{CLOSED, INLINE};
-use crate::wake::{Alarm, Sleeper};
+use crate::memory::layout::{CLOSED, INLINE, JOINED};
+use crate::wake::{Alarm, MAX_WORDS, Sleeper};
 
 /// A subscriber that this publisher waits for and wakes.
 struct Follower<B: Backend> {
@@ -21,6 +21,14 @@ struct Follower<B: Backend> {
     /// Its cursor, as it stood when room was last looked for.
     seen: u64,
     alarm: Alarm,
+}
+
+impl<B: Backend> Follower<B> {
+    fn joined(&self) -> bool {
+        // ORDERING: the subscriber found its start with `RECEIVE_COMMIT` before it stored this. So a message that
+        // is committed after this load, with `PUBLISH_COMMIT`, was none that it could start behind.
+        B::load32(&self.reader.header().bell.state, site::RELAXED) == JOINED
+    }
 }
 
 /// The publisher's half of a ring.
@@ -138,6 +146,18 @@ impl<B: Backend> RingPublisher<B> {
         self.followers.len()
     }
 
+    /// Whether this subscriber has joined: what is published from now on, it receives.
+    ///
+    /// An adopted one still chooses its start, and may pass over messages that were published meanwhile.
+    pub fn has_joined(&self, id: u64) -> bool {
+        self.followers.iter().any(|f| f.id == id && f.joined())
+    }
+
+    /// Number of subscribers that have joined.
+    pub fn joined(&self) -> usize {
+        self.followers.iter().filter(|f| f.joined()).count()
+    }
+
     /// The subscriber furthest behind and its lag in messages, when room was last looked for.
     pub fn slowest(&self) -> Option<(u64, u64)> {
         let slowest = self.slowest_follower()?;
@@ -194,10 +214,15 @@ impl<B: Backend> RingPublisher<B> {
 
     #[cold]
     fn claim_arena(&mut self, len: u64) -> Result<Claim, Full> {
-        let place = self.arena.place(len).or_else(|| {
+        let mut place = self.arena.place(len);
+        if place.is_none() {
             self.look_for_room();
-            self.arena.place(len)
-        });
+            // A cursor that moved back takes the slot away again: its owner is faulty.
+            if self.room == 0 {
+                return Err(Full);
+            }
+            place = self.arena.place(len);
+        }
         Ok(Claim {
             sequence: self.head,
             place: place.ok_or(Full)?,
@@ -240,7 +265,9 @@ impl<B: Backend> RingPublisher<B> {
     #[inline(always)]
     pub fn announce(&mut self) {
         B::light_fence(site::PUBLISH_FENCE);
-        let mut asleep = false;
+        // ORDERING: as in `stale`. Who is about to join may sleep already, and is not yet known here.
+        let seen = B::load32(&self.registry.subscribers.0, site::RELAXED);
+        let mut asleep = seen != self.version;
         for follower in &mut self.followers {
             asleep |= follower.alarm.due::<B>(&follower.reader.header().waiting.0);
         }
@@ -270,6 +297,31 @@ impl<B: Backend> RingPublisher<B> {
         if cursor == slowest.seen && version == self.version && self.lag(cursor) > 0 {
             let words = [(its_bell, bell), (&self.registry.subscribers.0, version)];
             B::sleep(&words, deadline);
+        }
+        self.sleeper.retract::<B>(waiting);
+    }
+
+    /// Sleeps until other than `known` subscribers have joined, the set of subscribers moves, or the deadline.
+    ///
+    /// Returns at once when that has happened already. May return early.
+    #[cold]
+    pub fn sleep_for_subscribers(&mut self, known: usize, deadline: Option<Instant>) {
+        let version = (&self.registry.subscribers.0, self.version);
+        let mut words = [version; MAX_WORDS];
+        let mut count = 1;
+        let joining = || self.followers.iter().filter(|f| !f.joined());
+        for (word, follower) in words[1..].iter_mut().zip(joining()) {
+            let bell = &follower.reader.header().bell.bell;
+            // ORDERING: an old value makes the kernel return at once.
+            *word = (bell, B::load32(bell, site::RELAXED));
+            count += 1;
+        }
+        let waiting = &self.ring.header().waiting.0;
+        self.sleeper
+            .announce::<B>(waiting, site::SLEEP_PUBLISHER_FENCE);
+        // After the heavy fence, which pairs with the `RELEASE_FENCE` of who has joined.
+        if self.joined() == known {
+            B::sleep(&words[..count], deadline);
         }
         self.sleeper.retract::<B>(waiting);
     }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::ring::{Found, RingReader};
 use crate::backend::{Backend, ReaderMemory, site};
-use crate::memory::layout::MAX_PUBLISHERS;
+use crate::memory::layout::{JOINED, MAX_PUBLISHERS};
 use crate::wake::Sleeper;
 
 /// Messages in a row from one ring while others may have some.
@@ -71,34 +71,73 @@ impl<B: Backend> Receiver<B> {
         self.version.set(version);
     }
 
-    /// The rings read now.
+    /// The broker has said that this subscriber takes part: the rings attached before start at their heads of now, less
+    /// `history` messages, as far as there are so many. From its return on, whatever is published is received.
+    pub fn joined(&self, history: u64) {
+        // Between the version's move and the look at the heads; pairs with the publishers' fence after a commit.
+        B::heavy_fence(site::JOIN_FENCE);
+        for ring in self.rings() {
+            ring.start_at_head(history);
+        }
+        // ORDERING: after the acquiring loads that found the heads: who sees this publishes above them.
+        B::store32(&self.reader.header().bell.state, JOINED, site::RELAXED);
+        for ring in self.rings() {
+            ring.wake_publisher();
+        }
+    }
+
+    /// The ring at this position of the list.
     #[inline(always)]
-    pub fn rings(&self) -> &[Arc<RingReader<B>>] {
-        // SAFETY: one thread uses a receiver, and nobody keeps this slice across `attach` or `retire`: both
-        // run no code of others, and what `select` hands out is behind an `Arc` that stays while it is in use.
+    pub fn ring(&self, position: usize) -> Option<&RingReader<B>> {
+        // SAFETY: one thread uses a receiver, and the list itself is borrowed for this look only. The ring is
+        // behind an `Arc`, so it stays where it is until `retire`, whose caller promises that nobody has it.
         unsafe { &*self.rings.get() }
+            .get(position)
+            .map(|ring| &**ring)
+    }
+
+    /// The rings read now; a list that may grow meanwhile.
+    pub fn rings(&self) -> impl Iterator<Item = &RingReader<B>> {
+        (0..).map_while(|position| self.ring(position))
+    }
+
+    /// Number of rings read now.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        // SAFETY: as for `ring`.
+        unsafe { &*self.rings.get() }.len()
+    }
+
+    /// Whether no ring is read now.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// From now on reads this ring as well.
     pub fn attach(&self, ring: RingReader<B>) {
-        // SAFETY: as for `rings`.
+        // SAFETY: as for `ring`: nobody borrows the list now.
         unsafe { &mut *self.rings.get() }.push(Arc::new(ring));
     }
 
-    /// Lets go of the rings that `gone` picks, which have ended and of which nothing is outstanding.
+    /// Lets go of the rings of these publishers that have ended and that nobody borrows; says which indices that frees.
     ///
-    /// `gone` must not call back into this receiver.
-    pub fn retire(&self, gone: impl Fn(&RingReader<B>) -> bool) {
-        // SAFETY: as for `rings`. A ring that anybody still reads has something outstanding and stays.
+    /// # Safety
+    /// No reference to a ring of this receiver is in use but those of messages and batches that it knows to be
+    /// outstanding ([`RingReader::borrowed`]).
+    pub unsafe fn retire(&self, publishers: &[u64]) -> [bool; MAX_PUBLISHERS] {
+        let mut freed = [false; MAX_PUBLISHERS];
+        // SAFETY: as for `ring`: nobody borrows the list now, and no ring that goes. Nothing below runs code of others.
         let rings = unsafe { &mut *self.rings.get() };
         rings.retain(|ring| {
-            let go = ring.drained() && ring.outstanding() == 0 && gone(ring);
+            let go = publishers.contains(&ring.publisher()) && ring.drained() && !ring.borrowed();
             if go {
                 ring.give_back();
+                freed[ring.index()] = true;
             }
             !go
         });
         self.turn.set(0);
+        freed
     }
 
     /// The ring whose next message is the next to receive, if any has one.
@@ -106,7 +145,7 @@ impl<B: Backend> Receiver<B> {
     pub fn select(&self) -> Option<&RingReader<B>> {
         let left = self.left.get();
         if left > 0
-            && let Some(ring) = self.rings().get(self.turn.get())
+            && let Some(ring) = self.ring(self.turn.get())
             && ring.ready()
         {
             self.left.set(left - 1);
@@ -118,14 +157,14 @@ impl<B: Backend> Receiver<B> {
     /// Gives the turn to the next ring that has a message.
     #[inline(never)]
     fn select_next(&self) -> Option<&RingReader<B>> {
-        let rings = self.rings();
+        let rings = self.len();
         let mut turn = self.turn.get();
-        for _ in rings {
-            turn = if turn + 1 >= rings.len() { 0 } else { turn + 1 };
-            if rings[turn].ready() {
+        for _ in 0..rings {
+            turn = if turn + 1 >= rings { 0 } else { turn + 1 };
+            if let Some(ring) = self.ring(turn).filter(|ring| ring.ready()) {
                 self.turn.set(turn);
                 self.left.set(TURN - 1);
-                return Some(&rings[turn]);
+                return Some(ring);
             }
         }
         None
@@ -145,8 +184,15 @@ impl<B: Backend> Receiver<B> {
 
     /// Whether a poll, or a look at the ends, would find something.
     pub fn ready(&self) -> bool {
-        self.stale().is_some()
-            || (self.rings().iter()).any(|ring| ring.ready() || ring.end_unseen())
+        self.stale().is_some() || self.rings().any(|ring| ring.ready() || ring.end_unseen())
+    }
+
+    /// Sleeps until the set of publishers moves, or the deadline. May return early.
+    #[cold]
+    pub fn sleep_for_publishers(&self, deadline: Option<Instant>) {
+        // The broker wakes who sleeps here with every move, so there is nothing to announce.
+        let publishers = (&self.registry.publishers.0, self.version.get());
+        B::sleep(&[publishers], deadline);
     }
 
     /// Sleeps until [`ready`](Self::ready), until `extra` no longer holds its value, or until the deadline.
@@ -156,7 +202,7 @@ impl<B: Backend> Receiver<B> {
     pub fn sleep(&self, extra: Option<(&B::Word32, u32)>, deadline: Option<Instant>) {
         let publishers = (&self.registry.publishers.0, self.version.get());
         let mut words = [publishers; MAX_PUBLISHERS + 2];
-        let bells = self.rings().iter().map(|ring| ring.bell());
+        let bells = self.rings().map(|ring| ring.bell());
         let mut count = 1;
         for (word, bell) in words[1..].iter_mut().zip(extra.into_iter().chain(bells)) {
             *word = bell;

@@ -64,6 +64,8 @@ pub struct RingReader<B: Backend> {
     /// The owner has been told of the end.
     end_seen: Cell<bool>,
     alarm: Alarm,
+    /// Batches that borrow this ring, also those without a message.
+    batches: Cell<u32>,
     /// Who publishes here, as the broker numbers them.
     publisher: u64,
 }
@@ -91,6 +93,7 @@ impl<B: Backend> RingReader<B> {
             end_seen: Cell::new(false),
             publisher,
             alarm: Alarm::default(),
+            batches: Cell::new(0),
         };
         this.store_cursor();
         this
@@ -115,11 +118,12 @@ impl<B: Backend> RingReader<B> {
     /// For a ring that was there before this subscriber joined, after the join's heavy fence.
     pub fn start_at_head(&self, history: u64) {
         let head = head::find::<B>(&self.ring);
-        let start = head.wrapping_sub(history.min(head));
+        // Never back behind what this cursor has released: its publisher may have written there.
+        let back = history.min(head).min(head.wrapping_sub(self.tail.get()));
+        let start = head.wrapping_sub(back);
         self.next.set(start);
         self.tail.set(start);
         self.store_cursor();
-        self.wake_publisher();
     }
 
     /// The next message, if one is committed.
@@ -202,8 +206,9 @@ impl<B: Backend> RingReader<B> {
         );
     }
 
+    /// Wakes the publisher if it sleeps for something that this subscriber has changed.
     #[inline(always)]
-    fn wake_publisher(&self) {
+    pub(super) fn wake_publisher(&self) {
         B::light_fence(site::RELEASE_FENCE);
         if self.alarm.due::<B>(&self.ring.header().waiting.0) {
             ring_bell::<B>(&self.reader.header().bell.bell);
@@ -213,6 +218,21 @@ impl<B: Backend> RingReader<B> {
     /// Messages received and not yet released.
     pub fn outstanding(&self) -> u64 {
         self.next.get().wrapping_sub(self.tail.get()) - self.early.count()
+    }
+
+    /// A batch begins to borrow this ring.
+    pub(super) fn open_batch(&self) {
+        self.batches.set(self.batches.get() + 1);
+    }
+
+    /// A batch is dropped, and does not touch this ring again.
+    pub(super) fn close_batch(&self) {
+        self.batches.set(self.batches.get() - 1);
+    }
+
+    /// Whether somebody borrows this ring: a batch, or a message that is not released.
+    pub fn borrowed(&self) -> bool {
+        self.batches.get() > 0 || self.outstanding() > 0
     }
 
     /// The publisher is gone, as the kernel knows: what is committed is all there will be.

@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::held::{Desk, Held};
 use super::receiver::Receiver;
 use super::ring::{Bounds, Found, RingReader};
-use crate::backend::{Backend, MappedReader, MappedRing, Native, ReaderMemory, site};
+use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, RING_MAGIC};
 use crate::memory::segment::{self, Kind};
 use crate::memory::{READER_BYTES, registry, ring_bytes};
@@ -27,6 +27,8 @@ pub struct Subscriber {
     desk: Arc<Desk>,
     /// Messages held and not yet given back.
     held: Cell<u64>,
+    /// Room for what the desk has, kept from one fetch to the next.
+    returned: Cell<Vec<(u64, u64)>>,
 }
 
 /// Where a new ring is read from.
@@ -52,7 +54,7 @@ impl Subscriber {
         membership: Arc<dyn Send + Sync>,
     ) -> Result<Self> {
         let settings = settings.check()?;
-        Native::prepare();
+        Native::prepare()?;
         let registry = registry::open(registry)?;
         let (fd, mapping) = segment::create(Kind::Reader, READER_BYTES)?;
         let reader = MappedReader::new(Arc::new(mapping));
@@ -63,6 +65,7 @@ impl Subscriber {
             settings,
             desk: Arc::new(Desk::new(membership)),
             held: Cell::new(0),
+            returned: Cell::default(),
         })
     }
 
@@ -116,14 +119,10 @@ impl Subscriber {
         Ok(())
     }
 
-    /// This subscriber has joined: the rings attached before start at their heads of now, less `history`.
+    /// See [`Receiver::joined`]. `history` is at most what the topic keeps.
     pub fn joined(&self, history: u32) {
-        // Between the version's move and the look at the heads; pairs with the publishers' fence after a commit.
-        Native::heavy_fence(site::JOIN_FENCE);
-        let history = u64::from(history.min(self.settings.history));
-        for ring in self.receiver().rings() {
-            ring.start_at_head(history);
-        }
+        let history = history.min(self.settings.history);
+        self.receiver().joined(history.into());
     }
 
     /// The publisher is gone, as the kernel knows: its ring ends with what is committed.
@@ -137,40 +136,32 @@ impl Subscriber {
 
     /// The publishers whose rings were drained since the last call.
     pub fn ends(&self) -> impl Iterator<Item = u64> + '_ {
-        let rings = self.receiver().rings().iter();
+        let rings = self.receiver().rings();
         rings
             .filter(|ring| ring.take_end())
             .map(|ring| ring.publisher())
     }
 
-    /// Lets go of rings that are drained, with nothing outstanding, and that `gone` picks by publisher; calls
+    /// Lets go of the rings of these publishers that are drained, and of which no message or batch is outstanding; calls
     /// `released` with the index of each.
-    pub fn retire(&self, gone: impl Fn(u64) -> bool, mut released: impl FnMut(u16)) {
-        let indices = Cell::new([false; MAX_PUBLISHERS]);
-        self.receiver().retire(|ring| {
-            let go = gone(ring.publisher());
-            if go {
-                let mut marks = indices.get();
-                marks[ring.index()] = true;
-                indices.set(marks);
-            }
-            go
-        });
-        let indices = indices.get();
-        for index in (0..MAX_PUBLISHERS).filter(|i| indices[*i]) {
-            released(index as u16);
+    pub fn retire(&self, publishers: &[u64], mut released: impl FnMut(u16)) {
+        // SAFETY: this hands out rings inside messages and batches only, which the rings count.
+        let freed = unsafe { self.receiver().retire(publishers) };
+        for (index, _) in (0..).zip(freed).filter(|(_, freed)| *freed) {
+            released(index);
         }
     }
 
     /// Whether the ring of this publisher is attached.
     pub fn reads(&self, publisher: u64) -> bool {
-        let mut rings = self.receiver().rings().iter();
-        rings.any(|ring| ring.publisher() == publisher)
+        self.receiver()
+            .rings()
+            .any(|ring| ring.publisher() == publisher)
     }
 
     /// Number of rings attached.
     pub fn rings(&self) -> usize {
-        self.receiver().rings().len()
+        self.receiver().len()
     }
 
     /// The next message of any publisher, if there is one.
@@ -202,6 +193,7 @@ impl Subscriber {
     pub fn poll_batch(&self, max: usize) -> Option<Batch<'_>> {
         self.take_back();
         let ring = self.receiver().select_other()?;
+        ring.open_batch();
         Some(Batch {
             ring,
             first: ring.next(),
@@ -220,10 +212,13 @@ impl Subscriber {
 
     #[cold]
     fn take_back_held(&self) {
-        for (publisher, sequence) in self.desk.returned() {
+        let mut returned = self.returned.take();
+        self.desk.fetch(&mut returned);
+        for (publisher, sequence) in returned.drain(..) {
             release(self.receiver(), publisher, sequence);
             self.held.set(self.held.get() - 1);
         }
+        self.returned.set(returned);
     }
 
     pub(super) fn hold(&self) -> Arc<Desk> {
@@ -234,6 +229,11 @@ impl Subscriber {
     /// Whether a poll, or a look at ends or versions, would find something.
     pub fn ready(&self) -> bool {
         self.receiver().ready()
+    }
+
+    /// See [`Receiver::sleep_for_publishers`].
+    pub fn sleep_for_publishers(&self, deadline: Option<Instant>) {
+        self.receiver().sleep_for_publishers(deadline);
     }
 
     /// Sleeps until there may be something, a message held is given back, or the deadline. May return early.
@@ -259,8 +259,7 @@ impl Drop for Subscriber {
 
 /// Releases a message at the ring of its publisher.
 pub(super) fn release(receiver: &Receiver<Native>, publisher: u64, sequence: u64) {
-    let mut rings = receiver.rings().iter();
-    if let Some(ring) = rings.find(|ring| ring.publisher() == publisher) {
+    if let Some(ring) = receiver.rings().find(|ring| ring.publisher() == publisher) {
         ring.release(sequence);
     }
 }
@@ -309,6 +308,11 @@ impl Message<'_> {
         self.ring.publisher()
     }
 
+    /// How many messages of its publisher were lost right before it: 0, for nothing is lost on a lossless topic.
+    pub fn lost(&self) -> u64 {
+        0
+    }
+
     /// The same message, independent of the subscriber's life and thread.
     ///
     /// It holds its publisher back as an unread message does. After the subscriber is dropped it keeps the
@@ -347,6 +351,11 @@ impl Batch<'_> {
         self.ring.publisher()
     }
 
+    /// The sequence number of its first message; the others follow without a gap.
+    pub fn sequence(&self) -> u64 {
+        self.first
+    }
+
     /// The next one's sequence number and payload, which stays until the batch is dropped.
     ///
     /// Ends after the number asked for, when the ring has no more, or when the subscriber was polled beside it.
@@ -373,6 +382,7 @@ impl Drop for Batch<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         self.ring.release_range(self.first, self.end.get());
+        self.ring.close_batch();
     }
 }
 

@@ -102,7 +102,7 @@ impl<'a, T: Payload> Received<'a, T> {
 
     /// How many messages of its publisher were lost right before it: 0, for nothing is lost on a lossless topic.
     pub fn lost(&self) -> u64 {
-        0
+        self.message.lost()
     }
 }
 
@@ -115,6 +115,11 @@ impl<T: Payload> HeldValue<T> {
     /// Its publisher.
     pub fn publisher(&self) -> u64 {
         self.message.publisher()
+    }
+
+    /// How many messages of its publisher were lost right before it.
+    pub fn lost(&self) -> u64 {
+        self.message.lost()
     }
 }
 

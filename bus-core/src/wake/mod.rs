@@ -13,6 +13,9 @@
 //! Promises: no wake-up is lost, and each sleep costs each waker at most one system call. A sleeper
 //! that died asleep keeps its odd value: it costs one call, not one for every message.
 
+/// Words that one sleep can watch.
+pub const MAX_WORDS: usize = 128;
+
 mod spin;
 
 pub use spin::{Spin, SpinBudget};

@@ -423,10 +423,10 @@ impl World {
             assert_eq!(subscriber.ends().count(), usize::from(!empty));
             let mut indices = Vec::new();
             let reader = self.readers.iter_mut().find(|r| r.id == id).unwrap();
-            subscriber.retire(|_| true, |index| indices.push(index));
+            subscriber.retire(&[0], |index| indices.push(index));
             assert_eq!(subscriber.rings(), usize::from(!reader.kept.is_empty()));
             reader.kept.clear();
-            subscriber.retire(|_| true, |index| indices.push(index));
+            subscriber.retire(&[0], |index| indices.push(index));
             assert_eq!((subscriber.rings(), reader.real_cursor()), (0, 0));
             assert_eq!(indices, [0]);
         }

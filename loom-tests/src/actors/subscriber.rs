@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use bus_core::backend::{Backend, site};
 use bus_core::receive::{Bounds, Found, Receiver, RingReader};
 
 use super::{Broker, Writer};
@@ -109,13 +108,12 @@ impl Subscriber {
     pub fn join(&self, id: u64, history: u64) {
         self.start_at_heads(history);
         self.broker.subscriber_joined(id, self.memory.clone());
-        Loom::heavy_fence(site::JOIN_FENCE);
-        self.start_at_heads(history);
+        self.receiver.joined(history);
     }
 
     /// The sequence that comes next on the ring with this index.
     pub fn next(&self, index: usize) -> u64 {
-        self.receiver.rings()[index].next()
+        self.receiver.ring(index).expect("it is attached").next()
     }
 
     fn sync(&self) {
@@ -123,8 +121,7 @@ impl Subscriber {
             return;
         };
         for gone in self.broker.for_subscriber() {
-            let mut rings = self.receiver.rings().iter();
-            if let Some(ring) = rings.find(|ring| ring.publisher() == gone) {
+            if let Some(ring) = self.receiver.rings().find(|ring| ring.publisher() == gone) {
                 ring.end();
             }
         }
@@ -169,9 +166,9 @@ impl Subscriber {
             if let Some(held) = self.take() {
                 return Some(held);
             }
-            let ends = self.receiver.rings().iter().filter(|ring| ring.take_end());
+            let ends = self.receiver.rings().filter(|ring| ring.take_end());
             self.ended.set(self.ended.get() + ends.count());
-            if self.ended.get() == self.receiver.rings().len() {
+            if self.ended.get() == self.receiver.len() {
                 return None;
             }
             self.receiver.sleep(None, None);

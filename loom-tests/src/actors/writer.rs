@@ -164,6 +164,17 @@ impl Writer {
         }
     }
 
+    /// Waits until a subscriber has joined, asleep for as long as there is none.
+    pub fn wait_for_subscriber(&mut self) {
+        loop {
+            self.sync();
+            if self.ring.joined() > 0 {
+                return;
+            }
+            self.ring.sleep_for_subscribers(0, None);
+        }
+    }
+
     /// Ends the ring.
     pub fn close(&mut self) {
         self.ring.close();

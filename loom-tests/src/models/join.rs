@@ -112,6 +112,27 @@ fn join(shape: Shape, history: u64, before: u64, publish: fn(&mut Writer)) {
     assert_eq!(subscriber.next(0), writer.head(), "there is no gap");
 }
 
+/// The publisher waits for the joiner, asleep; what it sends from then on is received, and nothing is passed over.
+pub(super) fn waited_for() {
+    let shape = Shape {
+        depth: 2,
+        history: 1,
+        units: 0,
+    };
+    let broker = Broker::start(2);
+    let mut writer = Writer::new(&broker, 0, shape);
+    let subscriber = Subscriber::new(&broker, 1);
+    subscriber.attach(&writer, 0);
+    let reader = thread::spawn(move || {
+        subscriber.join(0, 0);
+        assert_eq!(subscriber.next(0), 0, "it was waited for");
+        assert!(subscriber.receive());
+    });
+    writer.wait_for_subscriber();
+    writer.send(SLOT_BYTES);
+    reader.join().expect("a failure stops the model");
+}
+
 /// A joiner whose first cursor has fallen behind a whole lap stops the publisher only until it knows the head.
 pub(super) fn wakes_for_room() {
     let shape = Shape {

@@ -79,6 +79,7 @@ pub const MODELS: &[Model] = &[
     Model::new("join.idle-publisher", 3, join::idle_publisher),
     Model::new("join.wakes-for-message", 3, join::wakes_for_message),
     Model::new("join.wakes-for-room", 3, join::wakes_for_room),
+    Model::new("join.waited-for", 3, join::waited_for),
     Model::new("stop.after-claim", 3, stop::after_claim),
     Model::new("stop.after-payload", 3, stop::after_payload),
     Model::new("stop.after-commit", 3, stop::after_commit),
