@@ -5,11 +5,13 @@
 //! progress in time, the others are killed and the run fails with what
 //! happened to which side.
 
+use crate::bus::Broker;
 use crate::counters::syscalls::{Calls, Tracer};
 use crate::floor::{layout, memory};
 use crate::job::{Job, Role};
 use crate::outcome::Outcome;
 use crate::side::{BEGIN, GO, READY, SUBCOMMAND, Side};
+use crate::subject::Subject;
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
@@ -38,6 +40,26 @@ pub struct Results {
 /// # Errors
 /// A side cannot be started, dies, fails, or is not done within three minutes.
 pub fn run(job: &Job) -> Result<Results> {
+    run_watched(job, |_, _| Ok(()))
+}
+
+/// When a watcher looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The broker is there, and no side has opened anything.
+    Begun,
+    /// All sides have opened their ends and wait.
+    Ready,
+}
+
+/// Runs `job` to its end; at each [`Moment`], `watch` is shown the process numbers of the sides.
+///
+/// # Errors
+/// As [`run`], and what `watch` reports.
+pub fn run_watched(
+    job: &Job,
+    mut watch: impl FnMut(Moment, &[u32]) -> Result<()>,
+) -> Result<Results> {
     let mut crew = Crew::start(job)?;
     let tracers = crew
         .sides
@@ -45,8 +67,11 @@ pub fn run(job: &Job) -> Result<Results> {
         .filter(|side| job.traced.contains(&side.role))
         .map(|side| Tracer::attach(side.child.id()))
         .collect::<Result<Vec<_>>>()?;
+    let pids: Vec<u32> = crew.sides.iter().map(|side| side.child.id()).collect();
+    watch(Moment::Begun, &pids)?;
     crew.tell_all(BEGIN)?;
     crew.wait_ready()?;
+    watch(Moment::Ready, &pids)?;
     crew.tell_all(GO)?;
     let outcomes = crew.wait_outcomes()?;
     crew.wait_ends()?;
@@ -74,6 +99,8 @@ struct Crew {
     sides: Vec<Running>,
     events: Receiver<(usize, Event)>,
     deadline: Instant,
+    /// Outlives the children: the fields are dropped after them.
+    _broker: Option<Broker>,
 }
 
 impl Crew {
@@ -82,17 +109,23 @@ impl Crew {
         // ORDERING: Relaxed: only the number counts.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("bench-{}-{number}", std::process::id());
+        let broker = (job.subject == Subject::Bus)
+            .then(Broker::start)
+            .transpose()?;
+        let socket = broker.as_ref().map(Broker::socket);
         let (sender, events) = channel();
         let mut crew = Self {
             sides: Vec::new(),
             events,
             deadline: Instant::now() + LIMIT,
+            _broker: broker,
         };
         for (index, role) in job.roles().into_iter().enumerate() {
             let side = Side {
                 job: job.clone(),
                 role,
                 memory: file.as_raw_fd(),
+                socket: socket.clone(),
                 name: name.clone(),
             };
             crew.sides.push(spawn(index, &side, sender.clone())?);

@@ -11,6 +11,9 @@ const MOST_SLOTS: usize = 8192;
 /// The fewest slots, however large they are.
 const FEWEST_SLOTS: usize = 8;
 
+/// A spin of bus that no wait outlasts: a side that polls.
+pub const POLL: Option<u64> = Some(u64::MAX);
+
 /// One measurement.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
@@ -34,6 +37,9 @@ pub struct Job {
     pub messages: u64,
     /// Processor pauses between two polls that found nothing.
     pub pauses: u32,
+    /// How long a side of bus looks again before it sleeps, in microseconds; as bus does by
+    /// default, unless told.
+    pub spin_us: Option<u64>,
     /// The unit of single round trips.
     pub tick: Tick,
     /// The sides whose system calls are counted.
@@ -55,6 +61,12 @@ pub enum Work {
     Burst,
     /// Copy memory, alone.
     Copy,
+    /// Open a publisher and a subscriber on each of so many topics, then go on joining until
+    /// as many subscribers have joined as the job has messages. Bus only.
+    Join {
+        /// Topics.
+        topics: usize,
+    },
 }
 
 /// One side of a job.
@@ -70,6 +82,8 @@ pub enum Role {
     Subscriber(usize),
     /// Copies memory.
     Copier,
+    /// Joins topics.
+    Joiner,
 }
 
 impl Role {
@@ -77,7 +91,7 @@ impl Role {
     #[must_use]
     pub fn cpu(self) -> usize {
         match self {
-            Self::Ping | Self::Publisher(_) | Self::Copier => 0,
+            Self::Ping | Self::Publisher(_) | Self::Copier | Self::Joiner => 0,
             Self::Pong | Self::Subscriber(_) => 1,
         }
     }
@@ -91,6 +105,7 @@ impl std::fmt::Display for Role {
             Self::Publisher(index) => write!(f, "publisher {index}"),
             Self::Subscriber(index) => write!(f, "subscriber {index}"),
             Self::Copier => f.write_str("the copying side"),
+            Self::Joiner => f.write_str("the joining side"),
         }
     }
 }
@@ -117,6 +132,7 @@ impl Job {
             warm_up: (messages / 10).clamp(1, 10_000),
             messages,
             pauses: 1,
+            spin_us: None,
             tick,
             traced: Vec::new(),
         }
@@ -132,6 +148,7 @@ impl Job {
                 .chain((0..self.subscribers).map(Role::Subscriber))
                 .collect(),
             Work::Copy => vec![Role::Copier],
+            Work::Join { .. } => vec![Role::Joiner],
         }
     }
 

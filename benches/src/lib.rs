@@ -2,8 +2,9 @@
 //! same minute with nothing but a cache line, a futex, or a minimal ring.
 //!
 //! - [`subject`]: what is measured, and where a transport is plugged in.
-//! - [`floor`]: the floors.
+//! - [`bus`]: bus itself. [`floor`]: the floors.
 //! - [`measure`]: the loops that every transport runs through.
+//! - [`joins`]: the time and memory that joining takes.
 //! - [`harness`], [`side`], [`job`], [`outcome`]: one process for each side.
 //! - [`brackets`], [`trips`], [`report`]: rounds, ratios, figures.
 //! - [`counters`]: what a message costs besides time.
@@ -16,6 +17,7 @@
 compile_error!("bus-bench measures memfd, futex and ptrace: it needs Linux");
 
 pub mod brackets;
+pub mod bus;
 pub mod cli;
 pub mod clock;
 pub mod commands;
@@ -23,6 +25,7 @@ pub mod counters;
 pub mod floor;
 pub mod harness;
 pub mod job;
+pub mod joins;
 pub mod measure;
 pub mod outcome;
 pub mod patience;

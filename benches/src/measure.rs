@@ -31,6 +31,7 @@ pub fn perform<T: Transport>(
         link,
         index,
         memory,
+        socket: side.socket.as_deref(),
         name: &side.name,
     };
     let traced = job.traced.contains(&side.role);

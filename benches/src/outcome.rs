@@ -1,8 +1,10 @@
 //! What a side reports when its work is done.
 
 use crate::clock::{cpu_ns, monotonic_ns};
+use crate::counters::memory::Resident;
 use crate::counters::usage::Usage;
 use crate::counters::{allocations, syscalls};
+use crate::joins::Joins;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +27,8 @@ pub struct Outcome {
     pub allocations: u64,
     /// Resident memory at the end, in KiB.
     pub resident_kib: u64,
+    /// What joining took, if that was the work.
+    pub joins: Option<Joins>,
 }
 
 impl Outcome {
@@ -81,7 +85,7 @@ impl Window {
             allocations: allocations::count() - self.allocations,
             cpu_ns: cpu_ns()? - self.cpu_ns,
             usage: Usage::now()?.since(self.usage),
-            resident_kib: crate::counters::usage::resident_kib()?,
+            resident_kib: Resident::now()?.rss_kib,
             ..Outcome::default()
         })
     }

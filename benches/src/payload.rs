@@ -90,6 +90,26 @@ impl Payload {
         self.at = if end == self.bytes.len() { 0 } else { end };
         &self.bytes[at..end]
     }
+
+    /// Are messages prepared, so that several can be handed out at a time?
+    #[inline]
+    #[must_use]
+    pub fn prepared(&self) -> bool {
+        self.sequence.is_none()
+    }
+
+    /// Hands out the next `count` messages at a time. They must be [`prepared`](Self::prepared).
+    #[inline]
+    pub fn next_messages(&mut self, count: usize) -> impl Iterator<Item = &[u8]> {
+        debug_assert!(self.prepared());
+        let (bytes, len, at) = (&self.bytes, self.len, &mut self.at);
+        (0..count).map(move |_| {
+            let end = *at + len;
+            let message = &bytes[*at..end];
+            *at = if end == bytes.len() { 0 } else { end };
+            message
+        })
+    }
 }
 
 /// Writes as much of `sequence` as fits at the start of `message`.
@@ -190,6 +210,20 @@ mod tests {
                 "{len} bytes, depth {depth}"
             );
         }
+    }
+
+    #[test]
+    fn messages_handed_out_together_are_the_same() {
+        for len in [0, 1, 40, 4000] {
+            let (mut single, mut several) = (Payload::new(len), Payload::new(len));
+            assert!(several.prepared());
+            for count in [1, 7, 200] {
+                for message in several.next_messages(count) {
+                    assert_eq!(message, single.next_message());
+                }
+            }
+        }
+        assert!(!Payload::new(20_000).prepared());
     }
 
     #[test]

@@ -21,6 +21,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write, stdin, stdout};
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 
 /// The name of the hidden subcommand that makes a process a side.
 pub const SUBCOMMAND: &str = "side";
@@ -41,6 +42,8 @@ pub struct Side {
     pub role: Role,
     /// The inherited shared memory.
     pub memory: RawFd,
+    /// Where the job's broker listens, if it has one.
+    pub socket: Option<PathBuf>,
     /// A name of this job that no other job on the machine has.
     pub name: String,
 }

@@ -6,12 +6,14 @@
 //! [`Transport`], add it to [`Subject`], its key and [`perform`]; to measure it
 //! by default, name it in [`DEFAULT`].
 
+use crate::bus::Bus;
 use crate::floor::futex::Futex;
 use crate::floor::line::Lines;
 use crate::floor::memory::Shared;
 use crate::floor::packed::Packed;
 use crate::floor::stamped::Stamped;
-use crate::job::Job;
+use crate::job::{Job, Role, Work};
+use crate::joins;
 use crate::measure;
 use crate::outcome::Outcome;
 use crate::patience::Patience;
@@ -19,9 +21,10 @@ use crate::payload::{Payload, Tally};
 use crate::side::{Side, Signal};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// What is measured against the floors unless the command line names another.
-pub const DEFAULT: Option<Subject> = None;
+pub const DEFAULT: Option<Subject> = Some(Subject::Bus);
 
 /// Everything that can carry messages here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -34,6 +37,8 @@ pub enum Subject {
     Stamped,
     /// The minimal ring of packed messages.
     Packed,
+    /// Bus.
+    Bus,
 }
 
 impl Subject {
@@ -45,6 +50,7 @@ impl Subject {
             Self::Futex => "futex",
             Self::Stamped => "stamped",
             Self::Packed => "packed",
+            Self::Bus => "bus",
         }
     }
 
@@ -60,11 +66,15 @@ impl Subject {
 /// # Errors
 /// Whatever the transport or the work reports.
 pub fn perform(side: &Side, memory: &'static Shared, signal: &mut Signal) -> Result<Outcome> {
+    if let (Work::Join { topics }, Role::Joiner) = (side.job.work, side.role) {
+        return joins::perform(side, topics, signal);
+    }
     match side.job.subject {
         Subject::Lines => measure::perform::<Lines>(side, memory, signal),
         Subject::Futex => measure::perform::<Futex>(side, memory, signal),
         Subject::Stamped => measure::perform::<Stamped>(side, memory, signal),
         Subject::Packed => measure::perform::<Packed>(side, memory, signal),
+        Subject::Bus => measure::perform::<Bus>(side, memory, signal),
     }
 }
 
@@ -121,6 +131,8 @@ pub struct Place<'a> {
     pub index: usize,
     /// The job's shared memory, for the floors.
     pub memory: &'static Shared,
+    /// Where the job's broker listens, if it has one.
+    pub socket: Option<&'a Path>,
     /// A name of this job that no other job on the machine has.
     pub name: &'a str,
 }

@@ -78,7 +78,15 @@ fn throughput_has_a_floor_for_every_shape() {
 
 #[test]
 fn every_wake_of_the_bare_futex_is_counted() {
-    let figures = figures(&["wake", "--seconds", "0.2", "--rounds", "1"]);
+    let figures = figures(&[
+        "wake",
+        "--seconds",
+        "0.2",
+        "--rounds",
+        "1",
+        "--subject",
+        "stamped",
+    ]);
     // 500 messages: a wake for each, and a sleep before each unless the machine was late.
     assert_eq!(number(&figures, "floor.wake_calls"), 500.0);
     let sleeps = number(&figures, "floor.sleep_calls");
@@ -88,7 +96,7 @@ fn every_wake_of_the_bare_futex_is_counted() {
 
 #[test]
 fn the_minimal_ring_calls_nobody() {
-    let figures = figures(&["cost", "--messages", "20000"]);
+    let figures = figures(&["cost", "--messages", "20000", "--subject", "stamped"]);
     for side in ["publisher", "subscriber"] {
         assert_eq!(
             number(&figures, &format!("floor.{side}.syscalls_per_msg")),
@@ -99,6 +107,79 @@ fn the_minimal_ring_calls_nobody() {
             0.0
         );
         assert!(number(&figures, &format!("floor.{side}.resident_kib")) > 0.0);
+    }
+}
+
+#[test]
+fn bus_is_measured_in_every_shape() {
+    for shape in [
+        &["--payload", "0"][..],
+        &["--payload", "1000", "--batch", "7"],
+        &["--subscribers", "2", "--depth", "16"],
+        &["--publishers", "2", "--depth", "2", "--batch", "3"],
+        &["--payload", "100000", "--batch", "2"],
+    ] {
+        let run = [
+            &["throughput", "--seconds", "0.1", "--rounds", "1"][..],
+            shape,
+        ]
+        .concat();
+        let figures = figures(&run);
+        assert!(number(&figures, "bus.msgs_per_s") > 0.0);
+        assert!(number(&figures, "ratio") > 0.0);
+    }
+}
+
+#[test]
+fn bus_is_woken_once_a_sleep() {
+    let figures = figures(&[
+        "wake",
+        "--seconds",
+        "0.2",
+        "--rounds",
+        "1",
+        "--spins",
+        "0,20",
+    ]);
+    // A message that comes while its reader is about to sleep costs a wake and no sleep, or neither.
+    let (wakes, sleeps) = (
+        number(&figures, "bus.wake_calls"),
+        number(&figures, "bus.sleep_calls"),
+    );
+    assert!(sleeps > 100.0, "{sleeps} sleeps");
+    assert!(
+        (wakes - sleeps).abs() < 100.0,
+        "{wakes} wakes, {sleeps} sleeps"
+    );
+    assert!(number(&figures, "bus.spin_20us.every_50us.p50_ns") > 0.0);
+    assert!(number(&figures, "bus.spin_0us.every_5us.cpu") > 0.0);
+}
+
+#[test]
+fn bus_allocates_nothing_for_a_message_and_joins_are_timed() {
+    let figures = figures(&[
+        "cost",
+        "--messages",
+        "20000",
+        "--topics",
+        "3",
+        "--joins",
+        "10",
+    ]);
+    for side in ["publisher", "subscriber"] {
+        let key = format!("bus.{side}.allocations_per_msg");
+        assert_eq!(number(&figures, &key), 0.0);
+    }
+    for topics in [1, 3] {
+        for key in ["joins_per_s", "join_p99_us", "publisher_join_p50_us"] {
+            assert!(number(&figures, &format!("bus.topics_{topics}.{key}")) > 0.0);
+        }
+        // A ring of 512 KiB at least, a reader, and a registry.
+        let segments = number(
+            &figures,
+            &format!("bus.topics_{topics}.segment_kib_per_topic"),
+        );
+        assert!(segments >= 512.0, "{segments}");
     }
 }
 

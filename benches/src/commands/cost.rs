@@ -1,4 +1,9 @@
-//! `cost`: what a message costs each side besides time, after warm-up.
+//! `cost`: what a message costs each side besides time, after warm-up; and what joining costs.
+//!
+//! Keys, for `floor` and for `bus`, and for each `SIDE` of `publisher` and `subscriber`:
+//! `bus.SIDE.syscalls_per_msg`, `.context_switches_per_msg`, `.allocations_per_msg`,
+//! `.page_faults_per_msg`, and `.resident_kib` at the end. For bus also those of
+//! [`super::joins`].
 
 use crate::clock::Tick;
 use crate::harness;
@@ -19,6 +24,12 @@ pub struct Options {
     /// Messages that are counted, except for system calls
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     pub messages: u64,
+    /// Topics of the second run of joins; the first has one
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(2..=2_000))]
+    pub topics: u16,
+    /// Subscribers that join in each run, at least; each topic gets one
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub joins: u32,
 }
 
 /// Measures.
@@ -45,14 +56,30 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
             warm_up: 2 * depth(payload) as u64,
             messages: options.messages,
             pauses: 1,
+            spin_us: None,
             tick,
             traced: Vec::new(),
         };
         per_message(&job, key, &mut report)?;
+        if subject == Subject::Bus {
+            for topics in [1, usize::from(options.topics)] {
+                let job = Job {
+                    work: Work::Join { topics },
+                    messages: u64::from(options.joins),
+                    ..job.clone()
+                };
+                super::joins::measure(&job, topics, key, &mut report)?;
+            }
+        }
     }
     report.note(
         "Per message and side, after warm-up. The floor is the minimal ring of stamped slots. System calls are \
          counted with ptrace in a run of their own.",
+    );
+    report.note(
+        "Joins: one process opens a publisher on each topic, then subscribers, one after the other. KiB \
+         per topic are those of its publisher, KiB per subscriber are those on top; both of the process that joins. The \
+         broker's are per topic with both. Segments are what is allocated to a topic with both, touched or not.",
     );
     Ok(report)
 }

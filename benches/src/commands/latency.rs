@@ -3,7 +3,7 @@
 use super::fit_bounce;
 use crate::brackets::{Plan, interleave};
 use crate::clock::Tick;
-use crate::job::Job;
+use crate::job::{Job, POLL};
 use crate::report::Report;
 use crate::subject::Subject;
 use anyhow::Result;
@@ -37,7 +37,10 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
     let round_ns = options.seconds * 1e9 / steps as f64;
     let payload = options.payload as usize;
     let job = |subject| -> Result<Job> {
-        let mut job = Job::bounce(subject, payload, tick, u64::MAX, 0);
+        let mut job = Job {
+            spin_us: POLL,
+            ..Job::bounce(subject, payload, tick, u64::MAX, 0)
+        };
         fit_bounce(&mut job, round_ns)?;
         Ok(job)
     };

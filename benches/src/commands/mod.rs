@@ -1,6 +1,7 @@
 //! The subcommands, one a file.
 
 pub mod cost;
+mod joins;
 pub mod latency;
 pub mod throughput;
 pub mod wake;

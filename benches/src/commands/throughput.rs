@@ -141,6 +141,7 @@ fn base_job(options: &Options) -> Result<Job> {
         warm_up: 2 * depth as u64,
         messages: 1,
         pauses: u32::from(options.pauses),
+        spin_us: None,
         tick: Tick::measure()?,
         traced: Vec::new(),
     })

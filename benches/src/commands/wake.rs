@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// From one message to the next, in microseconds.
 const INTERVALS_US: [u64; 3] = [5, 50, 500];
+/// The spin budget of a side that sleeps as soon as it finds nothing.
+const AT_ONCE: Option<u64> = Some(0);
 /// Round trips while system calls are counted.
 const TRACED_TRIPS: u64 = 500;
 /// From one of them to the next: long enough for a traced side to have fallen asleep.
@@ -31,6 +33,10 @@ pub struct Options {
     /// About how long to measure
     #[arg(long, default_value_t = 10.0, value_parser = super::super::cli::seconds)]
     pub seconds: f64,
+    /// Spin budgets to try beside the default one, in microseconds, as in 0,5,10,20,50,100; each
+    /// takes a quarter of the time on top
+    #[arg(long, value_name = "US", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub spins: Vec<u32>,
 }
 
 /// Measures.
@@ -49,7 +55,10 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
     let interval_ns = options.seconds * 0.5e9 / (INTERVALS_US.len() * subjects.len()) as f64;
     let payload = options.payload as usize;
     let job = |subject| -> Result<Job> {
-        let mut job = Job::bounce(subject, payload, tick, u64::MAX, 0);
+        let mut job = Job {
+            spin_us: AT_ONCE,
+            ..Job::bounce(subject, payload, tick, u64::MAX, 0)
+        };
         fit_bounce(&mut job, round_ns)?;
         Ok(job)
     };
@@ -67,18 +76,38 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
     report.count("payload", u64::from(options.payload));
     comparison.report(subject.map(Subject::key), &mut report)?;
     for (key, subject) in &subjects {
-        let job = Job::bounce(*subject, payload, tick, TRACED_TRIPS, TRACED_INTERVAL_US);
+        let job = Job {
+            spin_us: AT_ONCE,
+            ..Job::bounce(*subject, payload, tick, TRACED_TRIPS, TRACED_INTERVAL_US)
+        };
         count_calls(&job, key, &mut report)?;
     }
+    let paced = |subject, interval_us: u64| {
+        let messages = (interval_ns / (interval_us as f64 * 1000.0)) as u64;
+        Job::bounce(subject, payload, tick, messages.max(50), interval_us)
+    };
     for interval_us in INTERVALS_US {
         for (key, subject) in &subjects {
-            let messages = (interval_ns / (interval_us as f64 * 1000.0)) as u64;
-            let job = Job::bounce(*subject, payload, tick, messages.max(50), interval_us);
+            let job = paced(*subject, interval_us);
             pace(&job, &format!("{key}.every_{interval_us}us"), &mut report)?;
+        }
+    }
+    if let Some(subject) = subject {
+        for spin_us in &options.spins {
+            for interval_us in INTERVALS_US {
+                let job = Job {
+                    spin_us: Some(u64::from(*spin_us)),
+                    ..paced(subject, interval_us)
+                };
+                let key = format!("{}.spin_{spin_us}us.every_{interval_us}us", subject.key());
+                pace(&job, &key, &mut report)?;
+            }
         }
     }
     report.note(
         "Round trips in ns. The floor is a bare futex: one wake and one wait for each message, no spin. \
+         Bus does not spin either, but in the figures with an interval: there it spins as it does by default, or \
+         as the key says. \
          `cpu` is the share of a processor that the answering side used. Sleep calls are \
          those of the answering side, wake calls those of the other, with a message every millisecond.",
     );

@@ -1,4 +1,4 @@
-//! What the kernel counts for a process: context switches, page faults, resident memory.
+//! What the kernel counts for a process: context switches and page faults.
 
 use anyhow::{Context, Result};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -45,34 +45,9 @@ impl Usage {
     }
 }
 
-/// Resident memory of this process in KiB, shared pages included.
-///
-/// # Errors
-/// `/proc` is not there or not as the kernel writes it.
-pub fn resident_kib() -> Result<u64> {
-    let path = "/proc/self/smaps_rollup";
-    let text = std::fs::read_to_string(path).with_context(|| format!("reading {path} failed"))?;
-    parse_resident(&text).with_context(|| format!("{path} has no line 'Rss:' with a number of kB"))
-}
-
-fn parse_resident(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("Rss:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn resident_memory_is_read() {
-        assert_eq!(
-            parse_resident("x\nRss:               123 kB\nPss: 5 kB\n"),
-            Some(123)
-        );
-        assert_eq!(parse_resident("Pss: 5 kB\n"), None);
-        assert!(resident_kib().expect("proc") > 100);
-    }
 
     #[test]
     fn touched_pages_are_counted() {
