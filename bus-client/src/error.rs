@@ -42,6 +42,17 @@ pub enum Error {
         source: bus_core::Error,
     },
 
+    /// The handle could not take in a peer that it must know. It sends and receives nothing more, so that nothing is lost unseen.
+    #[error(
+        "topic {topic}: this handle is of no use any more: {why}; drop it and open another one"
+    )]
+    Unusable {
+        /// The topic.
+        topic: String,
+        /// Why.
+        why: String,
+    },
+
     /// There is no room now: a subscriber has not read what would be overwritten.
     #[error(
         "topic {topic} is full: {slowest}; send() waits for room, and a larger depth takes longer bursts"

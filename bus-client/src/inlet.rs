@@ -90,17 +90,18 @@ impl Inlet {
                         history: self.history,
                     }
                 };
-                // A segment that is no ring hurts its own publisher only.
                 match self.core.attach(id, index, &ring, start) {
                     Ok(()) => {
                         self.followed.set(self.followed.get() + 1);
                         let peer = Peer { id, client, pid };
                         self.peers.borrow_mut().insert(peer, pidfd);
                     }
-                    Err(error) => {
+                    // A segment that is no ring hurts its own publisher only.
+                    Err(error @ bus_core::Error::Segment { .. }) => {
                         tracing::warn!(client, pid, %error, "not followed");
                         self.member.released(index);
                     }
+                    Err(error) => return Err(self.member.give_up(error)),
                 }
                 self.version.set(version);
             }
@@ -134,7 +135,7 @@ impl Inlet {
     #[cold]
     fn sync(&self, version: u32) -> Result<()> {
         while (version.wrapping_sub(self.version.get()) as i32) > 0 {
-            match self.member.event() {
+            match self.member.event()? {
                 Some((event, descriptors)) => self.apply(event, descriptors)?,
                 None => self.version.set(version),
             }

@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bus_core::control::{Connection, Event, Request, Role, pidfd_alive};
@@ -64,6 +64,8 @@ pub(crate) struct Member {
     topic: TopicName,
     /// The broker is gone; nothing more will be heard from it.
     orphaned: AtomicBool,
+    /// Why this handle is of no use any more, if so.
+    unusable: OnceLock<String>,
     /// Keeps an embedded broker alive.
     host: Arc<Host>,
 }
@@ -89,6 +91,7 @@ impl Member {
             connection: host.connect()?,
             topic: builder.topic.clone(),
             orphaned: AtomicBool::new(false),
+            unusable: OnceLock::new(),
             host,
         };
         let open = Request::Open {
@@ -154,13 +157,39 @@ impl Member {
     }
 
     /// The next event that leads to a version that was seen; none when the broker is gone.
-    pub(crate) fn event(&self) -> Option<(Event, Vec<OwnedFd>)> {
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] where the event cannot be taken in, now and from then on.
+    pub(crate) fn event(&self) -> Result<Option<(Event, Vec<OwnedFd>)>> {
+        if let Some(why) = self.unusable.get() {
+            return Err(self.refuse(why));
+        }
         if self.orphaned() {
-            return None;
+            return Ok(None);
         }
         let deadline = Instant::now() + ANSWER;
-        let event = self.connection.recv::<Event>(Some(deadline));
-        event.map_err(|_| self.orphan()).ok()
+        match self.connection.recv::<Event>(Some(deadline)) {
+            Ok(event) => Ok(Some(event)),
+            Err(error @ bus_core::Error::Io { .. }) => Err(self.give_up(error)),
+            Err(_) => {
+                self.orphan();
+                Ok(None)
+            }
+        }
+    }
+
+    /// This process lacks what it takes to take in a peer. Without it, the handle would lose messages, or overwrite what that
+    /// peer has not read. What was received before stays valid, so it does not leave by itself.
+    pub(crate) fn give_up(&self, error: bus_core::Error) -> Error {
+        let why = self.unusable.get_or_init(|| error.to_string());
+        self.refuse(why)
+    }
+
+    fn refuse(&self, why: &str) -> Error {
+        Error::Unusable {
+            topic: self.topic.to_string(),
+            why: why.to_owned(),
+        }
     }
 
     /// Tells the broker that a ring is read no more.

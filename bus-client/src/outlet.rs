@@ -59,10 +59,13 @@ impl Outlet {
                 pid,
             } => {
                 let [reader, pidfd] = self.member.descriptors(descriptors)?;
-                // A segment that is not one hurts its own subscriber only.
                 match self.core.adopt(id, &reader) {
                     Ok(()) => self.peers.insert(Peer { id, client, pid }, pidfd),
-                    Err(error) => tracing::warn!(client, pid, %error, "not adopted"),
+                    // A segment that is not one hurts its own subscriber only.
+                    Err(error @ bus_core::Error::Segment { .. }) => {
+                        tracing::warn!(client, pid, %error, "not adopted");
+                    }
+                    Err(error) => return Err(self.member.give_up(error)),
                 }
                 self.version = version;
             }
@@ -92,7 +95,7 @@ impl Outlet {
     #[cold]
     fn sync(&mut self, version: u32) -> Result<()> {
         while (version.wrapping_sub(self.version) as i32) > 0 {
-            match self.member.event() {
+            match self.member.event()? {
                 Some((event, descriptors)) => self.apply(event, descriptors)?,
                 None => self.version = version,
             }

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bus_client::{Bus, Error};
-use common::process::Process;
+
 use common::role::{Given, hear, play, say, wait_for};
 use common::roles::{HOST, start_host};
 use common::stage::{Stage, connect, told};
