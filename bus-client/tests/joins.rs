@@ -12,7 +12,7 @@ use bus_client::Bus;
 use common::chance::Chance;
 use common::content::Content;
 use common::ledger::Ledger;
-use common::process::Process;
+use common::process::{Process, WATCHDOG};
 use common::role::{Given, hear, lines, play, say};
 use common::roles::{HOST, SENDER, TAKER, start_host};
 
@@ -32,6 +32,7 @@ fn role() {
         ("joiner", joiner),
         ("comer", comer),
         ("bursts", bursts),
+        ("patient", patient),
     ]);
 }
 
@@ -129,6 +130,29 @@ fn bursts(given: &Given) {
     }
 }
 
+/// For each line opens a publisher on the topic that it names, waits for a subscriber, and sends two rings full as soon as one is there;
+/// says `sent`.
+fn patient(given: &Given) {
+    let bus = given.bus();
+    let mut bytes = Vec::new();
+    while let Some(topic) = hear() {
+        let topic = bus.topic(topic).unwrap().depth(32).stride(256);
+        let mut publisher = topic.bytes_publisher().unwrap();
+        say("open");
+        publisher.wait_for_subscribers(1, Some(WATCHDOG)).unwrap();
+        for sequence in 0..64 {
+            let content = Content {
+                sequence,
+                tag: 0,
+                note: 0,
+            };
+            content.write(&mut bytes);
+            assert_eq!(publisher.send(&bytes).unwrap(), sequence);
+        }
+        say("sent");
+    }
+}
+
 #[test]
 fn who_stays_misses_nothing_and_who_comes_gets_all_from_its_start() {
     let dir = tempfile::tempdir().unwrap();
@@ -205,6 +229,31 @@ fn a_subscriber_starts_exactly_where_an_idle_publisher_stands() {
         head += count;
     }
     bursts.finish();
+    host.finish();
+}
+
+/// A publisher that waited for a subscriber may send at once: whoever was waited for gets the first message, and all others.
+#[test]
+fn who_was_waited_for_misses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock");
+    let host = start_host(&path);
+    let mut patient = Process::start("patient", &[("socket", &path.display())]);
+    let bus = connect(&path);
+    for round in 0..100 {
+        let topic = format!("t{round}");
+        patient.tell(&topic);
+        patient.expect("open");
+        let subscriber = bus.bytes_subscriber(topic).unwrap();
+        let mut ledger = Ledger::default();
+        while ledger.of(0).is_none_or(|account| account.next < 64) {
+            let m = subscriber.recv().unwrap();
+            ledger.enter(m.publisher(), m.sequence(), m.bytes());
+        }
+        assert_eq!(ledger.of(0).unwrap().first, 0, "round {round}");
+        patient.expect("sent");
+    }
+    patient.finish();
     host.finish();
 }
 

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# A slice of each check that takes long, as the CI runs it: in release, with other random choices than the tests had before.
+# BUS_TEST_SEED, which each prints, makes the same choices again. What runs them whole is named beside each.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+run() { cargo test --release --locked -p bus-client "$@"; }
+
+echo "-- order and content, a million messages of each shape (ten million: scripts/ten-million.sh)"
+BUS_TEST_MESSAGES=1000000 scripts/ten-million.sh
+
+echo "-- kill -9 at other moments than in debug (BUS_TEST_KILLS=N for N of each kind)"
+run --test kills -- --nocapture --test-threads=1
+
+echo "-- joins and leaves under traffic, and wake-ups, at full speed"
+run --test joins --test quiet --test threads -- --nocapture
