@@ -7,8 +7,9 @@
 mod common;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
-use bus_client::Bus;
+use bus_client::{Bus, Error};
 use common::chance::Chance;
 use common::content::Content;
 use common::ledger::Ledger;
@@ -255,6 +256,42 @@ fn who_was_waited_for_misses_nothing() {
     }
     patient.finish();
     host.finish();
+}
+
+/// With no broker nobody can come, so there is nothing to wait for; that is told whatever the time allowed is.
+#[test]
+fn waiting_for_peers_ends_with_the_broker() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock");
+    let mut host = start_host(&path);
+    let bus = connect(&path);
+    let subscriber = bus.bytes_subscriber("a").unwrap();
+    let mut publisher = bus.bytes_publisher("b").unwrap();
+    let none = Some(Duration::ZERO);
+    let waits = [
+        subscriber.wait_for_publishers(1, none),
+        publisher.wait_for_subscribers(1, none),
+    ];
+    assert!(
+        waits
+            .iter()
+            .all(|wait| matches!(wait, Err(Error::Timeout { .. }))),
+        "{waits:?}"
+    );
+    host.kill();
+    host.reap();
+    for time in [none, Some(WATCHDOG), None] {
+        let waits = [
+            subscriber.wait_for_publishers(1, time),
+            publisher.wait_for_subscribers(1, time),
+        ];
+        assert!(
+            waits
+                .iter()
+                .all(|wait| matches!(wait, Err(Error::Topic { .. }))),
+            "{time:?}: {waits:?}"
+        );
+    }
 }
 
 fn connect(path: &std::path::Path) -> Bus {
