@@ -140,7 +140,7 @@ impl Inlet {
                 None => self.version.set(version),
             }
         }
-        self.core.set_version(self.version.get());
+        self.core.set_version(version);
         self.settle();
         Ok(())
     }
@@ -229,7 +229,7 @@ impl Inlet {
                     self.nothing::<R>()?;
                     self.core.sleep(Some(until));
                     if Instant::now() >= until {
-                        self.patrol();
+                        self.patrol()?;
                     }
                 }
                 Step::Over => return self.nothing(),
@@ -246,12 +246,16 @@ impl Inlet {
         }
     }
 
-    /// With no broker to tell, asks the kernel which publishers are gone.
-    fn patrol(&self) {
+    /// With no broker any more, takes its last words, and asks the kernel which publishers are gone.
+    fn patrol(&self) -> Result<()> {
         if self.member.lost_broker() {
+            while let Some((event, descriptors)) = self.member.event()? {
+                self.apply(event, descriptors)?;
+            }
             let dead = self.peers.borrow().dead();
             dead.into_iter().for_each(|id| self.end(id));
         }
+        Ok(())
     }
 
     pub(crate) fn publishers(&self) -> Result<Vec<Peer>> {

@@ -66,8 +66,19 @@ pub(crate) struct Member {
     orphaned: AtomicBool,
     /// Why this handle is of no use any more, if so.
     unusable: OnceLock<String>,
+    /// The process that is the member.
+    process: u32,
     /// Keeps an embedded broker alive.
     host: Arc<Host>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // A forked copy of the handle is no member, and ends nothing.
+        if self.process == std::process::id() {
+            self.connection.shut_down();
+        }
+    }
 }
 
 /// What the broker said of a topic at its opening.
@@ -92,6 +103,7 @@ impl Member {
             topic: builder.topic.clone(),
             orphaned: AtomicBool::new(false),
             unusable: OnceLock::new(),
+            process: std::process::id(),
             host,
         };
         let open = Request::Open {
@@ -156,7 +168,8 @@ impl Member {
         self.connection.try_recv().map_err(|e| self.broken(e))
     }
 
-    /// The next event that leads to a version that was seen; none when the broker is gone.
+    /// The next event, waited for while the broker lives: it leads to a version that was seen, so it is on its way. None when the
+    /// broker is gone and everything that it said was read.
     ///
     /// # Errors
     /// [`Error::Unusable`] where the event cannot be taken in, now and from then on.
@@ -164,10 +177,12 @@ impl Member {
         if let Some(why) = self.unusable.get() {
             return Err(self.refuse(why));
         }
-        if self.orphaned() {
-            return Ok(None);
-        }
-        let deadline = Instant::now() + ANSWER;
+        let patience = if self.orphaned() {
+            Duration::ZERO
+        } else {
+            ANSWER
+        };
+        let deadline = Instant::now() + patience;
         match self.connection.recv::<Event>(Some(deadline)) {
             Ok(event) => Ok(Some(event)),
             Err(error @ bus_core::Error::Io { .. }) => Err(self.give_up(error)),
@@ -214,8 +229,9 @@ impl Member {
 
     fn orphan(&self) {
         // ORDERING: as above.
-        self.orphaned.store(true, Ordering::Relaxed);
-        tracing::warn!(topic = %self.topic, "the broker is gone; established traffic goes on");
+        if !self.orphaned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(topic = %self.topic, "the broker is gone; established traffic goes on");
+        }
     }
 
     /// Whether the broker is gone, asking the socket.

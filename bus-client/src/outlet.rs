@@ -100,7 +100,7 @@ impl Outlet {
                 None => self.version = version,
             }
         }
-        self.core.set_version(self.version);
+        self.core.set_version(version);
         Ok(())
     }
 
@@ -146,7 +146,7 @@ impl Outlet {
                 Step::Sleep(until) => {
                     self.core.sleep(Some(until));
                     if Instant::now() >= until {
-                        self.patrol();
+                        self.patrol()?;
                     }
                 }
                 Step::Over => return Err(self.member.timeout("room")),
@@ -163,13 +163,17 @@ impl Outlet {
         }
     }
 
-    /// With no broker to tell, asks the kernel which subscribers are gone.
-    fn patrol(&mut self) {
+    /// With no broker any more, takes its last words, and asks the kernel which subscribers are gone.
+    fn patrol(&mut self) -> Result<()> {
         if self.member.lost_broker() {
+            while let Some((event, descriptors)) = self.member.event()? {
+                self.apply(event, descriptors)?;
+            }
             for id in self.peers.dead() {
                 self.drop_peer(id);
             }
         }
+        Ok(())
     }
 
     /// Room for `len` bytes, if there is some now.

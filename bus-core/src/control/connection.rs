@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg,
-    setsockopt, socket, socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, connect,
+    sendmsg, setsockopt, shutdown, socket, socketpair, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -241,6 +241,12 @@ impl Connection {
             }
             self.wait(PollFlags::POLLIN, deadline)?;
         }
+    }
+
+    /// Ends the conversation, whoever else has the descriptor: a child that was forked and has not yet reached `exec` has.
+    pub fn shut_down(&self) {
+        // This fails only where the other side is gone already.
+        let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Both);
     }
 
     /// Waits for one of the flags, the peer's end, a signal, or the deadline.
