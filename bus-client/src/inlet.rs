@@ -278,11 +278,11 @@ impl Inlet {
             if self.core.rings() - self.left.borrow().len() >= count {
                 return Ok(());
             }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(self.member.timeout("publishers"));
-            }
             if self.member.lost_broker() {
                 return Err(self.member.wrap(bus_core::Error::Closed));
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(self.member.timeout("publishers"));
             }
             let patrol = Instant::now() + PATROL;
             let until = deadline.map_or(patrol, |deadline| deadline.min(patrol));

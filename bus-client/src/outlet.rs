@@ -266,11 +266,11 @@ impl Outlet {
             if joined >= count {
                 return Ok(());
             }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(self.member.timeout("subscribers"));
-            }
             if self.member.lost_broker() {
                 return Err(self.member.wrap(bus_core::Error::Closed));
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(self.member.timeout("subscribers"));
             }
             let patrol = Instant::now() + PATROL;
             let until = deadline.map_or(patrol, |deadline| deadline.min(patrol));
