@@ -1,6 +1,6 @@
 //! `latency`: the round trip of a message, both sides polling, against a bounced line.
 
-use super::fit_bounce;
+use super::{fit_bounce, ring_depth};
 use crate::brackets::{Plan, interleave};
 use crate::clock::Tick;
 use crate::job::{Job, POLL};
@@ -15,6 +15,11 @@ pub struct Options {
     /// Bytes of a message; the line of the floor always carries 8
     #[arg(long, value_name = "BYTES", default_value_t = 8, value_parser = clap::value_parser!(u32).range(..=1 << 26))]
     pub payload: u32,
+    /// Messages that a ring holds, a power of two [default: as many as make 512 KiB, 8 to 8192]
+    ///
+    /// Two rings of up to 64 short messages stay in the first cache of a core, which shortens the trip.
+    #[arg(long)]
+    pub depth: Option<u32>,
     /// Rounds wanted on separate cores; others are repeated, up to three tries for each
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
@@ -36,9 +41,11 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
     let steps = rounds * if subject.is_some() { 2 } else { 1 } + 1;
     let round_ns = options.seconds * 1e9 / steps as f64;
     let payload = options.payload as usize;
+    let depth = ring_depth(options.depth, payload)?;
     let job = |subject| -> Result<Job> {
         let mut job = Job {
             spin_us: POLL,
+            depth,
             ..Job::bounce(subject, payload, tick, u64::MAX, 0)
         };
         fit_bounce(&mut job, round_ns)?;
@@ -55,6 +62,7 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
 
     let mut report = Report::default();
     report.count("payload", u64::from(options.payload));
+    report.count("depth", depth as u64);
     report.number("timer.cost_ns", tick.cost_ns());
     report.number("timer.step_ns", tick.step_picoseconds() as f64 / 1000.0);
     comparison.report(subject.map(Subject::key), &mut report)?;

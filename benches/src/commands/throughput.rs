@@ -1,13 +1,14 @@
 //! `throughput`: messages a second, lossless, every byte written and read, against the
 //! faster of two minimal rings, and for large messages against copying memory.
 
+use super::ring_depth;
 use crate::brackets::{ATTEMPTS, Class, STEADY, round_trips};
 use crate::clock::Tick;
 use crate::harness;
-use crate::job::{Job, Work, depth};
+use crate::job::{Job, Work};
 use crate::report::{Report, median};
 use crate::subject::Subject;
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use std::time::Instant;
 
 /// Messages from here on are compared with copying memory as well.
@@ -18,8 +19,6 @@ const TRIAL_BYTES: usize = 64 << 20;
 const TRIAL_MESSAGES: u64 = 200_000;
 /// Round trips that tell siblings from cores.
 const PROBE_TRIPS: u64 = 20_000;
-/// Bytes of a ring at most.
-const MOST_RING_BYTES: usize = 1 << 30;
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
@@ -119,17 +118,7 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
 
 fn base_job(options: &Options) -> Result<Job> {
     let payload = options.payload as usize;
-    let depth = options
-        .depth
-        .map_or_else(|| depth(payload), |depth| depth as usize);
-    ensure!(
-        depth.is_power_of_two() && depth >= 2,
-        "--depth must be a power of two and at least 2, not {depth}"
-    );
-    ensure!(
-        depth.saturating_mul(payload + 64) <= MOST_RING_BYTES,
-        "{depth} messages of {payload} bytes need a ring of more than 1 GiB: choose a smaller --depth"
-    );
+    let depth = ring_depth(options.depth, payload)?;
     Ok(Job {
         subject: Subject::Stamped,
         work: Work::Stream,
