@@ -39,6 +39,15 @@ shows 'cargo install --path bus-cli --locked'
 shows '| bus pub raw &'
 shows 'bus sub raw | sha256sum'
 
+target=$(cargo metadata --no-deps --locked --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+
+echo "-- its Rust examples compile as they stand there"
+cargo build --locked -p bus-client --lib --examples
+rustdoc --test README.md --edition 2024 -L "dependency=$target/debug/deps" --extern "bus_client=$target/debug/libbus_client.rlib" > "$place/examples" ||
+    { cat "$place/examples" >&2; fail "an example of the README does not compile"; }
+holds "$place/examples" '2 passed' "the README's examples"
+echo "ok      they compile"
+
 echo "-- the demo"
 cargo build --release --locked -p bus-cli -p bus-daemon
 code=0
@@ -50,7 +59,6 @@ for part in bus 'Unix sockets' pipes p50 p99.9; do
 done
 
 echo "-- the examples, each started first in turn"
-cargo build --locked -p bus-client --examples
 example() { timeout 60 cargo run --quiet --locked -p bus-client --example "$1"; }
 for order in 'strategy feed' 'feed strategy'; do
     read -r first second <<< "$order"
@@ -65,7 +73,6 @@ done
 echo "-- the pipe: a real tar through the bus"
 cargo install --path bus-cli --locked --root "$place/installed" --quiet
 bus="$place/installed/bin/bus"
-target=$(cargo metadata --no-deps --locked --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 busd="$target/release/busd"
 # As in the README; what is not there on every machine is replaced by what is: this clone.
 tree="${CARGO_HOME:-$HOME/.cargo}/registry"

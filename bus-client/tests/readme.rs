@@ -1,5 +1,0 @@
-//! The README's Rust examples compile as they stand there.
-
-#[doc = include_str!("../../README.md")]
-#[cfg(doctest)]
-struct Readme;
