@@ -91,7 +91,8 @@ enum Event {
 struct Running {
     role: Role,
     child: Child,
-    input: ChildStdin,
+    /// None once the side may end.
+    input: Option<ChildStdin>,
 }
 
 /// The children of a job. Dropped: they are killed.
@@ -136,7 +137,8 @@ impl Crew {
     fn tell_all(&mut self, word: &str) -> Result<()> {
         for index in 0..self.sides.len() {
             let side = &mut self.sides[index];
-            if writeln!(side.input, "{word}").is_err() {
+            let told = side.input.as_mut().map(|input| writeln!(input, "{word}"));
+            if !matches!(told, Some(Ok(()))) {
                 return Err(self.gone(index));
             }
         }
@@ -177,6 +179,7 @@ impl Crew {
 
     fn wait_ends(&mut self) -> Result<()> {
         for side in &mut self.sides {
+            side.input = None;
             let status = side
                 .child
                 .wait()
@@ -241,10 +244,7 @@ fn spawn(index: usize, side: &Side, events: Sender<(usize, Event)>) -> Result<Ru
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {role} as a process of this program failed"))?;
-    let input = child
-        .stdin
-        .take()
-        .with_context(|| format!("{role} has no input"))?;
+    let input = child.stdin.take();
     let output = child
         .stdout
         .take()

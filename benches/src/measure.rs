@@ -49,9 +49,11 @@ pub fn perform<T: Transport>(
             pong(job, traced, out, back)
         }
         (Work::Stream, Role::Publisher(index)) => {
-            let out = T::publisher(&place(0, index)).context("opening the publisher failed")?;
+            let mut out = T::publisher(&place(0, index)).context("opening the publisher failed")?;
             signal.ready_then_go()?;
-            publish_stream(job, traced, out)
+            let outcome = publish_stream(job, traced, &mut out)?;
+            signal.keep(out);
+            Ok(outcome)
         }
         (Work::Burst, Role::Publisher(index)) => {
             let out = T::publisher(&place(0, index)).context("opening the publisher failed")?;
@@ -149,11 +151,11 @@ fn pong(job: &Job, traced: bool, mut out: impl Publish, mut back: impl Receive) 
     Ok(outcome)
 }
 
-fn publish_stream(job: &Job, traced: bool, mut out: impl Publish) -> Result<Outcome> {
+fn publish_stream(job: &Job, traced: bool, out: &mut impl Publish) -> Result<Outcome> {
     let mut payload = Payload::new(job.payload);
-    publish_all(job.warm_up, job.batch, &mut payload, &mut out)?;
+    publish_all(job.warm_up, job.batch, &mut payload, out)?;
     let window = Window::open(traced)?;
-    publish_all(job.messages, job.batch, &mut payload, &mut out)?;
+    publish_all(job.messages, job.batch, &mut payload, out)?;
     window.close()
 }
 

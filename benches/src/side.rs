@@ -7,8 +7,9 @@
 //! child            ready       {outcome}
 //! ```
 //!
-//! It opens nothing before `begin` and sends nothing before `go`, ends when its
-//! input ends, and is killed when its parent dies.
+//! It opens nothing before `begin` and sends nothing before `go`. A publisher stays until its
+//! input ends, when all sides have given their outcome: that it leaves is no part of anybody's
+//! figures. A side is killed when its parent dies.
 
 use crate::floor::memory::Shared;
 use crate::job::{Job, Role};
@@ -19,6 +20,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal as Kill;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::io::{BufRead, Write, stdin, stdout};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -49,8 +51,10 @@ pub struct Side {
 }
 
 /// A child's line to its parent.
-#[derive(Debug)]
-pub struct Signal(());
+#[derive(Default)]
+pub struct Signal {
+    kept: Option<Box<dyn Any>>,
+}
 
 impl Signal {
     /// Says that all ends are open, and waits for the others.
@@ -60,6 +64,11 @@ impl Signal {
     pub fn ready_then_go(&mut self) -> Result<()> {
         tell(READY)?;
         expect(GO)
+    }
+
+    /// Keeps an end open until all sides have given their outcome.
+    pub fn keep(&mut self, end: impl Any) {
+        self.kept = Some(Box::new(end));
     }
 }
 
@@ -74,9 +83,17 @@ pub fn run(side: &str) -> Result<()> {
     pin(side.role.cpu())?;
     expect(BEGIN)?;
     let memory = Shared::open(side.memory)?;
+    let mut signal = Signal::default();
     let outcome =
-        subject::perform(&side, memory, &mut Signal(())).with_context(|| side.role.to_string())?;
-    tell(&serde_json::to_string(&outcome)?)
+        subject::perform(&side, memory, &mut signal).with_context(|| side.role.to_string())?;
+    tell(&serde_json::to_string(&outcome)?)?;
+    if signal.kept.is_some() {
+        stdin()
+            .lock()
+            .read_line(&mut String::new())
+            .context("waiting for the other sides failed")?;
+    }
+    Ok(())
 }
 
 fn pin(cpu: usize) -> Result<()> {

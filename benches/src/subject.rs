@@ -81,7 +81,7 @@ pub fn perform(side: &Side, memory: &'static Shared, signal: &mut Signal) -> Res
 /// A way to carry messages from publishers to subscribers in other processes.
 pub trait Transport {
     /// The publisher's end.
-    type Publisher: Publish;
+    type Publisher: Publish + 'static;
     /// The subscriber's end.
     type Subscriber: Receive;
 
