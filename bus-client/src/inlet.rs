@@ -208,40 +208,39 @@ impl Inlet {
         mut look: impl FnMut(&'a receive::Subscriber) -> bus_core::Result<Option<R>>,
     ) -> Result<Option<R>> {
         self.refresh()?;
-        match look(&self.core) {
-            Ok(Some(found)) => Ok(Some(found)),
-            Ok(None) => self.wait(timeout, look),
-            Err(error) => Err(self.member.wrap(error)),
+        loop {
+            match look(&self.core) {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) if self.wait(timeout)? => {}
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(self.member.wrap(error)),
+            }
         }
     }
 
+    /// Waits until a look finds something; false when the time is over.
     #[inline(never)]
-    fn wait<'a, R>(
-        &'a self,
-        timeout: Option<Duration>,
-        mut look: impl FnMut(&'a receive::Subscriber) -> bus_core::Result<Option<R>>,
-    ) -> Result<Option<R>> {
+    fn wait(&self, timeout: Option<Duration>) -> Result<bool> {
         let mut wait = Wait::new(&self.spin.borrow(), deadline(timeout));
         loop {
             match wait.step() {
                 Step::Again => {}
                 Step::Sleep(until) => {
-                    self.nothing::<R>()?;
+                    self.nothing::<()>()?;
                     self.core.sleep(Some(until));
                     if Instant::now() >= until {
                         self.patrol()?;
                     }
                 }
-                Step::Over => return self.nothing(),
+                Step::Over => {
+                    self.nothing::<()>()?;
+                    return Ok(false);
+                }
             }
             self.refresh()?;
-            match look(&self.core) {
-                Ok(Some(found)) => {
-                    self.spin.borrow_mut().learn(wait.spin());
-                    return Ok(Some(found));
-                }
-                Ok(None) => {}
-                Err(error) => return Err(self.member.wrap(error)),
+            if self.core.has_message() {
+                self.spin.borrow_mut().learn(wait.spin());
+                return Ok(true);
             }
         }
     }

@@ -70,7 +70,7 @@ impl TopicBuilder {
 
     /// Topic: messages that each ring keeps for subscribers to come, 1 (the default) to `depth - 1`.
     pub fn keep(mut self, messages: u32) -> Self {
-        self.settings.history = Some(messages);
+        self.settings.keep = Some(messages);
         self
     }
 

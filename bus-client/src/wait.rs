@@ -40,11 +40,16 @@ impl Wait {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn step(&mut self) -> Step {
         if self.spin.turn::<Native>() {
             return Step::Again;
         }
+        self.sleep()
+    }
+
+    #[cold]
+    fn sleep(&self) -> Step {
         let now = Instant::now();
         let patrol = now + PATROL;
         match self.deadline {

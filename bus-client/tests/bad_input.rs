@@ -303,7 +303,7 @@ fn a_wrong_type_or_setting_names_both_sides_and_disturbs_nobody() {
         open(topic().max_payload(2000)),
         ["max_payload", "1000", "2000"],
     );
-    asked(open(topic().keep(3)), ["history", "1", "3"]);
+    asked(open(topic().keep(3)), ["keep", "1", "3"]);
     asked(open(topic().stride(1024)), ["stride", "1024", "64"]);
     let topic = || bus.topic("new").unwrap();
     told(open(topic().depth(100)), &["depth", "100", "power of two"]);

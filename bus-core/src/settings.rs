@@ -19,7 +19,7 @@ const MAX_CHOSEN_STRIDE: u64 = 1024;
 /// Bytes of a slot ahead of its payload.
 pub const SLOT_HEADER: u64 = 16;
 /// Messages kept for a subscriber that joins, when the setting is left open.
-const DEFAULT_HISTORY: u32 = 1;
+const DEFAULT_KEEP: u32 = 1;
 
 /// What an opener asks for. `None` leaves the choice to the topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub struct Settings {
     /// Longest payload in bytes, up to 1 GiB.
     pub max_payload: Option<u64>,
     /// Messages kept for subscribers that join: 1 to `depth - 1`.
-    pub history: Option<u32>,
+    pub keep: Option<u32>,
 }
 
 /// What a topic has: every setting decided and within its limits.
@@ -44,7 +44,7 @@ pub struct TopicSettings {
     /// Longest payload in bytes.
     pub max_payload: u64,
     /// Messages kept for subscribers that join.
-    pub history: u32,
+    pub keep: u32,
     /// Bytes of a ring's arena, a multiple of 64; 0 where every payload fits a slot.
     pub arena: u64,
 }
@@ -93,25 +93,25 @@ impl Settings {
             let slots = DEFAULT_SLOT_BYTES / u64::from(stride.max(64));
             (slots.max(2) as u32 + 1).next_power_of_two() / 2
         });
-        let history = self.history.unwrap_or(DEFAULT_HISTORY);
+        let keep = self.keep.unwrap_or(DEFAULT_KEEP);
         TopicSettings {
             depth,
             stride,
             max_payload,
-            history,
-            arena: self.arena(stride, max_payload, history),
+            keep,
+            arena: self.arena(stride, max_payload, keep),
         }
         .check()
     }
 
     /// The arena holds what a joiner may need, one message in flight, and the gap where the ring
     /// of bytes wraps; and some more, so that a burst fits.
-    fn arena(&self, stride: u32, max_payload: u64, history: u32) -> u64 {
+    fn arena(&self, stride: u32, max_payload: u64, keep: u32) -> u64 {
         if max_payload <= u64::from(stride).saturating_sub(SLOT_HEADER) {
             return 0;
         }
         let longest = max_payload.min(MAX_PAYLOAD).next_multiple_of(64);
-        let least = longest.saturating_mul(u64::from(history) + 2);
+        let least = longest.saturating_mul(u64::from(keep) + 2);
         least.max(DEFAULT_SLOT_BYTES)
     }
 
@@ -125,11 +125,7 @@ impl Settings {
                 u64::from(topic.stride),
             ),
             ("max_payload", self.max_payload, topic.max_payload),
-            (
-                "history",
-                self.history.map(u64::from),
-                u64::from(topic.history),
-            ),
+            ("keep", self.keep.map(u64::from), u64::from(topic.keep)),
         ];
         asked
             .into_iter()
@@ -147,7 +143,7 @@ impl TopicSettings {
             depth,
             stride,
             max_payload,
-            history,
+            keep,
             arena,
         } = self;
         limit(
@@ -169,21 +165,21 @@ impl TopicSettings {
             "up to 1073741824 bytes (1 GiB)",
         )?;
         limit(
-            (1..depth).contains(&history),
-            "history",
-            history.into(),
+            (1..depth).contains(&keep),
+            "keep",
+            keep.into(),
             "1 to depth - 1 messages",
         )?;
         let longest = max_payload.next_multiple_of(64);
         let enough = max_payload <= self.inline()
             || longest
-                .checked_mul(u64::from(history) + 2)
+                .checked_mul(u64::from(keep) + 2)
                 .is_some_and(|least| arena >= least);
         limit(
             arena.is_multiple_of(64) && arena <= 1 << 37 && enough,
             "arena",
             arena,
-            "a multiple of 64 that holds history + 2 of the longest payloads, up to 128 GiB",
+            "a multiple of 64 that holds keep + 2 of the longest payloads, up to 128 GiB",
         )?;
         Ok(self)
     }
@@ -202,7 +198,7 @@ mod tests {
     fn defaults_are_within_their_own_limits() {
         let topic = Settings::default().decide(&Schema::bytes()).unwrap();
         assert_eq!(topic.depth, 8192);
-        assert_eq!(topic.history, 1);
+        assert_eq!(topic.keep, 1);
         assert!(topic.arena >= 3 * 65_536);
     }
 
@@ -246,18 +242,18 @@ mod tests {
             ),
             (
                 Settings {
-                    history: Some(0),
+                    keep: Some(0),
                     ..Settings::default()
                 },
-                "history",
+                "keep",
             ),
             (
                 Settings {
                     depth: Some(2),
-                    history: Some(2),
+                    keep: Some(2),
                     ..Settings::default()
                 },
-                "history",
+                "keep",
             ),
         ];
         for (settings, name) in bad {

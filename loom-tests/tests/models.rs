@@ -44,6 +44,7 @@ models! {
     join_idle_publisher "join.idle-publisher"
     join_wakes_for_message "join.wakes-for-message"
     join_wakes_for_room "join.wakes-for-room"
+    join_waited_for "join.waited-for"
     stop_after_claim "stop.after-claim"
     stop_after_payload "stop.after-payload"
     stop_after_commit "stop.after-commit"

@@ -3,7 +3,7 @@
 //! Keys, for `floor` and for `bus`, and for each `SIDE` of `publisher` and `subscriber`:
 //! `bus.SIDE.syscalls_per_msg`, `.context_switches_per_msg`, `.allocations_per_msg`,
 //! `.page_faults_per_msg`, and `.resident_kib` at the end. For bus also those of
-//! [`super::joins`].
+//! `joins`.
 
 use crate::clock::Tick;
 use crate::harness;

@@ -5,6 +5,7 @@
 //! instead. Two processes that ask at the same moment can both be told yes; the allocation itself is then the judge.
 
 use std::fs;
+use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -40,13 +41,59 @@ fn machine() -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// Bytes that this process's control group (version 2) leaves; nothing where there is no limit.
+/// Where a version of control groups keeps what is asked here.
+struct Version {
+    root: &'static str,
+    limit: &'static str,
+    used: &'static str,
+    /// Lines of `memory.stat`: pages of files, which the kernel gives back when memory is asked for.
+    cache: [&'static str; 2],
+}
+
+const FIRST: Version = Version {
+    root: "/sys/fs/cgroup/memory",
+    limit: "memory.limit_in_bytes",
+    used: "memory.usage_in_bytes",
+    cache: ["total_active_file", "total_inactive_file"],
+};
+
+const SECOND: Version = Version {
+    root: "/sys/fs/cgroup",
+    limit: "memory.max",
+    used: "memory.current",
+    cache: ["active_file", "inactive_file"],
+};
+
+/// Bytes that this process's control groups, and those that these are in, leave; nothing where there is no limit.
 fn cgroup() -> Option<u64> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = own.lines().find_map(|l| l.strip_prefix("0::"))?;
-    let folder = format!("/sys/fs/cgroup{}", path.trim_end_matches('/'));
-    let read = |file: &str| fs::read_to_string(format!("{folder}/{file}")).ok();
-    let limit: u64 = read("memory.max")?.trim().parse().ok()?;
-    let used: u64 = read("memory.current")?.trim().parse().ok()?;
-    Some(limit.saturating_sub(used))
+    // Such as "4:memory:/a/b" and, of the second version, "0::/a/b".
+    let room = own.lines().filter_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let version = match controllers {
+            "" => SECOND,
+            _ if controllers.split(',').any(|c| c == "memory") => FIRST,
+            _ => return None,
+        };
+        let groups = Path::new(path).ancestors();
+        groups.filter_map(|group| version.room(group)).min()
+    });
+    room.min()
+}
+
+impl Version {
+    /// Bytes that one group leaves.
+    fn room(&self, group: &Path) -> Option<u64> {
+        let folder = format!("{}{}", self.root, group.display());
+        let read = |file: &str| fs::read_to_string(format!("{folder}/{file}")).ok();
+        let limit: u64 = read(self.limit)?.trim().parse().ok()?;
+        let used: u64 = read(self.used)?.trim().parse().ok()?;
+        let stat = read("memory.stat")?;
+        let counts = stat.lines().filter_map(|line| line.split_once(' '));
+        let cache = counts.filter(|(name, _)| self.cache.contains(name));
+        let cache = cache
+            .filter_map(|(_, bytes)| bytes.parse().ok())
+            .fold(0, u64::saturating_add);
+        Some(limit.saturating_sub(used.saturating_sub(cache)))
+    }
 }

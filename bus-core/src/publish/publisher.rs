@@ -48,7 +48,7 @@ impl Publisher {
         ring.identify(RING_MAGIC);
         let inline = u64::from(ring.inline());
         let arena = Arena::new(settings.arena, u64::from(settings.depth));
-        let history = u64::from(settings.history);
+        let history = u64::from(settings.keep);
         Ok(Self {
             ring: RingPublisher::new(
                 ring,

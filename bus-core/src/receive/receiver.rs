@@ -182,6 +182,12 @@ impl<B: Backend> Receiver<B> {
         self.select_next()
     }
 
+    /// Whether a poll would find something.
+    #[inline(always)]
+    pub fn has_message(&self) -> bool {
+        self.rings().any(|ring| ring.ready())
+    }
+
     /// Whether a poll, or a look at the ends, would find something.
     pub fn ready(&self) -> bool {
         self.stale().is_some() || self.rings().any(|ring| ring.ready() || ring.end_unseen())

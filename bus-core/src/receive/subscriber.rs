@@ -113,7 +113,7 @@ impl Subscriber {
         let reader = self.receiver().reader().clone();
         let ring = RingReader::new(ring, reader, index, bounds, publisher, 0);
         if let Start::Head { history } = start {
-            ring.start_at_head(history.min(self.settings.history).into());
+            ring.start_at_head(history.min(self.settings.keep).into());
         }
         self.receiver().attach(ring);
         Ok(())
@@ -121,7 +121,7 @@ impl Subscriber {
 
     /// See [`Receiver::joined`]. `history` is at most what the topic keeps.
     pub fn joined(&self, history: u32) {
-        let history = history.min(self.settings.history);
+        let history = history.min(self.settings.keep);
         self.receiver().joined(history.into());
     }
 
@@ -224,6 +224,13 @@ impl Subscriber {
     pub(super) fn hold(&self) -> Arc<Desk> {
         self.held.set(self.held.get() + 1);
         self.desk.clone()
+    }
+
+    /// Whether a poll would find something. Releases what other threads have let go of.
+    #[inline(always)]
+    pub fn has_message(&self) -> bool {
+        self.take_back();
+        self.receiver().has_message()
     }
 
     /// Whether a poll, or a look at ends or versions, would find something.

@@ -2,14 +2,14 @@
 //!
 //! A wait that ends within the budget is cheaper spun than slept. One that outlasts it was spun in vain. So the budget
 //! halves with each wait that outlasted the full budget, down to a sixteenth, and is full again after one that
-//! would have fitted.
+//! would have fitted. A wait that is over at once never asks for the time.
 
 use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
 
 /// Turns between two looks at the clock.
-const TURNS: u32 = 32;
+const TURNS: u32 = 64;
 
 /// A spin budget that learns.
 #[derive(Clone, Debug)]
@@ -25,20 +25,30 @@ impl SpinBudget {
     }
 
     /// Begins a wait.
+    #[inline]
     pub fn start(&self) -> Spin {
         Spin {
             began: None,
             turns: 0,
             budget: self.now,
+            outlasted: false,
         }
     }
 
     /// Learns from a wait that is over.
+    #[inline]
     pub fn learn(&mut self, spin: &Spin) {
-        let Some(began) = spin.began else {
-            return;
-        };
-        self.now = if began.elapsed() <= self.full {
+        if spin.outlasted {
+            self.learn_from_sleep(spin);
+        } else {
+            self.now = self.full;
+        }
+    }
+
+    #[cold]
+    fn learn_from_sleep(&mut self, spin: &Spin) {
+        let fitted = spin.began.is_some_and(|b| b.elapsed() <= self.full);
+        self.now = if fitted {
             self.full
         } else {
             (self.now / 2).max(self.full / 16)
@@ -49,24 +59,31 @@ impl SpinBudget {
 /// One wait in progress.
 #[derive(Debug)]
 pub struct Spin {
+    /// When its first turns were over.
     began: Option<Instant>,
     turns: u32,
     budget: Duration,
+    /// The budget was used up before the wait was over.
+    outlasted: bool,
 }
 
 impl Spin {
     /// Spins one turn; false when the budget is used up.
-    #[inline]
+    #[inline(always)]
     pub fn turn<B: Backend>(&mut self) -> bool {
         self.turns = self.turns.wrapping_add(1);
-        if self.turns % TURNS == 1 {
-            let now = Instant::now();
-            let began = *self.began.get_or_insert(now);
-            if now.duration_since(began) >= self.budget {
-                return false;
-            }
+        if (self.turns.is_multiple_of(TURNS) || self.budget.is_zero()) && self.over() {
+            return false;
         }
         B::spin();
         true
+    }
+
+    #[cold]
+    fn over(&mut self) -> bool {
+        let now = Instant::now();
+        let began = *self.began.get_or_insert(now);
+        self.outlasted = self.budget.is_zero() || now.duration_since(began) >= self.budget;
+        self.outlasted
     }
 }

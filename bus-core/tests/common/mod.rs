@@ -47,7 +47,7 @@ pub fn settings(
         depth,
         stride,
         max_payload,
-        history,
+        keep: history,
         arena,
     };
     settings.check().unwrap()

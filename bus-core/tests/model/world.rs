@@ -72,7 +72,7 @@ impl World {
         if len as u64 <= self.inline() {
             return Verdict::Sent;
         }
-        let kept = self.lag().max(unchecked + u64::from(settings.history));
+        let kept = self.lag().max(unchecked + u64::from(settings.keep));
         let kept = &self.log[self.head().saturating_sub(kept) as usize..];
         let used: u64 = kept.iter().map(|m| m.taken).sum::<u64>() + units(len);
         // At most one gap lies among the spans in use: they are shorter than the arena together.
@@ -166,7 +166,7 @@ impl World {
             publisher,
             events,
         } = &mut self.topic;
-        let most = u64::from(settings.depth - settings.history);
+        let most = u64::from(settings.depth - settings.keep);
         let mut results = Vec::new();
         let mut batch = publisher.batch();
         for at in 0..=lens.len() {
@@ -179,7 +179,7 @@ impl World {
                 events.push_back(Event::Joined(reader.id, segment));
                 registry.bump_subscribers();
                 subscriber.joined(*history);
-                let back = u64::from((*history).min(settings.history));
+                let back = u64::from((*history).min(settings.keep));
                 reader.start(head.saturating_sub(back), head);
             }
             if let Some(len) = lens.get(at) {
@@ -242,7 +242,7 @@ impl World {
         self.ids += 1;
         let mut reader = Reader::new(self.ids, &self.topic);
         let subscriber = reader.subscriber().unwrap();
-        let back = u64::from(history.min(self.topic.settings.history));
+        let back = u64::from(history.min(self.topic.settings.keep));
         self.topic.attach(subscriber, history);
         reader.start(self.head().saturating_sub(back), self.head());
         let start = reader.next;

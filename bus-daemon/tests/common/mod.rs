@@ -29,7 +29,7 @@ pub fn small() -> Settings {
         depth: Some(2),
         stride: Some(64),
         max_payload: Some(48),
-        history: Some(1),
+        keep: Some(1),
     }
 }
 
