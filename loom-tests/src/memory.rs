@@ -82,6 +82,7 @@ impl ModelRing {
     /// The payload of a message: its slot's, or that of each unit that it takes in the arena.
     pub fn payload(&self, sequence: u64, place: u32, len: u32) -> &[Payload] {
         let units: Range<usize> = if place == INLINE {
+            assert!(len <= SLOT_BYTES, "the slot holds it");
             let slot = self.index(sequence);
             return &self.0.inline[slot..=slot];
         } else {

@@ -36,15 +36,28 @@ impl Early {
         (word, 1 << (slot % 64))
     }
 
-    /// Marks a message that was not marked.
-    pub(super) fn mark(&self, sequence: u64) {
-        let (word, bit) = self.word(sequence);
-        word.set(word.get() | bit);
-        self.count.set(self.count.get() + 1);
+    /// Marks the messages from `first` up to but not including `end`, none of which was marked.
+    pub(super) fn mark_range(&self, first: u64, end: u64) {
+        let mut sequence = first;
+        while sequence != end {
+            let (word, bit) = self.word(sequence);
+            word.set(word.get() | bit);
+            self.count.set(self.count.get() + 1);
+            sequence = sequence.wrapping_add(1);
+        }
+    }
+
+    /// Unmarks those that follow each other from `first` on; the first that was not marked.
+    pub(super) fn take_from(&self, first: u64) -> u64 {
+        let mut sequence = first;
+        while self.take(sequence) {
+            sequence = sequence.wrapping_add(1);
+        }
+        sequence
     }
 
     /// Unmarks a message; whether it was marked.
-    pub(super) fn take(&self, sequence: u64) -> bool {
+    fn take(&self, sequence: u64) -> bool {
         let (word, bit) = self.word(sequence);
         let marked = self.count.get() > 0 && word.get() & bit != 0;
         if marked {

@@ -14,6 +14,6 @@ mod typed;
 
 pub use held::Held;
 pub use receiver::Receiver;
-pub use ring::{Bounds, Found, RingReader};
+pub use ring::{Found, RingReader};
 pub use subscriber::{Batch, Message, Start, Subscriber};
 pub use typed::{HeldValue, Received, Typed, access};

@@ -140,18 +140,19 @@ impl<B: Backend> Receiver<B> {
         freed
     }
 
-    /// The ring whose next message is the next to receive, if any has one.
+    /// The next message of any ring. It is outstanding until it is released at its ring.
     #[inline(always)]
-    pub fn select(&self) -> Option<&RingReader<B>> {
+    pub fn poll(&self) -> Option<(&RingReader<B>, Found)> {
         let left = self.left.get();
         if left > 0
             && let Some(ring) = self.ring(self.turn.get())
-            && ring.ready()
+            && let Some(found) = ring.poll()
         {
             self.left.set(left - 1);
-            return Some(ring);
+            return Some((ring, found));
         }
-        self.select_next()
+        let ring = self.select_next()?;
+        Some((ring, ring.poll()?))
     }
 
     /// Gives the turn to the next ring that has a message.
@@ -168,12 +169,6 @@ impl<B: Backend> Receiver<B> {
             }
         }
         None
-    }
-
-    /// The next message of any ring. It is outstanding until it is released at its ring.
-    pub fn poll(&self) -> Option<(&RingReader<B>, Found)> {
-        let ring = self.select()?;
-        Some((ring, ring.take()))
     }
 
     /// A ring with messages, other than the last where there is one, for reading many at once.

@@ -9,42 +9,18 @@ use std::cell::Cell;
 use super::early::Early;
 use super::head;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
-use crate::memory::layout::{CLOSED, INLINE};
+use crate::memory::layout::CLOSED;
 use crate::wake::{Alarm, ring as ring_bell};
 
-/// What a ring's slots may say, from its registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Longest payload in a slot, in bytes.
-    pub inline: u32,
-    /// Longest payload in the arena, in bytes.
-    pub max_payload: u32,
-    /// Bytes of the arena.
-    pub arena: u64,
-}
-
-impl Bounds {
-    /// Whether a payload of `len` bytes may lie at `place`.
-    #[inline(always)]
-    pub fn hold(&self, place: u32, len: u32) -> bool {
-        if place == INLINE {
-            return len <= self.inline;
-        }
-        len <= self.max_payload && u64::from(place) * 64 + u64::from(len) <= self.arena
-    }
-}
-
-/// A message that was found: received, not yet released.
+/// A message that was found: received, not yet released. `place` and `len` are its publisher's words, not yet checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Its sequence number.
     pub sequence: u64,
-    /// [`INLINE`], or the unit in the arena.
+    /// [`INLINE`](crate::memory::layout::INLINE), or the unit in the arena.
     pub place: u32,
     /// Bytes of payload.
     pub len: u32,
-    /// Whether place and length are within bounds; if not, there is no payload to look at.
-    pub sound: bool,
 }
 
 /// The subscriber's half of one ring.
@@ -52,7 +28,6 @@ pub struct RingReader<B: Backend> {
     ring: B::Ring,
     reader: B::Reader,
     index: usize,
-    bounds: Bounds,
     /// The next sequence to receive.
     next: Cell<u64>,
     /// Everything below it is released: what the shared cursor says.
@@ -72,20 +47,12 @@ pub struct RingReader<B: Backend> {
 
 impl<B: Backend> RingReader<B> {
     /// A reader of `ring`, whose cursor is number `index` of the segment, from sequence `start` on.
-    pub fn new(
-        ring: B::Ring,
-        reader: B::Reader,
-        index: usize,
-        bounds: Bounds,
-        publisher: u64,
-        start: u64,
-    ) -> Self {
+    pub fn new(ring: B::Ring, reader: B::Reader, index: usize, publisher: u64, start: u64) -> Self {
         let early = Early::new(ring.depth());
         let this = Self {
             ring,
             reader,
             index,
-            bounds,
             next: Cell::new(start),
             tail: Cell::new(start),
             early,
@@ -126,10 +93,24 @@ impl<B: Backend> RingReader<B> {
         self.store_cursor();
     }
 
-    /// The next message, if one is committed.
+    /// Receives the next message, if one is committed.
     #[inline(always)]
     pub fn poll(&self) -> Option<Found> {
-        self.ready().then(|| self.take())
+        let sequence = self.next.get();
+        let next = sequence.wrapping_add(1);
+        let slot = self.ring.slot(sequence);
+        // ORDERING: acquire pairs with the publisher's `PUBLISH_COMMIT`: the payload is seen whole.
+        if B::load64(&slot.commit, site::RECEIVE_COMMIT) != next {
+            return None;
+        }
+        self.next.set(next);
+        // ORDERING: written before the stamp.
+        let word = B::load64(&slot.place, site::RELAXED);
+        Some(Found {
+            sequence,
+            place: (word >> 32) as u32,
+            len: word as u32,
+        })
     }
 
     /// Whether the next message is committed.
@@ -137,24 +118,8 @@ impl<B: Backend> RingReader<B> {
     pub fn ready(&self) -> bool {
         let sequence = self.next.get();
         let slot = self.ring.slot(sequence);
-        // ORDERING: acquire pairs with the publisher's `PUBLISH_COMMIT`: the payload is seen whole.
+        // ORDERING: as in `poll`: who sees nothing more after an end sees the last message.
         B::load64(&slot.commit, site::RECEIVE_COMMIT) == sequence.wrapping_add(1)
-    }
-
-    /// Receives the next message, which is [`ready`](Self::ready).
-    #[inline(always)]
-    pub fn take(&self) -> Found {
-        let sequence = self.next.get();
-        self.next.set(sequence.wrapping_add(1));
-        // ORDERING: written before the stamp.
-        let word = B::load64(&self.ring.slot(sequence).place, site::RELAXED);
-        let (place, len) = ((word >> 32) as u32, word as u32);
-        Found {
-            sequence,
-            place,
-            len,
-            sound: self.bounds.hold(place, len),
-        }
     }
 
     /// Releases a message that was received. Its slot and span go back to the publisher when all before it are released as well.
@@ -166,34 +131,27 @@ impl<B: Backend> RingReader<B> {
     /// Releases the messages from `first` up to but not including `end`, with one store of the cursor.
     #[inline(always)]
     pub fn release_range(&self, first: u64, end: u64) {
+        if first == self.tail.get() && self.early.count() == 0 {
+            self.release_to(end);
+        } else {
+            self.release_out_of_order(first, end);
+        }
+    }
+
+    #[cold]
+    fn release_out_of_order(&self, first: u64, end: u64) {
         if first == self.tail.get() {
-            self.tail.set(end);
-            if self.early.count() > 0 {
-                self.catch_up();
-            }
-            self.store_cursor();
-            self.wake_publisher();
-        } else if first != end {
-            self.mark_early(first, end);
+            self.release_to(self.early.take_from(end));
+        } else {
+            self.early.mark_range(first, end);
         }
     }
 
-    #[cold]
-    fn mark_early(&self, first: u64, end: u64) {
-        let mut sequence = first;
-        while sequence != end {
-            self.early.mark(sequence);
-            sequence = sequence.wrapping_add(1);
-        }
-    }
-
-    #[cold]
-    fn catch_up(&self) {
-        let mut tail = self.tail.get();
-        while self.early.take(tail) {
-            tail = tail.wrapping_add(1);
-        }
-        self.tail.set(tail);
+    #[inline(always)]
+    fn release_to(&self, end: u64) {
+        self.tail.set(end);
+        self.store_cursor();
+        self.wake_publisher();
     }
 
     #[inline(always)]

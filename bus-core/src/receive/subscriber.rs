@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::held::{Desk, Held};
 use super::receiver::Receiver;
-use super::ring::{Bounds, Found, RingReader};
+use super::ring::{Found, RingReader};
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, RING_MAGIC};
 use crate::memory::segment::{self, Kind};
@@ -105,13 +105,8 @@ impl Subscriber {
         let mapping = segment::open(ring, Kind::Ring, ring_bytes(&self.settings))?;
         let ring = MappedRing::new(Arc::new(mapping), &self.settings);
         ring.check_identity(RING_MAGIC)?;
-        let bounds = Bounds {
-            inline: ring.inline(),
-            max_payload: ring.max_payload(),
-            arena: self.settings.arena,
-        };
         let reader = self.receiver().reader().clone();
-        let ring = RingReader::new(ring, reader, index, bounds, publisher, 0);
+        let ring = RingReader::new(ring, reader, index, publisher, 0);
         if let Start::Head { history } = start {
             ring.start_at_head(history.min(self.settings.keep).into());
         }
@@ -171,10 +166,9 @@ impl Subscriber {
     #[inline(always)]
     pub fn poll(&self) -> Result<Option<Message<'_>>> {
         self.take_back();
-        let Some(ring) = self.receiver().select() else {
+        let Some((ring, found)) = self.receiver().poll() else {
             return Ok(None);
         };
-        let found = ring.take();
         match payload(ring, found) {
             Some(payload) => Ok(Some(Message {
                 subscriber: self,

@@ -3,11 +3,11 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use bus_core::receive::{Bounds, Found, Receiver, RingReader};
+use bus_core::receive::{Found, Receiver, RingReader};
 
 use super::{Broker, Writer};
 use crate::Loom;
-use crate::memory::{ModelReader, SLOT_BYTES, UNIT_BYTES};
+use crate::memory::ModelReader;
 
 /// A subscriber and its owner.
 pub struct Subscriber {
@@ -40,9 +40,7 @@ impl Held<'_> {
             sequence,
             place,
             len,
-            sound,
         } = self.found;
-        assert!(sound, "message {sequence} is within bounds");
         for payload in self.ring.ring().payload(sequence, place, len) {
             payload.expect(self.publisher(), sequence);
         }
@@ -85,15 +83,9 @@ impl Subscriber {
     /// Maps the ring of a writer.
     pub fn attach(&self, writer: &Writer, index: usize) {
         let ring = writer.memory().clone();
-        let units = ring.units() as u32;
-        let bounds = Bounds {
-            inline: SLOT_BYTES,
-            max_payload: units * UNIT_BYTES,
-            arena: u64::from(units * UNIT_BYTES),
-        };
         let reader = self.memory.clone();
         let publisher = index as u64;
-        let ring = RingReader::new(ring, reader, index, bounds, publisher, 0);
+        let ring = RingReader::new(ring, reader, index, publisher, 0);
         self.receiver.attach(ring);
     }
 
