@@ -109,7 +109,8 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
          Bus does not spin either, but in the figures with an interval: there it spins as it does by default, or \
          as the key says. \
          `cpu` is the share of a processor that the answering side used. Sleep calls are \
-         those of the answering side, wake calls those of the other, with a message every millisecond.",
+         those of the answering side, wake calls those of the other, with a message every millisecond. A sleep is \
+         announced before the last look, which may find a message: then there is a wake and no sleep call.",
     );
     Ok(report)
 }
@@ -128,6 +129,12 @@ fn count_calls(job: &Job, key: &str, report: &mut Report) -> Result<()> {
             format!("{key}.wake_calls_per_sleep"),
             wakes as f64 / sleeps.max(1) as f64,
         );
+        if pong.fences() > 0 {
+            report.number(
+                format!("{key}.wake_calls_per_announced_sleep"),
+                wakes as f64 / pong.fences() as f64,
+            );
+        }
     }
     Ok(())
 }

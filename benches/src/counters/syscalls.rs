@@ -60,6 +60,12 @@ impl Calls {
         })
     }
 
+    /// Calls that fence all processors: bus makes one when it is about to sleep, whether or not it then does.
+    #[must_use]
+    pub fn fences(&self) -> u64 {
+        self.sum(|(number, _)| number == libc::SYS_membarrier)
+    }
+
     fn sum(&self, wanted: impl Fn(Call) -> bool) -> u64 {
         self.counts
             .iter()

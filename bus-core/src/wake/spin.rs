@@ -4,7 +4,6 @@
 //! halves with each wait that outlasted the full budget, down to a sixteenth, and is full again after one that
 //! would have fitted. A wait that is over at once never asks for the time.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
@@ -85,10 +84,6 @@ impl Spin {
         let now = Instant::now();
         let began = *self.began.get_or_insert(now);
         self.outlasted = self.budget.is_zero() || now.duration_since(began) >= self.budget;
-        if !self.outlasted {
-            // Whoever is waited for may be waiting for this very processor.
-            thread::yield_now();
-        }
         self.outlasted
     }
 }
