@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 # Both at once: else shared dependencies are built twice, with different features.
-cargo build --release -p bus-bench --bins --benches
+cargo build --release --locked -p bus-bench --bins --benches
 bench="${CARGO_TARGET_DIR:-target}/release/bus-bench"
 out="$(mktemp)"
 trap 'rm -f "$out"' EXIT
@@ -62,5 +62,5 @@ figures "$sides $joins" cost --messages 100000 --topics 20 --joins 50
 
 echo "criterion benches"
 # Each body runs once: whether they work, not what they measure.
-cargo bench -p bus-bench --bench parts -- --test
+cargo bench --locked -p bus-bench --bench parts -- --test
 echo "all figures are there"

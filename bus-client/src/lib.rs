@@ -71,3 +71,8 @@ pub use publisher::Publisher;
 pub use rkyv;
 pub use subscriber::{Batch, Messages, Subscriber};
 pub use topic::TopicBuilder;
+
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -103,7 +103,8 @@ impl<T: Payload> Subscriber<T> {
         Messages { subscriber: self }
     }
 
-    /// Waits until at least `count` publishers are there, or the time is over.
+    /// Waits until at least `count` publishers are there at once, or the time is over. One that came and left does not count, though
+    /// its messages are there to be read.
     ///
     /// # Errors
     /// [`Error::Timeout`]; [`Error::Topic`] where the broker is gone and none can come.

@@ -93,7 +93,7 @@ impl Hub {
             let Some(client) = self.clients.remove(id) else {
                 continue;
             };
-            let killed = why == Leaving::Died || !pidfd_alive(&*client.pidfd);
+            let exited = why == Leaving::Died || !pidfd_alive(&*client.pidfd);
             let Some(name) = client.topic else {
                 tracing::debug!(id, pid = client.peer.pid, ?why, "gone without a topic");
                 continue;
@@ -105,9 +105,9 @@ impl Hub {
             };
             if let Some(member) = topic.member(id) {
                 let (role, client, pid) = (member.role, &member.client, member.pid);
-                tracing::info!(topic = %name, id, %role, %client, pid, killed, ?why, "left");
+                tracing::info!(topic = %name, id, %role, %client, pid, exited, ?why, "left");
             }
-            if let Err(error) = topic.leave(id, killed, &mut self.clients) {
+            if let Err(error) = topic.leave(id, exited, &mut self.clients) {
                 tracing::error!(topic = %name, id, %error, "cannot tell that a member left");
             }
             self.drop_if_empty(&name);

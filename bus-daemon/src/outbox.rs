@@ -122,7 +122,7 @@ mod tests {
             &Event::SubscriberLeft {
                 version,
                 id,
-                killed: false,
+                exited: false,
             },
             Vec::new(),
         )

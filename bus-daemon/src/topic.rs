@@ -194,7 +194,7 @@ impl Topic {
     }
 
     /// Lets a member go, and tells those whom it concerns if it took part.
-    pub(crate) fn leave(&mut self, id: u64, killed: bool, clients: &mut Clients) -> Result<()> {
+    pub(crate) fn leave(&mut self, id: u64, exited: bool, clients: &mut Clients) -> Result<()> {
         let Some(member) = self.members.remove(&id) else {
             return Ok(());
         };
@@ -212,7 +212,7 @@ impl Topic {
                     version,
                     id,
                     index,
-                    killed,
+                    exited,
                 };
                 let event = Outgoing::new(&event, Vec::new())?;
                 for (&to, _) in self
@@ -237,7 +237,7 @@ impl Topic {
                 let event = Event::SubscriberLeft {
                     version,
                     id,
-                    killed,
+                    exited,
                 };
                 let event = Outgoing::new(&event, Vec::new())?;
                 for to in self.joined_publishers() {

@@ -126,7 +126,7 @@ fn who_leaves_is_told_and_the_version_follows_the_event() {
     let left = Event::SubscriberLeft {
         version: 3,
         id: gone,
-        killed: false,
+        exited: false,
     };
     assert_eq!(publisher.next(), left);
 
@@ -136,7 +136,7 @@ fn who_leaves_is_told_and_the_version_follows_the_event() {
         version: 2,
         id,
         index,
-        killed: false,
+        exited: false,
     };
     assert_eq!(subscriber.next(), left);
     subscriber.nothing();

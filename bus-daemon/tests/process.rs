@@ -117,7 +117,7 @@ fn a_killed_subscriber_is_noticed_by_its_pidfd_though_its_connection_lives_on() 
     let left = Event::SubscriberLeft {
         version: 2,
         id: process.id,
-        killed: true,
+        exited: true,
     };
     assert_eq!(publisher.next(), left);
     process.child.wait().unwrap();

@@ -131,7 +131,7 @@ pub enum Event {
         /// The index of its ring.
         index: u16,
         /// Its process is gone. Best effort: `false` says nothing.
-        killed: bool,
+        exited: bool,
     },
     /// To publishers: a subscriber takes part. Two descriptors: its reader segment, and a pidfd of its process.
     SubscriberJoined {
@@ -152,6 +152,6 @@ pub enum Event {
         /// The subscriber.
         id: u64,
         /// Its process is gone. Best effort: `false` says nothing.
-        killed: bool,
+        exited: bool,
     },
 }

@@ -183,7 +183,7 @@ mod tests {
             version: u32::MAX,
             id: 7,
             index: 59,
-            killed: true,
+            exited: true,
         };
         let packet = event.pack().unwrap();
         assert_eq!(Event::unpack(packet.as_bytes()).unwrap(), event);
