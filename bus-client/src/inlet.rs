@@ -12,7 +12,7 @@ use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
 
 use crate::member::{Member, Peers};
-use crate::wait::{PATROL, Step, Wait, deadline};
+use crate::wait::{Attempts, PATROL, Step, Wait, deadline};
 use crate::{Error, Peer, Result, TopicBuilder};
 
 pub(crate) struct Inlet {
@@ -31,6 +31,7 @@ pub(crate) struct Inlet {
     followed: Cell<u64>,
     drained: Cell<u64>,
     settings: TopicSettings,
+    attempts: Attempts,
 }
 
 impl Inlet {
@@ -52,6 +53,7 @@ impl Inlet {
             followed: Cell::new(0),
             drained: Cell::new(0),
             settings: opened.settings,
+            attempts: Attempts::default(),
         };
         // What was sent before the answer to `Open` is read now, so that the cursors are near the heads
         // before anybody waits for them.
@@ -101,7 +103,7 @@ impl Inlet {
                         tracing::warn!(client, pid, %error, "not followed");
                         self.member.released(index);
                     }
-                    Err(error) => return Err(self.member.give_up(error)),
+                    Err(error) => return Err(self.member.give_up(error.to_string())),
                 }
                 self.version.set(version);
             }
@@ -137,7 +139,7 @@ impl Inlet {
         while (version.wrapping_sub(self.version.get()) as i32) > 0 {
             match self.member.event()? {
                 Some((event, descriptors)) => self.apply(event, descriptors)?,
-                None => self.version.set(version),
+                None => return Err(self.member.give_up_on_peers()),
             }
         }
         self.core.set_version(version);
@@ -148,13 +150,8 @@ impl Inlet {
     /// Counts rings that were drained, and lets go of those whose publisher has left.
     #[cold]
     fn settle(&self) {
-        for id in self.core.ends() {
-            self.drained.set(self.drained.get() + 1);
-            if self.member.orphaned() {
-                // Nobody will say that it has left.
-                self.end(id);
-            }
-        }
+        let drained = self.core.ends().count() as u64;
+        self.drained.set(self.drained.get() + drained);
         let mut left = self.left.borrow_mut();
         if left.is_empty() {
             return;
@@ -183,7 +180,12 @@ impl Inlet {
         self.refresh()?;
         match look(&self.core) {
             Ok(Some(found)) => Ok(Some(found)),
-            Ok(None) => self.nothing(),
+            Ok(None) => {
+                if self.attempts.failed() {
+                    self.patrol()?;
+                }
+                self.nothing()
+            }
             Err(error) => Err(self.member.wrap(error)),
         }
     }
@@ -233,6 +235,9 @@ impl Inlet {
                     }
                 }
                 Step::Over => {
+                    if self.attempts.failed() {
+                        self.patrol()?;
+                    }
                     self.nothing::<()>()?;
                     return Ok(false);
                 }
@@ -251,14 +256,20 @@ impl Inlet {
             while let Some((event, descriptors)) = self.member.event()? {
                 self.apply(event, descriptors)?;
             }
-            let dead = self.peers.borrow().dead();
-            dead.into_iter().for_each(|id| self.end(id));
+            // Nobody else will say of those that closed their rings that they have left.
+            let there = self.peers.borrow().list();
+            let closed = there.iter().map(|peer| peer.id);
+            let closed = closed.filter(|id| self.core.drained(*id));
+            let gone = self.peers.borrow().dead().into_iter().chain(closed);
+            gone.for_each(|id| self.end(id));
+            self.settle();
         }
         Ok(())
     }
 
     pub(crate) fn publishers(&self) -> Result<Vec<Peer>> {
         self.refresh()?;
+        self.patrol()?;
         Ok(self.peers.borrow().list())
     }
 

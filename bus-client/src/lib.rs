@@ -34,7 +34,7 @@
 //! | `outlet`, `publisher`, `bytes_publisher`, `loan` | sending |
 //! | `inlet`, `subscriber`, `bytes_subscriber` | receiving |
 //!
-//! Promises: sending and receiving make no system call, no allocation and no copy while the peer is awake and there is room; no
+//! Promises: sending and receiving make no system call, no allocation and no copy that is not needed while the peer is awake and there is room; no
 //! thread is started, but that of the embedded broker in the one process that hosts it. Handles are `Send` and not `Sync`:
 //! one thread at a time uses a handle; threads that share a topic open one handle each.
 

@@ -1,6 +1,6 @@
 //! One handle's membership: its connection to the broker, from opening to the last event.
 //!
-//! Promises: while the broker lives, every event up to a version that was seen is there to be read; a broker that is gone is
+//! Promises: while the broker lives, every event up to a version that was seen comes; a broker that is gone is
 //! noticed, and then the kernel is asked directly whether peers live. Dropping it is leaving.
 
 use std::collections::HashMap;
@@ -75,7 +75,7 @@ pub(crate) struct Member {
 impl Drop for Member {
     fn drop(&mut self) {
         // A forked copy of the handle is no member, and ends nothing.
-        if self.process == std::process::id() {
+        if self.is_here() {
             self.connection.shut_down();
         }
     }
@@ -185,7 +185,9 @@ impl Member {
         let deadline = Instant::now() + patience;
         match self.connection.recv::<Event>(Some(deadline)) {
             Ok(event) => Ok(Some(event)),
-            Err(error @ bus_core::Error::Io { .. }) => Err(self.give_up(error)),
+            Err(error @ bus_core::Error::Io { .. }) => Err(self.give_up(error.to_string())),
+            // Slow, not dead: the next call asks again.
+            Err(error @ bus_core::Error::Timeout) if !self.orphaned() => Err(self.broken(error)),
             Err(_) => {
                 self.orphan();
                 Ok(None)
@@ -195,9 +197,18 @@ impl Member {
 
     /// This process lacks what it takes to take in a peer. Without it, the handle would lose messages, or overwrite what that
     /// peer has not read. What was received before stays valid, so it does not leave by itself.
-    pub(crate) fn give_up(&self, error: bus_core::Error) -> Error {
-        let why = self.unusable.get_or_init(|| error.to_string());
-        self.refuse(why)
+    pub(crate) fn give_up(&self, why: String) -> Error {
+        self.refuse(self.unusable.get_or_init(|| why))
+    }
+
+    /// The broker is gone, and took with it what it had to say of somebody who joined or left.
+    pub(crate) fn give_up_on_peers(&self) -> Error {
+        self.give_up("the broker went before it had told of everybody who joined or left".into())
+    }
+
+    /// Whether this process is the member, and not a fork of it.
+    pub(crate) fn is_here(&self) -> bool {
+        self.process == std::process::id()
     }
 
     fn refuse(&self, why: &str) -> Error {

@@ -10,7 +10,7 @@ use bus_core::wake::SpinBudget;
 use bus_core::{TopicSettings, publish};
 
 use crate::member::{Member, Peers};
-use crate::wait::{PATROL, Step, Wait, deadline};
+use crate::wait::{Attempts, PATROL, Step, Wait, deadline};
 use crate::{Error, Peer, Result, TopicBuilder};
 
 pub(crate) struct Outlet {
@@ -21,6 +21,7 @@ pub(crate) struct Outlet {
     version: u32,
     id: u64,
     settings: TopicSettings,
+    attempts: Attempts,
 }
 
 impl Outlet {
@@ -37,6 +38,7 @@ impl Outlet {
             version: 0,
             id: opened.id,
             settings: opened.settings,
+            attempts: Attempts::default(),
         };
         loop {
             match outlet.member.answer()? {
@@ -65,7 +67,7 @@ impl Outlet {
                     Err(error @ bus_core::Error::Segment { .. }) => {
                         tracing::warn!(client, pid, %error, "not adopted");
                     }
-                    Err(error) => return Err(self.member.give_up(error)),
+                    Err(error) => return Err(self.member.give_up(error.to_string())),
                 }
                 self.version = version;
             }
@@ -97,7 +99,7 @@ impl Outlet {
         while (version.wrapping_sub(self.version) as i32) > 0 {
             match self.member.event()? {
                 Some((event, descriptors)) => self.apply(event, descriptors)?,
-                None => self.version = version,
+                None => return Err(self.member.give_up_on_peers()),
             }
         }
         self.core.set_version(version);
@@ -113,7 +115,12 @@ impl Outlet {
         self.refresh()?;
         match attempt(&mut self.core) {
             Ok(Some(done)) => Ok(done),
-            Ok(None) => Err(self.full()),
+            Ok(None) => {
+                if self.attempts.failed() {
+                    self.patrol()?;
+                }
+                Err(self.full())
+            }
             Err(error) => Err(self.member.wrap(error)),
         }
     }
@@ -149,7 +156,12 @@ impl Outlet {
                         self.patrol()?;
                     }
                 }
-                Step::Over => return Err(self.member.timeout("room")),
+                Step::Over => {
+                    if self.attempts.failed() {
+                        self.patrol()?;
+                    }
+                    return Err(self.member.timeout("room"));
+                }
             }
             self.refresh()?;
             match attempt(&mut self.core) {
@@ -249,6 +261,7 @@ impl Outlet {
 
     pub(crate) fn subscribers(&mut self) -> Result<Vec<Peer>> {
         self.refresh()?;
+        self.patrol()?;
         let mut peers = self.peers.list();
         peers.retain(|peer| self.core.has_joined(peer.id));
         Ok(peers)
@@ -307,6 +320,9 @@ fn fill<M: Copy>(
 
 impl Drop for Outlet {
     fn drop(&mut self) {
-        self.core.close();
+        // A forked copy of the handle ends nothing.
+        if self.member.is_here() {
+            self.core.close();
+        }
     }
 }

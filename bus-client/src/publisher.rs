@@ -58,6 +58,8 @@ impl<T: Payload> Publisher<T> {
     /// Sends messages in order, with one look at the room and one at the sleepers for as many as fit at once. Waits for room as
     /// [`send`](Self::send) does. Returns how many were sent.
     ///
+    /// Who sleeps is woken when as many as fit were taken from `messages`, or all: do not let that iterator wait for something.
+    ///
     /// # Errors
     /// As for [`send`](Self::send); the messages before the one that fails are sent.
     pub fn publish_batch<'a>(&mut self, messages: impl IntoIterator<Item = &'a T>) -> Result<u64>

@@ -1,8 +1,9 @@
 //! A wait: spin, then sleep, until something is there or the time is over.
 //!
 //! A sleep is bounded by [`PATROL`]: that wakes nobody who has a message, it is when a waiting handle looks
-//! whether the broker still lives, and asks the kernel for its peers if not.
+//! whether the broker still lives, and asks the kernel for its peers if not. Who polls patrols as often, by [`Attempts`].
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use bus_core::backend::Native;
@@ -14,6 +15,35 @@ pub(crate) const PATROL: Duration = Duration::from_millis(100);
 /// When a time that is allowed is over; never, for one that no clock reaches.
 pub(crate) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
     timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+}
+
+/// Attempts that failed at once, for who polls and never sleeps: says now and then that it is time to patrol.
+#[derive(Debug, Default)]
+pub(crate) struct Attempts {
+    failed: Cell<u32>,
+    patrolled: Cell<Option<Instant>>,
+}
+
+impl Attempts {
+    /// Failures between two looks at the clock.
+    const LOOK: u32 = 64;
+
+    /// Counts one that failed; whether it is time to patrol.
+    #[inline]
+    pub(crate) fn failed(&self) -> bool {
+        self.failed.set(self.failed.get().wrapping_add(1));
+        self.failed.get().is_multiple_of(Self::LOOK) && self.due()
+    }
+
+    #[cold]
+    fn due(&self) -> bool {
+        let now = Instant::now();
+        let due = self.patrolled.get().is_none_or(|at| now - at >= PATROL);
+        if due {
+            self.patrolled.set(Some(now));
+        }
+        due
+    }
 }
 
 /// One wait in progress.

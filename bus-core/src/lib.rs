@@ -13,7 +13,7 @@
 //! | [`backend`] | the atomics and fences underneath: real ones here, modelled ones in `loom-tests` |
 //!
 //! Promises: no locked instruction, no system call, no allocation and no division by a run-time value
-//! for a message that is published or received while its peer is awake; nothing read from a peer's
+//! for a message that is published or received in order while its peer is awake; nothing read from a peer's
 //! memory is used as an index, a length or a divisor before it was checked.
 //!
 //! It asks for Linux 5.16 or later (`futex_waitv`). It does not find peers, choose policies or start

@@ -32,6 +32,7 @@ models! {
     room_one_reader "room.one-reader"
     room_two_readers "room.two-readers"
     room_reader_leaves "room.reader-leaves"
+    room_reader_drops "room.reader-drops"
     sleep_one_reader "sleep.one-reader"
     sleep_two_readers "sleep.two-readers"
     sleep_two_writers "sleep.two-writers"

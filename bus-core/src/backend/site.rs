@@ -47,11 +47,15 @@ sites! {
     CLOSE_STATE = Release "close.state";
     /// Subscriber loads the state of a ring; pairs with [`CLOSE_STATE`].
     RECEIVE_STATE = Acquire "receive.state";
+    /// Subscriber leaves; pairs with [`PUBLISH_STATE`]: its reads are over before its slots are written again.
+    LEAVE_STATE = Release "leave.state";
+    /// Publisher loads the state of a reader; pairs with [`LEAVE_STATE`].
+    PUBLISH_STATE = Acquire "publish.state";
     /// Publisher, between a commit and its look at sleepers; pairs with [`SLEEP_READER_FENCE`] and [`JOIN_FENCE`].
     PUBLISH_FENCE = SeqCst "publish.fence";
     /// Subscriber, between its odd `waiting` and its second look; pairs with [`PUBLISH_FENCE`].
     SLEEP_READER_FENCE = SeqCst "sleep.reader.fence";
-    /// Subscriber, between a cursor and its look at a waiting publisher; pairs with [`SLEEP_PUBLISHER_FENCE`].
+    /// Subscriber, between its cursor or state and its bell or its look at a waiting publisher; pairs with [`SLEEP_PUBLISHER_FENCE`].
     RELEASE_FENCE = SeqCst "release.fence";
     /// Publisher, between its odd `waiting` and its second look; pairs with [`RELEASE_FENCE`].
     SLEEP_PUBLISHER_FENCE = SeqCst "sleep.publisher.fence";

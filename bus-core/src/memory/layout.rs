@@ -38,7 +38,7 @@ pub const READER_MAGIC: u32 = u32::from_le_bytes(*b"BusS");
 /// Marks a registry segment.
 pub const REGISTRY_MAGIC: u32 = u32::from_le_bytes(*b"BusT");
 
-/// A line that its writer writes when a peer was asleep, and once in its life: a ring at its end, a reader when it has joined.
+/// A line that its writer writes when a peer was asleep, and seldom else: a ring at its end, a reader when it has joined and when it leaves.
 ///
 /// ```text
 /// 0      4        64
@@ -50,7 +50,7 @@ pub const REGISTRY_MAGIC: u32 = u32::from_le_bytes(*b"BusT");
 pub struct BellLine<B: Backend> {
     /// Rung (moved by one and woken) to wake who sleeps on it.
     pub bell: B::Word32,
-    /// Of a ring: [`OPEN`] or [`CLOSED`]. Of a reader: [`JOINING`] or [`JOINED`].
+    /// Of a ring: [`OPEN`] or [`CLOSED`]. Of a reader: [`JOINING`], [`JOINED`] or [`LEFT`].
     pub state: B::Word32,
 }
 
@@ -62,6 +62,8 @@ pub const CLOSED: u32 = 1;
 pub const JOINING: u32 = 0;
 /// `state` of a reader that receives whatever is published from now on.
 pub const JOINED: u32 = 1;
+/// `state` of a reader that reads nothing any more.
+pub const LEFT: u32 = 2;
 
 /// The first page of a ring segment; `depth` slots of `stride` bytes follow, then the arena.
 ///
@@ -107,7 +109,7 @@ pub const INLINE: u32 = u32::MAX;
 /// +0    identity   once
 /// +64   waiting    it sleeps for messages
 /// +128  bell       a publisher was asleep
-///       state      once, when it has joined
+///       state      it has joined; it leaves
 /// +192  reserve    zero
 /// +256  cursor 0   a message is released
 /// +320  cursor 1 …
@@ -119,7 +121,7 @@ pub struct ReaderHeader<B: Backend> {
     pub identity: Identity<B>,
     /// Odd while the subscriber sleeps for messages; a new value for each sleep.
     pub waiting: Line<B::Word32>,
-    /// Wakes publishers; says that it has joined.
+    /// Wakes publishers; says that it has joined, and that it leaves.
     pub bell: BellLine<B>,
     /// Zero; for counters.
     pub reserve: [u64; 8],

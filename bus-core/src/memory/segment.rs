@@ -103,6 +103,9 @@ pub fn create(kind: Kind, bytes: u64) -> Result<(OwnedFd, Mapping)> {
     Ok((fd, Mapping { pages }))
 }
 
+/// The unit of `st_blocks`, see stat(2).
+const BLOCK: u64 = 512;
+
 /// A memfd that can be sealed and never executed; kernels before 6.3 do not know the latter.
 fn create_memfd(name: &CString) -> nix::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
@@ -129,9 +132,19 @@ pub fn check(fd: &impl AsFd, kind: Kind, bytes: u64) -> Result<()> {
             "it is not sealed against resizing and writing".into(),
         ));
     }
-    let size = fstat(fd).map_err(|e| Error::io("fstat", e))?.st_size;
+    let stat = fstat(fd).map_err(|e| Error::io("fstat", e))?;
+    let size = stat.st_size;
     if u64::try_from(size) != Ok(bytes) {
         return Err(refuse(format!("it has {size} bytes, not {bytes}")));
+    }
+    // Else whoever maps it would pay for the pages that its maker did not.
+    let allocated = u64::try_from(stat.st_blocks)
+        .unwrap_or(0)
+        .saturating_mul(BLOCK);
+    if allocated < bytes {
+        return Err(refuse(format!(
+            "only {allocated} of its {bytes} bytes are allocated"
+        )));
     }
     Ok(())
 }

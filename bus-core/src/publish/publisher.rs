@@ -48,17 +48,9 @@ impl Publisher {
         ring.identify(RING_MAGIC);
         let inline = u64::from(ring.inline());
         let arena = Arena::new(settings.arena, u64::from(settings.depth));
-        let history = u64::from(settings.keep);
+        let keep = u64::from(settings.keep);
         Ok(Self {
-            ring: RingPublisher::new(
-                ring,
-                registry,
-                usize::from(index),
-                0,
-                history,
-                inline,
-                arena,
-            ),
+            ring: RingPublisher::new(ring, registry, usize::from(index), 0, keep, inline, arena),
             fd,
             max_payload: settings.max_payload as usize,
             scratch: allocator::Arena::new(),

@@ -1,8 +1,8 @@
 //! The publisher's half of the ring protocol, over any backend.
 //!
 //! Promises: a slot or span is overwritten only when every adopted subscriber has released it, and the last
-//! `history` messages before a version check are left alone until the next check; a message is seen whole or not at all;
-//! whoever slept when it was committed is woken, once. A subscriber that was seen to have joined misses nothing from then on.
+//! `keep` messages before a version check are left alone until the next check; a message is seen whole or not at all;
+//! whoever slept when it was committed is woken by [`announce`](RingPublisher::announce), once. A subscriber that was seen to have joined misses nothing from then on.
 //!
 //! It asks its owner to look at [`stale`](RingPublisher::stale) before every message or batch, and to adopt and
 //! drop subscribers until the version is reached. It does not touch payloads.
@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::Arena;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
-use crate::memory::layout::{CLOSED, INLINE, JOINED};
+use crate::memory::layout::{CLOSED, INLINE, JOINED, LEFT};
 use crate::wake::{Alarm, MAX_WORDS, Sleeper};
 
 /// A subscriber that this publisher waits for and wakes.
@@ -29,6 +29,11 @@ impl<B: Backend> Follower<B> {
         // is committed after this load, with `PUBLISH_COMMIT`, was none that it could start behind.
         B::load32(&self.reader.header().bell.state, site::RELAXED) == JOINED
     }
+
+    fn left(&self) -> bool {
+        // ORDERING: acquire pairs with the subscriber's `LEAVE_STATE`: its reads are over.
+        B::load32(&self.reader.header().bell.state, site::PUBLISH_STATE) == LEFT
+    }
 }
 
 /// The publisher's half of a ring.
@@ -44,7 +49,7 @@ pub struct RingPublisher<B: Backend> {
     /// `head` at the last version check.
     checked: u64,
     /// Messages kept for subscribers that join.
-    history: u64,
+    keep: u64,
     version: u32,
     arena: Arena,
     inline: u64,
@@ -71,13 +76,13 @@ impl<B: Backend> RingPublisher<B> {
     /// A publisher of a new ring whose first message has sequence `start`, at `version` of the set of subscribers.
     ///
     /// `start` is 0 but in tests of the wrap-around; then every slot must hold another stamp than its
-    /// first message's. `history` is at least 1 and less than the depth; `inline` is the bytes of payload that a slot holds.
+    /// first message's. `keep` is at least 1 and less than the depth; `inline` is the bytes of payload that a slot holds.
     pub fn new(
         ring: B::Ring,
         registry: B::Registry,
         index: usize,
         start: u64,
-        history: u64,
+        keep: u64,
         inline: u64,
         arena: Arena,
     ) -> Self {
@@ -88,7 +93,7 @@ impl<B: Backend> RingPublisher<B> {
             head: start,
             room: 0,
             checked: start,
-            history,
+            keep,
             version: 0,
             arena,
             inline,
@@ -181,11 +186,15 @@ impl<B: Backend> RingPublisher<B> {
             // ORDERING: acquire pairs with the subscriber's `RELEASE_CURSOR`: its reads of what it released are
             // over before this side writes there.
             follower.seen = B::load64(follower.reader.cursor(self.index), site::PUBLISH_CURSOR);
+            // Whoever has left waits for nothing, also where no broker is there to say so.
+            if follower.left() {
+                follower.seen = self.head;
+            }
         }
         let lag = self.slowest().map_or(0, |(_, lag)| lag);
         self.room = self.ring.depth().saturating_sub(lag);
         let unchecked = self.head.wrapping_sub(self.checked);
-        let kept = lag.max(unchecked.saturating_add(self.history));
+        let kept = lag.max(unchecked.saturating_add(self.keep));
         self.arena
             .release_before(self.head.wrapping_sub(kept), self.head);
     }
@@ -240,7 +249,7 @@ impl<B: Backend> RingPublisher<B> {
         if self.room == 0 {
             self.look_for_room();
         }
-        self.room.min(self.ring.depth() - self.history)
+        self.room.min(self.ring.depth() - self.keep)
     }
 
     /// Publishes what was written into the claim, `len` bytes of it. Wakes nobody: see [`announce`](Self::announce).
@@ -276,7 +285,7 @@ impl<B: Backend> RingPublisher<B> {
         }
     }
 
-    /// Sleeps until the slowest subscriber moves, the set of subscribers moves, or the deadline.
+    /// Sleeps until the slowest subscriber moves or leaves, the set of subscribers moves, or the deadline.
     ///
     /// Returns at once when that has happened since the claim failed. May return early; claim again.
     #[cold]
@@ -294,7 +303,8 @@ impl<B: Backend> RingPublisher<B> {
         // acquired by the claim that follows.
         let cursor = B::load64(slowest.reader.cursor(self.index), site::RELAXED);
         let version = B::load32(&self.registry.subscribers.0, site::RELAXED);
-        if cursor == slowest.seen && version == self.version && self.lag(cursor) > 0 {
+        let waits = cursor == slowest.seen && self.lag(cursor) > 0 && !slowest.left();
+        if waits && version == self.version {
             let words = [(its_bell, bell), (&self.registry.subscribers.0, version)];
             B::sleep(&words, deadline);
         }
@@ -303,7 +313,8 @@ impl<B: Backend> RingPublisher<B> {
 
     /// Sleeps until other than `known` subscribers have joined, the set of subscribers moves, or the deadline.
     ///
-    /// Returns at once when that has happened already. May return early.
+    /// Returns at once when that has happened already. May return early. Of more than 127 that are joining, it watches 127: it ends
+    /// when one of those has.
     #[cold]
     pub fn sleep_for_subscribers(&mut self, known: usize, deadline: Option<Instant>) {
         let version = (&self.registry.subscribers.0, self.version);

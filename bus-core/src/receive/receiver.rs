@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use super::ring::{Found, RingReader};
 use crate::backend::{Backend, ReaderMemory, site};
-use crate::memory::layout::{JOINED, MAX_PUBLISHERS};
-use crate::wake::Sleeper;
+use crate::memory::layout::{JOINED, LEFT, MAX_PUBLISHERS};
+use crate::wake::{Sleeper, ring as ring_bell};
 
 /// Messages in a row from one ring while others may have some.
 const TURN: u32 = 32;
@@ -37,6 +37,17 @@ where
     B::Reader: Send,
     B::Registry: Send,
 {
+}
+
+impl<B: Backend> Drop for Receiver<B> {
+    /// Leaves: no publisher waits for this subscriber any more, also where no broker is there to say so.
+    fn drop(&mut self) {
+        let bell = &self.reader.header().bell;
+        // ORDERING: release pairs with the publishers' `PUBLISH_STATE`: reads of every message are over.
+        B::store32(&bell.state, LEFT, site::LEAVE_STATE);
+        B::light_fence(site::RELEASE_FENCE);
+        ring_bell::<B>(&bell.bell);
+    }
 }
 
 impl<B: Backend> Receiver<B> {
@@ -81,9 +92,9 @@ impl<B: Backend> Receiver<B> {
         }
         // ORDERING: after the acquiring loads that found the heads: who sees this publishes above them.
         B::store32(&self.reader.header().bell.state, JOINED, site::RELAXED);
-        for ring in self.rings() {
-            ring.wake_publisher();
-        }
+        B::light_fence(site::RELEASE_FENCE);
+        // Also a publisher whose ring is not attached yet may wait for this.
+        ring_bell::<B>(&self.reader.header().bell.bell);
     }
 
     /// The ring at this position of the list.
@@ -126,7 +137,8 @@ impl<B: Backend> Receiver<B> {
     /// outstanding ([`RingReader::borrowed`]).
     pub unsafe fn retire(&self, publishers: &[u64]) -> [bool; MAX_PUBLISHERS] {
         let mut freed = [false; MAX_PUBLISHERS];
-        // SAFETY: as for `ring`: nobody borrows the list now, and no ring that goes. Nothing below runs code of others.
+        // SAFETY: as for `ring`: nobody borrows the list now, and no ring that goes; what a backend does to a word does not
+        // come back here.
         let rings = unsafe { &mut *self.rings.get() };
         rings.retain(|ring| {
             let go = publishers.contains(&ring.publisher()) && ring.drained() && !ring.borrowed();

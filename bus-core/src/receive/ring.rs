@@ -1,8 +1,8 @@
 //! The subscriber's half of the ring protocol for one ring, over any backend.
 //!
 //! Promises: messages come in order, each once; a message handed out stays as it is until it is released, in
-//! any order; whoever publishes and slept for the room is woken, once. What the ring's pages say is checked against
-//! [`Bounds`] before it is believed.
+//! any order; whoever publishes and slept for the room is woken, once. It believes nothing that a slot says but its
+//! stamp: the ring's memory checks place and length against the registration.
 
 use std::cell::Cell;
 
@@ -83,7 +83,12 @@ impl<B: Backend> RingReader<B> {
 
     /// Starts over at the ring's present head less `history` messages, as far as there are so many.
     /// For a ring that was there before this subscriber joined, after the join's heavy fence.
+    ///
+    /// While a message or batch is outstanding it stays where it is.
     pub fn start_at_head(&self, history: u64) {
+        if self.borrowed() {
+            return;
+        }
         let head = head::find::<B>(&self.ring);
         // Never back behind what this cursor has released: its publisher may have written there.
         let back = history.min(head).min(head.wrapping_sub(self.tail.get()));
@@ -166,7 +171,7 @@ impl<B: Backend> RingReader<B> {
 
     /// Wakes the publisher if it sleeps for something that this subscriber has changed.
     #[inline(always)]
-    pub(super) fn wake_publisher(&self) {
+    fn wake_publisher(&self) {
         B::light_fence(site::RELEASE_FENCE);
         if self.alarm.due::<B>(&self.ring.header().waiting.0) {
             ring_bell::<B>(&self.reader.header().bell.bell);

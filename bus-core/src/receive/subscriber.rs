@@ -29,6 +29,8 @@ pub struct Subscriber {
     held: Cell<u64>,
     /// Room for what the desk has, kept from one fetch to the next.
     returned: Cell<Vec<(u64, u64)>>,
+    /// The process that made it.
+    process: u32,
 }
 
 /// Where a new ring is read from.
@@ -66,6 +68,7 @@ impl Subscriber {
             desk: Arc::new(Desk::new(membership)),
             held: Cell::new(0),
             returned: Cell::default(),
+            process: std::process::id(),
         })
     }
 
@@ -101,6 +104,15 @@ impl Subscriber {
         let index = usize::from(index);
         if index >= MAX_PUBLISHERS {
             return Err(Error::Control(format!("ring index {index} is too high")));
+        }
+        if self
+            .receiver()
+            .rings()
+            .any(|ring| ring.publisher() == publisher || ring.index() == index)
+        {
+            return Err(Error::Control(format!(
+                "publisher {publisher} with ring index {index}: one of the two is in use"
+            )));
         }
         let mapping = segment::open(ring, Kind::Ring, ring_bytes(&self.settings))?;
         let ring = MappedRing::new(Arc::new(mapping), &self.settings);
@@ -154,6 +166,12 @@ impl Subscriber {
             .any(|ring| ring.publisher() == publisher)
     }
 
+    /// Whether this publisher's ring has ended and everything in it was received.
+    pub fn drained(&self, publisher: u64) -> bool {
+        let mut rings = self.receiver().rings();
+        rings.any(|ring| ring.publisher() == publisher && ring.drained())
+    }
+
     /// Number of rings attached.
     pub fn rings(&self) -> usize {
         self.receiver().len()
@@ -183,7 +201,7 @@ impl Subscriber {
         }
     }
 
-    /// Up to `max` messages of one publisher, released together when the batch is dropped.
+    /// Up to `max` messages of one publisher, at least one, released together when the batch is dropped.
     pub fn poll_batch(&self, max: usize) -> Option<Batch<'_>> {
         self.take_back();
         let ring = self.receiver().select_other()?;
@@ -192,7 +210,7 @@ impl Subscriber {
             ring,
             first: ring.next(),
             end: Cell::new(ring.next()),
-            left: Cell::new(max),
+            left: Cell::new(max.max(1)),
         })
     }
 
@@ -249,6 +267,11 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // A forked copy of the handle ends nothing.
+            std::mem::forget(self.receiver.take());
+            return;
+        }
         self.take_back();
         if self.held.get() > 0
             && let Some(receiver) = self.receiver.take()
@@ -295,7 +318,7 @@ impl Message<'_> {
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the span is within the ring's mapping, which stays while a message is outstanding, and the
         // publisher does not write there until this is released. A publisher that breaks the protocol can change the bytes
-        // meanwhile: `docs/protocol.md` says what then holds.
+        // meanwhile: `docs/protocol.md`, *Trust*, says what then holds.
         unsafe { self.payload.as_ref() }
     }
 

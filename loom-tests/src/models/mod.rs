@@ -67,6 +67,7 @@ pub const MODELS: &[Model] = &[
     Model::new("room.one-reader", 3, room::one_reader),
     Model::new("room.two-readers", 3, room::two_readers),
     Model::new("room.reader-leaves", 3, room::reader_leaves),
+    Model::new("room.reader-drops", 3, room::reader_drops),
     Model::new("sleep.one-reader", 3, sleep::one_reader),
     Model::new("sleep.two-readers", 3, sleep::two_readers),
     Model::new("sleep.two-writers", 3, sleep::two_writers),

@@ -47,6 +47,19 @@ pub(super) fn two_readers() {
     }
 }
 
+/// The reader leaves with a message that it has read and not released; the writer goes on without a broker.
+pub(super) fn reader_drops() {
+    let broker = Broker::start(2);
+    let (mut writer, mut subscribers) = full_ring(&broker, 1);
+    let subscriber = subscribers.remove(0);
+    let reader = thread::spawn(move || {
+        subscriber.take().expect("the ring is full").check();
+        drop(subscriber);
+    });
+    writer.send(SLOT_BYTES);
+    reader.join().expect("a failure stops the model");
+}
+
 /// The reader never releases anything, but leaves: the version wakes the writer.
 pub(super) fn reader_leaves() {
     let broker = Broker::start(2);
