@@ -172,6 +172,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_segment_whose_pages_its_maker_did_not_take_is_refused() {
+        let fd = create_memfd(&CString::new("sparse").unwrap()).unwrap();
+        ftruncate(&fd, 1 << 30).unwrap();
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS)).unwrap();
+        let error = open(&fd, Kind::Ring, 1 << 30).err().unwrap().to_string();
+        assert!(error.contains("only 0 of"), "{error}");
+    }
+
+    #[test]
     fn a_new_segment_passes_its_own_check_and_no_other() {
         let (fd, mapping) = create(Kind::Reader, 4096).unwrap();
         assert_eq!(mapping.bytes(), 4096);

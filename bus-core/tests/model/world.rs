@@ -59,7 +59,8 @@ impl World {
 
     /// The lag of the slowest member.
     fn lag(&self) -> u64 {
-        let lags = self.readers.iter().map(|r| self.head() - r.cursor());
+        let members = self.readers.iter().filter(|r| r.member());
+        let lags = members.map(|r| self.head() - r.cursor());
         lags.max().unwrap_or(0)
     }
 
@@ -317,7 +318,7 @@ impl World {
         while let Some(message) = batch.next() {
             seen.push(message.unwrap());
         }
-        assert_eq!(seen.len(), max.min(reader.coming.len()));
+        assert_eq!(seen.len(), max.max(1).min(reader.coming.len()));
         let cursor = reader.cursor();
         for (sequence, bytes) in seen {
             assert_eq!(Some(sequence), reader.coming.pop_front());
