@@ -15,12 +15,17 @@ use crate::member::{Member, Peers};
 use crate::wait::{Attempts, PATROL, Step, Wait, deadline};
 use crate::{Error, Peer, Result, TopicBuilder};
 
+/// Messages between two looks whether rings of who has left are drained.
+const SETTLE: u32 = 64;
+
 pub(crate) struct Inlet {
     pub(crate) core: receive::Subscriber,
     member: Arc<Member>,
     peers: RefCell<Peers>,
     /// Publishers that have left, of whose rings something may still be unread or outstanding.
     left: RefCell<Vec<u64>>,
+    /// Messages since somebody left whose ring is not let go of yet; none where there is nobody.
+    leaving: Cell<Option<u32>>,
     spin: RefCell<SpinBudget>,
     version: Cell<u32>,
     history: u32,
@@ -45,6 +50,7 @@ impl Inlet {
             member,
             peers: RefCell::default(),
             left: RefCell::default(),
+            leaving: Cell::default(),
             spin: RefCell::new(SpinBudget::new(builder.spin)),
             version: Cell::new(0),
             history: builder.history,
@@ -122,6 +128,7 @@ impl Inlet {
         if self.core.reads(id) && !left.contains(&id) {
             self.core.end(id);
             left.push(id);
+            self.leaving.set(Some(0));
         }
     }
 
@@ -164,6 +171,18 @@ impl Inlet {
             }
             there
         });
+        self.leaving.set((!left.is_empty()).then_some(1));
+    }
+
+    /// A message was found. Where others never let it run dry, the rings of who has left are let go of now and then.
+    #[inline(always)]
+    fn found(&self) {
+        if let Some(messages) = self.leaving.get() {
+            self.leaving.set(Some(messages.wrapping_add(1)));
+            if messages.is_multiple_of(SETTLE) {
+                self.settle();
+            }
+        }
     }
 
     fn over(&self) -> bool {
@@ -179,7 +198,10 @@ impl Inlet {
     ) -> Result<Option<R>> {
         self.refresh()?;
         match look(&self.core) {
-            Ok(Some(found)) => Ok(Some(found)),
+            Ok(Some(found)) => {
+                self.found();
+                Ok(Some(found))
+            }
             Ok(None) => {
                 if self.attempts.failed() {
                     self.patrol()?;
@@ -212,7 +234,10 @@ impl Inlet {
         self.refresh()?;
         loop {
             match look(&self.core) {
-                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(Some(found)) => {
+                    self.found();
+                    return Ok(Some(found));
+                }
                 Ok(None) if self.wait(timeout)? => {}
                 Ok(None) => return Ok(None),
                 Err(error) => return Err(self.member.wrap(error)),

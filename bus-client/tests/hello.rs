@@ -207,3 +207,28 @@ fn sixty_publishers_are_all_heard_and_their_places_used_again() {
         assert!(subscriber.try_recv().unwrap().is_none());
     }
 }
+
+/// A topic has room for 60 publishers. Those that left must not fill it because another keeps the subscriber busy.
+#[test]
+fn who_left_is_let_go_of_though_another_never_lets_the_subscriber_rest() {
+    let (_dir, bus) = bus();
+    let subscriber = bus.subscriber::<u64>("busy").unwrap();
+    let mut busy = bus.publisher::<u64>("busy").unwrap();
+    let mut received = 0;
+    for visit in 0..100 {
+        busy.publish_batch(&[0; 200]).unwrap();
+        let mut visitor = bus.publisher::<u64>("busy").unwrap();
+        visitor.send(&(visit + 1)).unwrap();
+        let id = visitor.id();
+        drop(visitor);
+        let mut heard = false;
+        // Never all: there is always something to receive.
+        for _ in 0..150 {
+            let message = subscriber.recv().unwrap();
+            heard |= message.publisher() == id && *message == visit + 1;
+            received += 1;
+        }
+        assert!(heard, "visit {visit}");
+    }
+    assert_eq!(received, 100 * 150);
+}

@@ -1,6 +1,6 @@
 //! The floors: what the machine can do at best, without a bus.
 //!
-//! - [`line`]: two processes bounce a cache line in each direction.
+//! - [`mod@line`]: two processes bounce a cache line in each direction.
 //! - [`futex`]: two processes put each other to sleep and wake each other.
 //! - [`stamped`] and [`packed`]: the two minimal single-producer rings.
 //! - [`copy`]: how fast one processor copies memory.
