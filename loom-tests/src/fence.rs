@@ -4,7 +4,7 @@
 //! pair of a light and a heavy one, either what came before the light one is seen after the heavy one, or the other
 //! way round. A full fence on both sides promises that as well, and more: it also orders two publishers, or a commit
 //! before a later store, which the machine does not. So the model gives exactly the pair, and what passes here
-//! passes as well with full fences, as where membarrier is refused.
+//! passes as well with full fences.
 
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
