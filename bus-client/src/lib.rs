@@ -60,7 +60,7 @@ mod wait;
 pub use bus::{Bus, BusBuilder};
 pub use bus_core::publish::Payload;
 pub use bus_core::receive::{Held, HeldValue, Message, Received};
-pub use bus_core::{Error as CoreError, Settings, TopicSettings, schema};
+pub use bus_core::{Delivery, Error as CoreError, Settings, TopicSettings, schema};
 pub use bus_derive::message;
 pub use bytes_publisher::BytesPublisher;
 pub use bytes_subscriber::{BytesBatch, BytesSubscriber};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bus_core::publish::Payload;
 use bus_core::schema::Schema;
-use bus_core::{Settings, TopicName};
+use bus_core::{Delivery, Settings, TopicName};
 
 use crate::host::AGAIN;
 use crate::inlet::Inlet;
@@ -71,6 +71,43 @@ impl TopicBuilder {
     /// Topic: messages that each ring keeps for subscribers to come, 1 (the default) to `depth - 1`.
     pub fn keep(mut self, messages: u32) -> Self {
         self.settings.keep = Some(messages);
+        self
+    }
+
+    /// Topic: bytes of each publisher's arena, where payloads lie that are longer than a slot; a multiple of 64. By default enough for
+    /// what it keeps, what may be held, and some more.
+    pub fn arena(mut self, bytes: u64) -> Self {
+        self.settings.arena = Some(bytes);
+        self
+    }
+
+    /// Topic: what to do about a subscriber that does not keep up. By default publishers wait for it.
+    pub fn delivery(mut self, delivery: Delivery) -> Self {
+        self.settings.delivery = Some(delivery);
+        self
+    }
+
+    /// Topic: latest wins, [`Delivery::Lossy`].
+    pub fn lossy(self) -> Self {
+        self.delivery(Delivery::Lossy)
+    }
+
+    /// Topic: messages of one publisher that a subscriber may hold at a time. By default the depth; on lossy and evicting topics 16, or 4
+    /// where payloads are longer than a slot.
+    pub fn held(mut self, messages: u32) -> Self {
+        self.settings.held = Some(messages);
+        self
+    }
+
+    /// Topic: rings of ended publishers that the broker keeps for subscribers to come, 0 (the default) to 60.
+    pub fn retain(mut self, rings: u32) -> Self {
+        self.settings.retain = Some(rings);
+        self
+    }
+
+    /// Topic: publishers at a time, 1 to 60 (the default).
+    pub fn publishers(mut self, count: u32) -> Self {
+        self.settings.publishers = Some(count);
         self
     }
 

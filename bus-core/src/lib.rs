@@ -26,6 +26,7 @@ compile_error!(
 
 pub mod backend;
 pub mod control;
+mod delivery;
 mod error;
 pub mod memory;
 mod name;
@@ -35,6 +36,7 @@ pub mod schema;
 mod settings;
 pub mod wake;
 
+pub use delivery::Delivery;
 pub use error::{Error, Result};
 pub use name::{ClientName, TopicName};
 pub use settings::{Settings, TopicSettings};

@@ -3,10 +3,13 @@
 //! Whoever names a topic first decides. A later opener that asks for something else is refused;
 //! what it leaves open it takes as it is.
 
+use std::fmt;
+
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::memory::layout::MAX_PUBLISHERS;
 use crate::schema::Schema;
-use crate::{Error, Result};
+use crate::{Delivery, Error, Result};
 
 /// Largest payload of any topic, in bytes.
 pub const MAX_PAYLOAD: u64 = 1 << 30;
@@ -20,6 +23,12 @@ const MAX_CHOSEN_STRIDE: u64 = 1024;
 pub const SLOT_HEADER: u64 = 16;
 /// Messages kept for a subscriber that joins, when the setting is left open.
 const DEFAULT_KEEP: u32 = 1;
+/// Bytes of arena of a topic whose payloads all fit a slot, but whose slots may be held.
+const SPARE_BYTES: u64 = 128 << 10;
+/// Most messages that a subscriber may hold where it protects them one by one.
+const MAX_HELD: u32 = 1024;
+/// Messages that a subscriber protects with one store, at most.
+const MAX_WINDOW: u32 = 16;
 
 /// What an opener asks for. `None` leaves the choice to the topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -30,8 +39,19 @@ pub struct Settings {
     pub stride: Option<u32>,
     /// Longest payload in bytes, up to 1 GiB.
     pub max_payload: Option<u64>,
-    /// Messages kept for subscribers that join: 1 to `depth - 1`.
+    /// Messages kept for subscribers that join: 1 to `depth - 1`, and to seven eighths of the depth where publishers may go past subscribers.
     pub keep: Option<u32>,
+    /// Bytes of a ring's arena, where payloads lie that are longer than a slot.
+    pub arena: Option<u64>,
+    /// What to do about a subscriber that does not keep up.
+    pub delivery: Option<Delivery>,
+    /// Messages of one publisher that a subscriber may hold at a time: 1 to the depth, and to 1,024 where publishers may go past
+    /// subscribers.
+    pub held: Option<u32>,
+    /// Rings of ended publishers that the broker keeps for subscribers to come: 0 to 60.
+    pub retain: Option<u32>,
+    /// Publishers at a time: 1 to 60.
+    pub publishers: Option<u32>,
 }
 
 /// What a topic has: every setting decided and within its limits.
@@ -45,8 +65,16 @@ pub struct TopicSettings {
     pub max_payload: u64,
     /// Messages kept for subscribers that join.
     pub keep: u32,
-    /// Bytes of a ring's arena, a multiple of 64; 0 where every payload fits a slot.
+    /// Bytes of a ring's arena, a multiple of 64; 0 where every payload fits a slot and no slot is ever passed over.
     pub arena: u64,
+    /// What to do about a subscriber that does not keep up.
+    pub delivery: Delivery,
+    /// Messages of one publisher that a subscriber may hold at a time.
+    pub held: u32,
+    /// Rings of ended publishers that the broker keeps for subscribers to come.
+    pub retain: u32,
+    /// Publishers at a time.
+    pub publishers: u32,
 }
 
 fn limit(ok: bool, setting: &'static str, value: u64, allowed: &'static str) -> Result<()> {
@@ -58,6 +86,11 @@ fn limit(ok: bool, setting: &'static str, value: u64, allowed: &'static str) -> 
         value,
         allowed,
     })
+}
+
+/// Messages between two steps of a floor: see `docs/protocol.md`, *Going past a subscriber*.
+fn step(depth: u32) -> u32 {
+    (depth / 8).max(1)
 }
 
 impl Settings {
@@ -94,42 +127,57 @@ impl Settings {
             (slots.max(2) as u32 + 1).next_power_of_two() / 2
         });
         let keep = self.keep.unwrap_or(DEFAULT_KEEP);
+        let delivery = self.delivery.unwrap_or_default();
+        let fits = max_payload <= u64::from(stride).saturating_sub(SLOT_HEADER);
+        let held = self.held.unwrap_or(match (delivery.overruns(), fits) {
+            (false, _) => depth,
+            (true, true) => 16,
+            (true, false) => 4,
+        });
+        let passed_over = if delivery.overruns() { held } else { 0 };
         TopicSettings {
             depth,
             stride,
             max_payload,
             keep,
-            arena: self.arena(stride, max_payload, keep),
+            arena: self.arena.unwrap_or_else(|| {
+                // What a joiner may need, one message in flight, and the gap where the ring of bytes wraps; and some more, so
+                // that a burst fits, and two subscribers may hold all that they are allowed to.
+                let longest = max_payload.min(MAX_PAYLOAD).next_multiple_of(64);
+                let messages = u64::from(keep) + 2 + 2 * u64::from(passed_over);
+                match (fits, delivery.overruns()) {
+                    (true, false) => 0,
+                    (true, true) => SPARE_BYTES.max(4 * longest),
+                    (false, _) => longest.saturating_mul(messages).max(DEFAULT_SLOT_BYTES),
+                }
+            }),
+            delivery,
+            held,
+            retain: self.retain.unwrap_or(0),
+            publishers: self.publishers.unwrap_or(MAX_PUBLISHERS as u32),
         }
         .check()
     }
 
-    /// The arena holds what a joiner may need, one message in flight, and the gap where the ring
-    /// of bytes wraps; and some more, so that a burst fits.
-    fn arena(&self, stride: u32, max_payload: u64, keep: u32) -> u64 {
-        if max_payload <= u64::from(stride).saturating_sub(SLOT_HEADER) {
-            return 0;
-        }
-        let longest = max_payload.min(MAX_PAYLOAD).next_multiple_of(64);
-        let least = longest.saturating_mul(u64::from(keep) + 2);
-        least.max(DEFAULT_SLOT_BYTES)
-    }
-
     /// What of these settings a topic contradicts, as `(setting, asked, has)`.
-    pub fn conflict(&self, topic: &TopicSettings) -> Option<(&'static str, u64, u64)> {
-        let asked = [
-            ("depth", self.depth.map(u64::from), u64::from(topic.depth)),
-            (
-                "stride",
-                self.stride.map(u64::from),
-                u64::from(topic.stride),
-            ),
-            ("max_payload", self.max_payload, topic.max_payload),
-            ("keep", self.keep.map(u64::from), u64::from(topic.keep)),
-        ];
-        asked
-            .into_iter()
-            .find_map(|(name, asked, has)| asked.filter(|a| *a != has).map(|a| (name, a, has)))
+    pub fn conflict(&self, topic: &TopicSettings) -> Option<(&'static str, String, String)> {
+        fn differ<T: PartialEq + fmt::Display>(
+            name: &'static str,
+            asked: Option<T>,
+            has: T,
+        ) -> Option<(&'static str, String, String)> {
+            let asked = asked.filter(|asked| *asked != has)?;
+            Some((name, asked.to_string(), has.to_string()))
+        }
+        differ("depth", self.depth, topic.depth)
+            .or_else(|| differ("stride", self.stride, topic.stride))
+            .or_else(|| differ("max_payload", self.max_payload, topic.max_payload))
+            .or_else(|| differ("keep", self.keep, topic.keep))
+            .or_else(|| differ("arena", self.arena, topic.arena))
+            .or_else(|| differ("delivery", self.delivery, topic.delivery))
+            .or_else(|| differ("held", self.held, topic.held))
+            .or_else(|| differ("retain", self.retain, topic.retain))
+            .or_else(|| differ("publishers", self.publishers, topic.publishers))
     }
 }
 
@@ -145,6 +193,10 @@ impl TopicSettings {
             max_payload,
             keep,
             arena,
+            delivery,
+            held,
+            retain,
+            publishers,
         } = self;
         limit(
             depth.is_power_of_two() && (2..=1 << 24).contains(&depth),
@@ -164,22 +216,53 @@ impl TopicSettings {
             max_payload,
             "up to 1073741824 bytes (1 GiB)",
         )?;
+        let overruns = delivery.overruns();
         limit(
-            (1..depth).contains(&keep),
+            (1..depth).contains(&keep) && (!overruns || keep <= depth - step(depth)),
             "keep",
             keep.into(),
-            "1 to depth - 1 messages",
+            "1 to depth - 1 messages, and to seven eighths of the depth on a lossy or evicting topic",
         )?;
         let longest = max_payload.next_multiple_of(64);
-        let enough = max_payload <= self.inline()
-            || longest
-                .checked_mul(u64::from(keep) + 2)
-                .is_some_and(|least| arena >= least);
+        let least = match (max_payload <= self.inline(), overruns) {
+            (true, false) => Some(0),
+            (true, true) => Some(longest),
+            (false, _) => longest.checked_mul(u64::from(keep) + 2),
+        };
         limit(
-            arena.is_multiple_of(64) && arena <= 1 << 37 && enough,
+            arena.is_multiple_of(64)
+                && arena <= 1 << 37
+                && least.is_some_and(|least| arena >= least),
             "arena",
             arena,
             "a multiple of 64 that holds keep + 2 of the longest payloads, up to 128 GiB",
+        )?;
+        if let Delivery::Evict { after_us } = delivery {
+            limit(
+                (1..=3_600_000_000).contains(&after_us),
+                "delivery (evict after)",
+                after_us,
+                "1 microsecond to an hour",
+            )?;
+        }
+        let most = if overruns { MAX_HELD } else { depth };
+        limit(
+            (1..=most).contains(&held),
+            "held",
+            held.into(),
+            "1 to depth messages, and to 1024 on a lossy or evicting topic",
+        )?;
+        limit(
+            retain <= MAX_PUBLISHERS as u32,
+            "retain",
+            retain.into(),
+            "0 to 60 rings",
+        )?;
+        limit(
+            (1..=MAX_PUBLISHERS as u32).contains(&publishers),
+            "publishers",
+            publishers.into(),
+            "1 to 60",
         )?;
         Ok(self)
     }
@@ -187,6 +270,21 @@ impl TopicSettings {
     /// Bytes of payload that lie in the slot itself.
     pub fn inline(&self) -> u64 {
         u64::from(self.stride) - SLOT_HEADER
+    }
+
+    /// Messages between two steps of the floor, where publishers may go past subscribers.
+    pub fn step(&self) -> u32 {
+        step(self.depth)
+    }
+
+    /// Messages that a subscriber protects with one store, where publishers may go past it: more where they are small, so that
+    /// little memory is passed over for it.
+    pub fn window(&self) -> u32 {
+        if self.max_payload > self.inline() {
+            1
+        } else {
+            (self.depth / 16).clamp(1, MAX_WINDOW)
+        }
     }
 }
 
@@ -255,6 +353,49 @@ mod tests {
                 },
                 "keep",
             ),
+            (
+                Settings {
+                    depth: Some(8),
+                    keep: Some(7 + 1),
+                    ..Settings::default()
+                },
+                "keep",
+            ),
+            (
+                Settings {
+                    arena: Some(64),
+                    ..Settings::default()
+                },
+                "arena",
+            ),
+            (
+                Settings {
+                    delivery: Some(Delivery::Evict { after_us: 0 }),
+                    ..Settings::default()
+                },
+                "evict",
+            ),
+            (
+                Settings {
+                    held: Some(0),
+                    ..Settings::default()
+                },
+                "held",
+            ),
+            (
+                Settings {
+                    retain: Some(61),
+                    ..Settings::default()
+                },
+                "retain",
+            ),
+            (
+                Settings {
+                    publishers: Some(0),
+                    ..Settings::default()
+                },
+                "publishers",
+            ),
         ];
         for (settings, name) in bad {
             let error = settings.decide(&Schema::bytes()).unwrap_err().to_string();
@@ -269,7 +410,14 @@ mod tests {
             depth: Some(16),
             ..Settings::default()
         };
-        assert_eq!(asked.conflict(&topic), Some(("depth", 16, 8192)));
+        let differs = Some(("depth", "16".into(), "8192".into()));
+        assert_eq!(asked.conflict(&topic), differs);
+        let asked = Settings {
+            delivery: Some(Delivery::Lossy),
+            ..Settings::default()
+        };
+        let differs = Some(("delivery", "lossy".into(), "wait".into()));
+        assert_eq!(asked.conflict(&topic), differs);
         assert_eq!(Settings::default().conflict(&topic), None);
     }
 }

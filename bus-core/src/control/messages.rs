@@ -30,6 +30,10 @@ impl fmt::Display for Role {
 }
 
 /// What a client asks of the broker.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one of them lives at a time, for as long as it takes to send it"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum Request {
     /// The first request of a connection: opens a topic, or creates it. Answered by

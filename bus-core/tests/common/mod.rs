@@ -11,12 +11,12 @@ use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use bus_core::TopicSettings;
 use bus_core::backend::Native;
 use bus_core::memory::layout::{ReaderPage, RingHeader};
 use bus_core::memory::registry::Registry;
 use bus_core::publish::Publisher;
 use bus_core::receive::{Start, Subscriber};
+use bus_core::{Delivery, TopicSettings};
 use memmap2::{MmapOptions, MmapRaw};
 
 /// Where cursor `index` lies in a reader segment.
@@ -49,6 +49,10 @@ pub fn settings(
         max_payload,
         keep: history,
         arena,
+        delivery: Delivery::Wait,
+        held: depth,
+        retain: 0,
+        publishers: 60,
     };
     settings.check().unwrap()
 }

@@ -30,6 +30,7 @@ pub fn small() -> Settings {
         stride: Some(64),
         max_payload: Some(48),
         keep: Some(1),
+        ..Settings::default()
     }
 }
 

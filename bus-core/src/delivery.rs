@@ -1,0 +1,54 @@
+//! What becomes of a message that a subscriber has no room for: the one setting that tells kinds of topics apart.
+
+use std::fmt;
+use std::time::Duration;
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// What a topic does about a subscriber that does not keep up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum Delivery {
+    /// Nothing is lost: publishers wait for it.
+    #[default]
+    Wait,
+    /// Nothing is lost: publishers are told at once that the topic is full.
+    Fail,
+    /// Publishers wait for it as long as it makes progress; without any for `after_us`, it is evicted and the others go on.
+    Evict {
+        /// Microseconds without progress, 1 to 3,600,000,000 (an hour).
+        after_us: u64,
+    },
+    /// Latest wins: publishers never wait. A subscriber that falls behind loses the oldest messages, and is told how many.
+    Lossy,
+}
+
+impl Delivery {
+    /// [`Delivery::Evict`], after `time` without progress; at least a microsecond.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use bus_core::Delivery;
+    /// let delivery = Delivery::evict_after(Duration::from_millis(5));
+    /// assert_eq!(delivery, Delivery::Evict { after_us: 5_000 });
+    /// ```
+    pub fn evict_after(time: Duration) -> Self {
+        let after_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+        Self::Evict { after_us }
+    }
+
+    /// Whether publishers may go past a subscriber, which therefore protects what it reads.
+    pub fn overruns(self) -> bool {
+        matches!(self, Self::Evict { .. } | Self::Lossy)
+    }
+}
+
+impl fmt::Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wait => f.write_str("wait"),
+            Self::Fail => f.write_str("fail"),
+            Self::Evict { after_us } => write!(f, "evict after {after_us} us"),
+            Self::Lossy => f.write_str("lossy"),
+        }
+    }
+}
