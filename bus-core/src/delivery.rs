@@ -52,3 +52,16 @@ impl fmt::Display for Delivery {
         }
     }
 }
+
+/// How publishers go past subscribers, on a topic where they may: see `docs/protocol.md`, *Going past a subscriber*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overrun {
+    /// Messages between two steps of the floor.
+    pub step: u64,
+    /// Messages that a subscriber protects with its cursor, at most 64.
+    pub window: u64,
+    /// Messages that it protects with a word each, beside those.
+    pub pins: usize,
+    /// Whether publishers wait for it until it is evicted; they never wait on a lossy topic.
+    pub evicts: bool,
+}

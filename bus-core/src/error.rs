@@ -52,6 +52,29 @@ pub enum Error {
         why: String,
     },
 
+    /// A subscriber holds as many messages of a publisher as the topic lets it. Nothing is lost: what comes next stays where it is, on a
+    /// lossless topic.
+    #[error(
+        "this subscriber holds {held} messages of publisher {publisher}, as many as the topic allows: {who}; drop some of them, or create the topic with a larger held"
+    )]
+    Holding {
+        /// The publisher.
+        publisher: u64,
+        /// Messages held of it.
+        held: u64,
+        /// Who holds them, since when.
+        who: String,
+    },
+
+    /// A publisher waited for this subscriber as long as the topic says, and then went past it.
+    #[error(
+        "publisher {publisher} has evicted this subscriber, which made no progress for as long as the topic allows; what it still holds stays readable; open another subscriber to go on"
+    )]
+    Evicted {
+        /// The publisher.
+        publisher: u64,
+    },
+
     /// A segment handed over by a peer is not what it should be.
     #[error("refused a {segment} segment: {why}")]
     Segment {

@@ -36,7 +36,7 @@ pub mod schema;
 mod settings;
 pub mod wake;
 
-pub use delivery::Delivery;
+pub use delivery::{Delivery, Overrun};
 pub use error::{Error, Result};
 pub use name::{ClientName, TopicName};
 pub use settings::{Settings, TopicSettings};

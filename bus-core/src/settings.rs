@@ -9,7 +9,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::memory::layout::MAX_PUBLISHERS;
 use crate::schema::Schema;
-use crate::{Delivery, Error, Result};
+use crate::{Delivery, Error, Overrun, Result};
 
 /// Largest payload of any topic, in bytes.
 pub const MAX_PAYLOAD: u64 = 1 << 30;
@@ -272,19 +272,21 @@ impl TopicSettings {
         u64::from(self.stride) - SLOT_HEADER
     }
 
-    /// Messages between two steps of the floor, where publishers may go past subscribers.
-    pub fn step(&self) -> u32 {
-        step(self.depth)
-    }
-
-    /// Messages that a subscriber protects with one store, where publishers may go past it: more where they are small, so that
-    /// little memory is passed over for it.
-    pub fn window(&self) -> u32 {
-        if self.max_payload > self.inline() {
+    /// How publishers go past subscribers, if they may.
+    ///
+    /// A subscriber protects more messages with one store where they are small, so that little memory is passed over for it.
+    pub fn overrun(&self) -> Option<Overrun> {
+        let window = if self.max_payload > self.inline() {
             1
         } else {
             (self.depth / 16).clamp(1, MAX_WINDOW)
-        }
+        };
+        self.delivery.overruns().then_some(Overrun {
+            step: step(self.depth).into(),
+            window: window.into(),
+            pins: self.held as usize,
+            evicts: self.delivery != Delivery::Lossy,
+        })
     }
 }
 

@@ -6,8 +6,8 @@ mod common;
 use std::sync::Arc;
 
 use bus_core::memory::layout::{INLINE, PAGE};
+use bus_core::memory::ring_bytes;
 use bus_core::memory::segment::{self, Kind};
-use bus_core::memory::{READER_BYTES, ring_bytes};
 use bus_core::publish::Publisher;
 use bus_core::receive::{Received, Start};
 use bus_core::{Error, TopicSettings};
@@ -80,14 +80,14 @@ fn a_segment_of_another_kind_version_or_size_is_refused() {
     };
     let (fd, _zeroes) = segment::create(Kind::Ring, ring_bytes(&settings())).unwrap();
     assert!(attach(&fd).contains("another kind"));
-    let (small, _zeroes) = segment::create(Kind::Ring, READER_BYTES).unwrap();
+    let (small, _zeroes) = segment::create(Kind::Ring, PAGE as u64).unwrap();
     assert!(attach(&small).contains("4096 bytes"));
     let ring = topic.publisher.fd().try_clone_to_owned().unwrap();
     Pen::on(&ring).write32(4, 99);
     assert!(attach(&ring).contains("version 99"));
     let mut publisher = Publisher::create(&settings(), &topic.registry.fd(), 1).unwrap();
     assert!(publisher.adopt(1, &ring).is_err());
-    let (page, _zeroes) = segment::create(Kind::Reader, READER_BYTES).unwrap();
+    let (page, _zeroes) = segment::create(Kind::Reader, PAGE as u64).unwrap();
     assert!(publisher.adopt(1, &page).is_err());
     assert_eq!((reader.rings(), publisher.followers()), (0, 0));
 }

@@ -14,8 +14,8 @@ use std::ptr::null_mut;
 use bus_core::TopicSettings;
 use bus_core::memory::layout::PAGE;
 use bus_core::memory::registry::Registry;
+use bus_core::memory::ring_bytes;
 use bus_core::memory::segment::{self, Kind};
-use bus_core::memory::{READER_BYTES, ring_bytes};
 use bus_core::publish::Publisher;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
@@ -96,7 +96,7 @@ fn store_at_a_cursor() {
     let mut publisher = Publisher::create(&settings(), &registry.fd(), 0).unwrap();
     publisher.adopt(1, &fd).unwrap();
     let (base, end) = mapping(&fd, "r--s").unwrap();
-    assert_eq!((end - base) as u64, READER_BYTES);
+    assert_eq!(end - base, PAGE);
     println!("adopted, will store");
     // SAFETY: the address is within the page mapped above; that the kernel does not allow it is what this shows.
     unsafe { ((base + common::cursor_offset(0)) as *mut u64).write_volatile(77) };

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use bus_core::backend::{ReaderMemory, RingMemory};
 use bus_core::memory::layout::INLINE;
 use bus_core::publish::{Arena, RingPublisher};
-use bus_core::receive::RingReader;
+use bus_core::receive::{Holding, RingReader};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -27,12 +27,28 @@ struct Pair {
     page: Rc<Reader>,
 }
 
+fn holding(depth: u64) -> Holding {
+    Holding {
+        most: depth,
+        overrun: None,
+    }
+}
+
 fn pair(start: u64, depth: u64) -> Pair {
     let ring = Ring::starting_at(start, depth);
     let page = Reader::new();
     let arena = Arena::new(ARENA, depth);
-    let mut publisher = RingPublisher::new(ring.clone(), cells::registry(), 0, start, 1, 48, arena);
-    let reader = RingReader::new(ring, page.clone(), 0, 7, start);
+    let mut publisher = RingPublisher::new(
+        ring.clone(),
+        cells::registry(),
+        0,
+        start,
+        1,
+        48,
+        arena,
+        None,
+    );
+    let reader = RingReader::new(ring, page.clone(), 0, 7, start, holding(depth));
     publisher.adopt(1, page.clone());
     Pair {
         publisher,
@@ -46,7 +62,14 @@ impl Pair {
     fn join(&mut self, history: u64) {
         self.publisher.drop_follower(1);
         let ring = self.publisher.ring().clone();
-        self.reader = RingReader::new(ring, self.page.clone(), 0, 7, 0);
+        self.reader = RingReader::new(
+            ring.clone(),
+            self.page.clone(),
+            0,
+            7,
+            0,
+            holding(ring.depth()),
+        );
         self.reader.start_at_head(history);
         self.publisher.adopt(1, self.page.clone());
     }
@@ -117,7 +140,7 @@ proptest! {
                 }
                 Step::Receive => {
                     prop_assert_eq!(pair.reader.ready(), !coming.is_empty());
-                    let found = pair.reader.poll();
+                    let found = pair.reader.poll().unwrap();
                     let expected = coming.pop_front();
                     prop_assert_eq!(found.map(|f| f.sequence.wrapping_sub(start)), expected.map(|e| e.0));
                     if let (Some(found), Some((offset, len))) = (found, expected) {
@@ -198,7 +221,7 @@ fn a_sleeper_that_never_wakes_costs_one_call_for_each_sleep() {
     for sleep in 1..=3 {
         for _ in 0..100 {
             assert!(pair.send(8));
-            let found = pair.reader.poll().unwrap();
+            let found = pair.reader.poll().unwrap().unwrap();
             pair.reader.release(found.sequence);
         }
         let bell = &pair.publisher.ring().header().bell.bell;
@@ -209,7 +232,7 @@ fn a_sleeper_that_never_wakes_costs_one_call_for_each_sleep() {
     pair.publisher.ring().header().waiting.0.set(5);
     for _ in 0..100 {
         assert!(pair.send(8));
-        let found = pair.reader.poll().unwrap();
+        let found = pair.reader.poll().unwrap().unwrap();
         pair.reader.release(found.sequence);
     }
     assert_eq!(pair.page.header().bell.bell.wakes.get(), 1);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use bus_core::control::{Event, Refusal, Request, Role};
 use bus_core::memory::segment::{self, Kind};
-use bus_core::memory::{READER_BYTES, ring_bytes};
+use bus_core::memory::{reader_bytes, ring_bytes};
 use bus_core::schema::Schema;
 use bus_core::{ClientName, Error, Settings, TopicName};
 
@@ -158,7 +158,7 @@ impl Hub {
         };
         let (kind, bytes) = match member.role {
             Role::Publisher => (Kind::Ring, ring_bytes(&topic.settings)),
-            Role::Subscriber => (Kind::Reader, READER_BYTES),
+            Role::Subscriber => (Kind::Reader, reader_bytes(&topic.settings)),
         };
         let Ok([segment]) = <[OwnedFd; 1]>::try_from(descriptors) else {
             return protocol("Join comes with one descriptor: the handle's segment");

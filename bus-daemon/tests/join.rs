@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use bus_core::control::{Event, Refusal, Request, Role, pidfd_alive};
 use bus_core::memory::segment::{self, Kind};
-use bus_core::memory::{READER_BYTES, ring_bytes};
+use bus_core::memory::{reader_bytes, ring_bytes};
 use common::{Handle, Host, next, open_request, refusal};
 use nix::sys::stat::fstat;
 
@@ -104,7 +104,12 @@ fn segments_and_processes_are_handed_over() {
     let (event, descriptors) = next(&opened.connection);
     assert!(matches!(event, Event::SubscriberJoined { .. }), "{event:?}");
     assert_eq!(descriptors.len(), 2);
-    segment::open(&descriptors[0], Kind::Reader, READER_BYTES).unwrap();
+    segment::open(
+        &descriptors[0],
+        Kind::Reader,
+        reader_bytes(&opened.settings),
+    )
+    .unwrap();
     assert!(pidfd_alive(&descriptors[1]));
 }
 

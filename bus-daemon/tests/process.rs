@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bus_core::control::{Connection, Event, Refusal, Request, Role};
-use bus_core::memory::READER_BYTES;
+use bus_core::memory::layout::PAGE;
 use bus_core::memory::segment::{self, Kind};
 use common::{Busd, Handle, Host};
 use nix::sys::signal::Signal;
@@ -276,7 +276,7 @@ fn a_join_without_descriptors_left_says_so() {
         .collect();
     // Answered after all of those before it.
     common::refusal(fill.last().unwrap());
-    let (reader, _mapping) = segment::create(Kind::Reader, READER_BYTES).unwrap();
+    let (reader, _mapping) = segment::create(Kind::Reader, PAGE as u64).unwrap();
     let crowd = [reader.as_fd(); 4];
     first.connection.send(&Request::Join, &crowd).unwrap();
     let (kind, why) = common::refusal(&first.connection);

@@ -96,6 +96,13 @@ impl Backend for Loom {
         }
     }
 
+    fn full_fence(site: Site) {
+        if !mutant::is_weak(site) {
+            // ORDERING: the site's.
+            loom::sync::atomic::fence(site.ordering);
+        }
+    }
+
     fn sleep(words: &[(&Self::Word32, u32)], _deadline: Option<Instant>) {
         kernel::current().futex.sleep(words);
     }

@@ -67,6 +67,7 @@ impl ModelRing {
                     state: Word::zero32(),
                 },
                 waiting: Line(Word::zero32()),
+                floor: Line(word()),
             },
             slots: (0..depth).map(|_| slot()).collect(),
             inline: (0..depth).map(|_| Payload::new()).collect(),
@@ -113,6 +114,8 @@ impl RingMemory<Loom> for ModelRing {
 struct Reader {
     header: ReaderHeader<Loom>,
     cursors: Vec<Word<AtomicU64>>,
+    /// For each ring, its pins.
+    pins: Vec<Vec<Word<AtomicU64>>>,
 }
 
 /// A reader segment.
@@ -120,8 +123,9 @@ struct Reader {
 pub struct ModelReader(Rc<Reader>);
 
 impl ModelReader {
-    /// A segment with cursors for this many rings.
-    pub fn new(rings: usize) -> Self {
+    /// A segment with cursors for this many rings, and with `pins` pins for each.
+    pub fn new(rings: usize, pins: usize) -> Self {
+        let pins = || (0..pins).map(|_| word()).collect();
         Self(Rc::new(Reader {
             header: ReaderHeader {
                 identity: identity(),
@@ -133,6 +137,7 @@ impl ModelReader {
                 reserve: [0; 8],
             },
             cursors: (0..rings).map(|_| word()).collect(),
+            pins: (0..rings).map(|_| pins()).collect(),
         }))
     }
 }
@@ -144,5 +149,9 @@ impl ReaderMemory<Loom> for ModelReader {
 
     fn cursor(&self, index: usize) -> &Word<AtomicU64> {
         &self.0.cursors[index]
+    }
+
+    fn pin(&self, index: usize, number: usize) -> &Word<AtomicU64> {
+        &self.0.pins[index][number]
     }
 }

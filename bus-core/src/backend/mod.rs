@@ -45,6 +45,8 @@ pub trait Backend: Sized + 'static {
     fn light_fence(site: Site);
     /// The sleeper's half of a fence pair: pays for both.
     fn heavy_fence(site: Site);
+    /// A fence that needs no part of the other side's: both pay for their own.
+    fn full_fence(site: Site);
     /// Sleeps until one of the words is woken or no longer holds its value, or until the deadline.
     /// May return early. At most 128 words.
     fn sleep(words: &[(&Self::Word32, u32)], deadline: Option<Instant>);
@@ -70,4 +72,6 @@ pub trait ReaderMemory<B: Backend> {
     fn header(&self) -> &ReaderHeader<B>;
     /// The cursor for the ring with this index; the index is below [`MAX_PUBLISHERS`](crate::memory::layout::MAX_PUBLISHERS).
     fn cursor(&self, index: usize) -> &B::Word64;
+    /// A pin for the ring with this index; its number is below what the topic lets a subscriber hold.
+    fn pin(&self, index: usize, number: usize) -> &B::Word64;
 }

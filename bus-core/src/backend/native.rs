@@ -12,11 +12,11 @@ use std::time::Instant;
 
 use super::{Backend, ReaderMemory, RingMemory, Site, futex, membarrier};
 use crate::memory::layout::{
-    INLINE, Identity, LAYOUT_VERSION, PAGE, ReaderHeader, ReaderPage, RegistryPage, RingHeader,
-    SlotHeader,
+    INLINE, Identity, LAYOUT_VERSION, MAX_PUBLISHERS, PAGE, ReaderHeader, ReaderPage, RegistryPage,
+    RingHeader, SlotHeader,
 };
 use crate::memory::segment::{Kind, Mapping};
-use crate::memory::{READER_BYTES, REGISTRY_BYTES, ring_bytes, slot_bytes};
+use crate::memory::{REGISTRY_BYTES, reader_bytes, ring_bytes, slot_bytes};
 use crate::{Error, Result, TopicSettings};
 
 #[allow(clippy::disallowed_types)]
@@ -72,6 +72,12 @@ impl Backend for Native {
         // ORDERING: this side's half; membarrier makes that of the others.
         fence(SeqCst);
         membarrier::run();
+    }
+
+    #[inline(always)]
+    fn full_fence(_site: Site) {
+        // ORDERING: the site's.
+        fence(SeqCst);
     }
 
     fn sleep(words: &[(&Word32, u32)], deadline: Option<Instant>) {
@@ -165,10 +171,11 @@ impl Deref for MappedRegistry {
     }
 }
 
-/// A reader segment, mapped.
+/// A reader segment, mapped, with the bounds of its registration.
 #[derive(Clone, Debug)]
 pub struct MappedReader {
     page: NonNull<ReaderPage<Native>>,
+    pins: usize,
     _mapping: Arc<Mapping>,
 }
 
@@ -176,17 +183,18 @@ pub struct MappedReader {
 unsafe impl Send for MappedReader {}
 
 impl MappedReader {
-    pub(crate) fn new(mapping: Arc<Mapping>) -> Self {
-        assert!(mapping.bytes() as u64 >= READER_BYTES);
+    pub(crate) fn new(mapping: Arc<Mapping>, settings: &TopicSettings) -> Self {
+        assert!(mapping.bytes() as u64 >= reader_bytes(settings));
         Self {
             page: mapping.base().cast(),
+            pins: settings.overrun().map_or(0, |rules| rules.pins),
             _mapping: mapping,
         }
     }
 
     #[inline(always)]
     fn page(&self) -> &ReaderPage<Native> {
-        // SAFETY: the mapping is a page, page-aligned, lives as long as `self`; every bit pattern of its
+        // SAFETY: the mapping is a page or more, page-aligned, lives as long as `self`; every bit pattern of its
         // words is a value, and its reserve is never read.
         unsafe { self.page.as_ref() }
     }
@@ -201,6 +209,15 @@ impl ReaderMemory<Native> for MappedReader {
     #[inline(always)]
     fn cursor(&self, index: usize) -> &Word64 {
         &self.page().cursors[index].0
+    }
+
+    #[inline(always)]
+    fn pin(&self, index: usize, number: usize) -> &Word64 {
+        assert!(index < MAX_PUBLISHERS && number < self.pins);
+        let word = index * self.pins + number;
+        // SAFETY: the word is within the pages behind the first, by the asserts here and in `new`; they are aligned, live
+        // as long as `self`, and every bit pattern is a value.
+        unsafe { self.page.add(1).cast::<Word64>().add(word).as_ref() }
     }
 }
 

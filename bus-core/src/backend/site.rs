@@ -51,6 +51,19 @@ sites! {
     LEAVE_STATE = Release "leave.state";
     /// Publisher loads the state of a reader; pairs with [`LEAVE_STATE`].
     PUBLISH_STATE = Acquire "publish.state";
+    /// Publisher stores where a message lies, in a slot of which an older one is still held; pairs with [`RECEIVE_PLACE`]: who
+    /// reads the new place sees that the stamp is no longer the old one.
+    REPLACE_PLACE = Release "replace.place";
+    /// Subscriber loads where a message lies, before it looks at the stamp again; pairs with [`REPLACE_PLACE`].
+    RECEIVE_PLACE = Acquire "receive.place";
+    /// Subscriber gives a pin back; pairs with [`FLOOR_PIN`]: its reads are over before the message is written over.
+    RELEASE_PIN = Release "release.pin";
+    /// Publisher loads a pin; pairs with [`RELEASE_PIN`].
+    FLOOR_PIN = Acquire "floor.pin";
+    /// Publisher, between its floor and its look at versions, cursors and pins; pairs with [`PROTECT_FENCE`].
+    FLOOR_FENCE = SeqCst "floor.fence";
+    /// Subscriber, between its cursor and its look at the floor; pairs with [`FLOOR_FENCE`].
+    PROTECT_FENCE = SeqCst "protect.fence";
     /// Publisher, between a commit and its look at sleepers; pairs with [`SLEEP_READER_FENCE`] and [`JOIN_FENCE`].
     PUBLISH_FENCE = SeqCst "publish.fence";
     /// Subscriber, between its odd `waiting` and its second look; pairs with [`PUBLISH_FENCE`].

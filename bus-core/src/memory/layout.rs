@@ -71,7 +71,7 @@ pub const LEFT: u32 = 2;
 /// +0    identity        once
 /// +64   bell, state     a subscriber was asleep; the end
 /// +128  waiting         the publisher sleeps for room
-/// +192  reserve         zero
+/// +192  floor           it is about to go past older messages
 /// +4096 slots, arena
 /// ```
 #[repr(C, align(64))]
@@ -82,6 +82,8 @@ pub struct RingHeader<B: Backend> {
     pub bell: BellLine<B>,
     /// Odd while the publisher sleeps for room; a new value for each sleep.
     pub waiting: Line<B::Word32>,
+    /// Where publishers may go past subscribers: every message from this one on is intact.
+    pub floor: Line<B::Word64>,
 }
 
 /// The first 16 bytes of a slot; its inline payload follows.
@@ -102,8 +104,13 @@ pub struct SlotHeader<B: Backend> {
 
 /// High half of a slot's `place` whose payload lies in the slot.
 pub const INLINE: u32 = u32::MAX;
+/// High half of a slot's `place` whose payload lies nowhere: subscribers held all the room, and everybody lost this message.
+pub const NOWHERE: u32 = u32::MAX - 1;
+/// Set in a slot's `commit` while the publisher replaces its header under a message that is still held.
+pub const REPLACED: u64 = 1 << 63;
 
-/// The first lines of a reader segment; [`MAX_PUBLISHERS`] cursors follow, a line each.
+/// The first lines of a reader segment; [`MAX_PUBLISHERS`] cursors follow, a line each. Where publishers may go past subscribers, pins
+/// follow on further pages: for each ring as many words as messages may be held.
 ///
 /// ```text
 /// +0    identity   once
@@ -113,7 +120,7 @@ pub const INLINE: u32 = u32::MAX;
 /// +192  reserve    zero
 /// +256  cursor 0   a message is released
 /// +320  cursor 1 …
-/// +4096 end
+/// +4096 pins       a message is held, or is so no more: its sequence + 1, or 0
 /// ```
 #[repr(C, align(64))]
 pub struct ReaderHeader<B: Backend> {
@@ -127,12 +134,12 @@ pub struct ReaderHeader<B: Backend> {
     pub reserve: [u64; 8],
 }
 
-/// A reader segment: one page.
+/// The first page of a reader segment.
 #[repr(C, align(64))]
 pub struct ReaderPage<B: Backend> {
     /// The words beside the cursors.
     pub header: ReaderHeader<B>,
-    /// By ring index: everything below it is released.
+    /// By ring index: everything below it is released, but what is pinned.
     pub cursors: [Line<B::Word64>; MAX_PUBLISHERS],
 }
 
@@ -165,9 +172,10 @@ const _: () = {
     use crate::backend::Native;
 
     assert!(size_of::<Identity<Native>>() == 64);
-    assert!(size_of::<RingHeader<Native>>() == 192);
+    assert!(size_of::<RingHeader<Native>>() == 256);
     assert!(offset_of!(RingHeader<Native>, bell) == 64);
     assert!(offset_of!(RingHeader<Native>, waiting) == 128);
+    assert!(offset_of!(RingHeader<Native>, floor) == 192);
     assert!(size_of::<SlotHeader<Native>>() == 16);
     assert!(offset_of!(SlotHeader<Native>, place) == 8);
     assert!(size_of::<ReaderHeader<Native>>() == 256);

@@ -10,10 +10,16 @@ pub mod segment;
 
 use crate::TopicSettings;
 
-/// Bytes of a reader segment.
-pub const READER_BYTES: u64 = layout::PAGE as u64;
 /// Bytes of a registry segment.
 pub const REGISTRY_BYTES: u64 = layout::PAGE as u64;
+
+/// Bytes of a reader segment with these settings: header and cursors, pins.
+pub fn reader_bytes(settings: &TopicSettings) -> u64 {
+    let pins = settings.overrun().map_or(0, |rules| rules.pins);
+    let words = pins as u64 * layout::MAX_PUBLISHERS as u64;
+    let page = layout::PAGE as u64;
+    page + (words * size_of::<u64>() as u64).next_multiple_of(page)
+}
 
 /// Bytes of a ring segment with these settings: header, slots, arena.
 pub fn ring_bytes(settings: &TopicSettings) -> u64 {

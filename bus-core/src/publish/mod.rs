@@ -1,13 +1,15 @@
 //! A publisher's way: find room, claim, serialise, commit, wake.
 //!
 //! [`RingPublisher`] is the protocol over any backend: it knows sequences, cursors and sleepers, and never touches a
-//! payload. [`Publisher`] puts bytes and values into real memory with it.
+//! payload; `floor` is its part for topics whose publishers go past subscribers. [`Publisher`] puts bytes and values into real memory with it.
 
 mod arena;
+mod floor;
 mod loan;
 mod publisher;
 mod ring;
 mod serialise;
+mod stall;
 
 pub use arena::Arena;
 pub use loan::Loan;

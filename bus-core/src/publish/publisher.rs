@@ -7,25 +7,29 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rkyv::ser::allocator;
+use rkyv::util::AlignedVec;
 
 use super::arena::Arena;
 use super::ring::{Claim, RingPublisher};
 use super::serialise::{Payload, into_span};
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
-use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, RING_MAGIC};
+use crate::memory::layout::{MAX_PUBLISHERS, NOWHERE, READER_MAGIC, RING_MAGIC};
 use crate::memory::segment::{self, Kind};
-use crate::memory::{READER_BYTES, registry, ring_bytes};
-use crate::{Error, Result, TopicSettings};
+use crate::memory::{reader_bytes, registry, ring_bytes};
+use crate::{Delivery, Error, Result, TopicSettings};
 
 /// Writes one topic's messages into its own ring.
 pub struct Publisher {
     ring: RingPublisher<Native>,
     fd: OwnedFd,
+    settings: TopicSettings,
     max_payload: usize,
     scratch: allocator::Arena,
+    /// Where a message is built that nobody will get: see [`NOWHERE`].
+    nowhere: AlignedVec,
     /// The last value did not fit a slot: try the arena first.
     spilled: bool,
 }
@@ -49,11 +53,15 @@ impl Publisher {
         let inline = u64::from(ring.inline());
         let arena = Arena::new(settings.arena, u64::from(settings.depth));
         let keep = u64::from(settings.keep);
+        let index = usize::from(index);
+        let overrun = settings.overrun();
         Ok(Self {
-            ring: RingPublisher::new(ring, registry, usize::from(index), 0, keep, inline, arena),
+            ring: RingPublisher::new(ring, registry, index, 0, keep, inline, arena, overrun),
             fd,
+            settings,
             max_payload: settings.max_payload as usize,
             scratch: allocator::Arena::new(),
+            nowhere: AlignedVec::new(),
             spilled: false,
         })
     }
@@ -79,8 +87,8 @@ impl Publisher {
     /// # Errors
     /// [`Error::Segment`] where it is not one.
     pub fn adopt(&mut self, id: u64, reader: &impl AsFd) -> Result<()> {
-        let mapping = segment::open(reader, Kind::Reader, READER_BYTES)?;
-        let reader = MappedReader::new(Arc::new(mapping));
+        let mapping = segment::open(reader, Kind::Reader, reader_bytes(&self.settings))?;
+        let reader = MappedReader::new(Arc::new(mapping), &self.settings);
         reader.header().identity.check(Kind::Reader, READER_MAGIC)?;
         self.ring.adopt(id, reader);
         Ok(())
@@ -114,6 +122,25 @@ impl Publisher {
     /// The subscriber furthest behind and its lag in messages, when room was last looked for.
     pub fn slowest(&self) -> Option<(u64, u64)> {
         self.ring.slowest()
+    }
+
+    /// No room was found: evicts who has held this publisher up for as long as the topic allows; whether there was anybody.
+    #[cold]
+    pub fn evict_stalled(&mut self) -> bool {
+        let Delivery::Evict { after_us } = self.settings.delivery else {
+            return false;
+        };
+        self.ring.evict_stalled(Duration::from_micros(after_us))
+    }
+
+    /// See [`RingPublisher::has_evicted`].
+    pub fn has_evicted(&self, id: u64) -> bool {
+        self.ring.has_evicted(id)
+    }
+
+    /// See [`RingPublisher::nowhere`].
+    pub fn nowhere(&self) -> u64 {
+        self.ring.nowhere()
     }
 
     /// The sequence number of the next message.
@@ -194,7 +221,7 @@ impl Publisher {
     fn serialise<T: Payload>(&mut self, value: &T, claim: Claim) -> Result<Option<u32>> {
         let mut span = self.span(claim, claim.capacity as usize);
         // SAFETY: the claim gives this publisher the span until it is committed or dropped, and `self` is
-        // borrowed for as long.
+        // borrowed for as long; what lies nowhere is a buffer of its own.
         into_span(value, unsafe { span.as_mut() }, &mut self.scratch)
     }
 
@@ -222,7 +249,10 @@ impl Publisher {
 
     /// The first `len` bytes of a claim, which are at most its capacity.
     #[inline(always)]
-    fn span(&self, claim: Claim, len: usize) -> NonNull<[u8]> {
+    fn span(&mut self, claim: Claim, len: usize) -> NonNull<[u8]> {
+        if claim.place == NOWHERE {
+            return self.span_nowhere(len);
+        }
         let start = self
             .ring
             .ring()
@@ -231,6 +261,12 @@ impl Publisher {
             start.unwrap_or(NonNull::dangling()),
             start.map_or(0, |_| len),
         )
+    }
+
+    #[cold]
+    fn span_nowhere(&mut self, len: usize) -> NonNull<[u8]> {
+        self.nowhere.resize(len, 0);
+        NonNull::from(self.nowhere.as_mut_slice())
     }
 
     #[inline(always)]
@@ -249,8 +285,9 @@ impl Publisher {
         let Some(claim) = self.claim(len)? else {
             return Ok(None);
         };
+        let span = self.span(claim, len);
         Ok(Some(Slot {
-            span: self.span(claim, len),
+            span,
             claim,
             publisher: self,
         }))

@@ -10,27 +10,39 @@
 use std::time::Instant;
 
 use super::Arena;
+use super::floor::Floor;
+use super::stall::Stall;
+use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
-use crate::memory::layout::{CLOSED, INLINE, JOINED, LEFT};
+use crate::memory::layout::{CLOSED, INLINE, JOINED, LEFT, NOWHERE};
 use crate::wake::{Alarm, MAX_WORDS, Sleeper};
 
 /// A subscriber that this publisher waits for and wakes.
-struct Follower<B: Backend> {
-    id: u64,
-    reader: B::Reader,
+pub(super) struct Follower<B: Backend> {
+    pub(super) id: u64,
+    pub(super) reader: B::Reader,
     /// Its cursor, as it stood when room was last looked for.
-    seen: u64,
+    pub(super) seen: u64,
+    /// How long it has not moved while this publisher waited for it.
+    pub(super) stall: Stall,
+    /// Nobody waits for it any more; what it holds is left alone.
+    pub(super) evicted: bool,
     alarm: Alarm,
 }
 
 impl<B: Backend> Follower<B> {
+    /// Whether it gets what is published from now on.
+    pub(super) fn receives(&self) -> bool {
+        self.joined() && !self.evicted
+    }
+
     fn joined(&self) -> bool {
         // ORDERING: the subscriber found its start with `RECEIVE_COMMIT` before it stored this. So a message that
         // is committed after this load, with `PUBLISH_COMMIT`, was none that it could start behind.
         B::load32(&self.reader.header().bell.state, site::RELAXED) == JOINED
     }
 
-    fn left(&self) -> bool {
+    pub(super) fn left(&self) -> bool {
         // ORDERING: acquire pairs with the subscriber's `LEAVE_STATE`: its reads are over.
         B::load32(&self.reader.header().bell.state, site::PUBLISH_STATE) == LEFT
     }
@@ -38,22 +50,24 @@ impl<B: Backend> Follower<B> {
 
 /// The publisher's half of a ring.
 pub struct RingPublisher<B: Backend> {
-    ring: B::Ring,
-    registry: B::Registry,
+    pub(super) ring: B::Ring,
+    pub(super) registry: B::Registry,
     /// Which cursor of a reader segment belongs to this ring.
-    index: usize,
+    pub(super) index: usize,
     /// The next sequence to publish.
-    head: u64,
-    /// Messages that may be written before the cursors are looked at again.
-    room: u64,
+    pub(super) head: u64,
+    /// Messages that may be written into the next slots before the cursors are looked at again.
+    pub(super) room: u64,
     /// `head` at the last version check.
-    checked: u64,
+    pub(super) checked: u64,
     /// Messages kept for subscribers that join.
-    keep: u64,
-    version: u32,
-    arena: Arena,
-    inline: u64,
-    followers: Vec<Follower<B>>,
+    pub(super) keep: u64,
+    pub(super) version: u32,
+    pub(super) arena: Arena,
+    pub(super) inline: u64,
+    pub(super) followers: Vec<Follower<B>>,
+    /// Where this publisher may go past subscribers: what it leaves alone.
+    pub(super) floor: Option<Floor>,
     sleeper: Sleeper,
 }
 
@@ -62,9 +76,9 @@ pub struct RingPublisher<B: Backend> {
 pub struct Claim {
     /// The message's sequence number.
     pub sequence: u64,
-    /// [`INLINE`], or the unit in the arena.
+    /// [`INLINE`], [`NOWHERE`], or the unit in the arena.
     pub place: u32,
-    /// Bytes that may be written.
+    /// Bytes that may be written; of no use to anybody where the place is [`NOWHERE`].
     pub capacity: u64,
 }
 
@@ -76,7 +90,12 @@ impl<B: Backend> RingPublisher<B> {
     /// A publisher of a new ring whose first message has sequence `start`, at `version` of the set of subscribers.
     ///
     /// `start` is 0 but in tests of the wrap-around; then every slot must hold another stamp than its
-    /// first message's. `keep` is at least 1 and less than the depth; `inline` is the bytes of payload that a slot holds.
+    /// first message's. `keep` is at least 1 and less than the depth; `inline` is the bytes of payload that a slot holds. With
+    /// `overrun` it goes past subscribers, by these rules.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is a fact of the ring's own"
+    )]
     pub fn new(
         ring: B::Ring,
         registry: B::Registry,
@@ -85,6 +104,7 @@ impl<B: Backend> RingPublisher<B> {
         keep: u64,
         inline: u64,
         arena: Arena,
+        overrun: Option<Overrun>,
     ) -> Self {
         Self {
             ring,
@@ -98,6 +118,7 @@ impl<B: Backend> RingPublisher<B> {
             arena,
             inline,
             followers: Vec::new(),
+            floor: overrun.map(|rules| Floor::new(rules, start)),
             sleeper: Sleeper::default(),
         }
     }
@@ -135,6 +156,8 @@ impl<B: Backend> RingPublisher<B> {
             id,
             reader,
             seen: self.head,
+            stall: Stall::default(),
+            evicted: false,
             alarm: Alarm::default(),
         });
         self.room = 0;
@@ -155,12 +178,12 @@ impl<B: Backend> RingPublisher<B> {
     ///
     /// An adopted one still chooses its start, and may pass over messages that were published meanwhile.
     pub fn has_joined(&self, id: u64) -> bool {
-        self.followers.iter().any(|f| f.id == id && f.joined())
+        self.followers.iter().any(|f| f.id == id && f.receives())
     }
 
     /// Number of subscribers that have joined.
     pub fn joined(&self) -> usize {
-        self.followers.iter().filter(|f| f.joined()).count()
+        self.followers.iter().filter(|f| f.receives()).count()
     }
 
     /// The subscriber furthest behind and its lag in messages, when room was last looked for.
@@ -170,11 +193,12 @@ impl<B: Backend> RingPublisher<B> {
     }
 
     fn slowest_follower(&self) -> Option<&Follower<B>> {
-        self.followers.iter().max_by_key(|f| self.lag(f.seen))
+        let gating = self.followers.iter().filter(|f| !f.evicted);
+        gating.max_by_key(|f| self.lag(f.seen))
     }
 
     /// Messages above a cursor. One that claims to be ahead lies, to its own harm.
-    fn lag(&self, cursor: u64) -> u64 {
+    pub(super) fn lag(&self, cursor: u64) -> u64 {
         let lag = self.head.wrapping_sub(cursor);
         if lag > i64::MAX as u64 { 0 } else { lag }
     }
@@ -182,6 +206,19 @@ impl<B: Backend> RingPublisher<B> {
     /// Looks at the cursors: what room is there now?
     #[cold]
     fn look_for_room(&mut self) {
+        if self.floor.is_some() {
+            return self.look_past();
+        }
+        self.look_at_cursors();
+        let lag = self.slowest().map_or(0, |(_, lag)| lag);
+        self.room = self.ring.depth().saturating_sub(lag);
+        let unchecked = self.head.wrapping_sub(self.checked);
+        let kept = lag.max(unchecked.saturating_add(self.keep));
+        self.arena
+            .release_before(self.head.wrapping_sub(kept), self.head);
+    }
+
+    pub(super) fn look_at_cursors(&mut self) {
         for follower in &mut self.followers {
             // ORDERING: acquire pairs with the subscriber's `RELEASE_CURSOR`: its reads of what it released are
             // over before this side writes there.
@@ -191,24 +228,19 @@ impl<B: Backend> RingPublisher<B> {
                 follower.seen = self.head;
             }
         }
-        let lag = self.slowest().map_or(0, |(_, lag)| lag);
-        self.room = self.ring.depth().saturating_sub(lag);
-        let unchecked = self.head.wrapping_sub(self.checked);
-        let kept = lag.max(unchecked.saturating_add(self.keep));
-        self.arena
-            .release_before(self.head.wrapping_sub(kept), self.head);
     }
 
     /// Claims the slot of the next message, and room for `len` bytes of payload.
     ///
     /// # Errors
-    /// [`Full`] where a subscriber has not yet released what would be overwritten.
+    /// [`Full`] where a subscriber has not yet released what would be overwritten; on a lossy ring, where the set of subscribers moved
+    /// or a batch has gone as far as it may: then look at [`stale`](Self::stale) and claim again.
     #[inline(always)]
     pub fn claim(&mut self, len: u64) -> Result<Claim, Full> {
         if self.room == 0 {
             self.look_for_room();
             if self.room == 0 {
-                return Err(Full);
+                return self.claim_passed_over(len);
             }
         }
         if len <= self.inline {
@@ -223,6 +255,9 @@ impl<B: Backend> RingPublisher<B> {
 
     #[cold]
     fn claim_arena(&mut self, len: u64) -> Result<Claim, Full> {
+        if self.floor.is_some() {
+            return self.claim_past(len);
+        }
         let mut place = self.arena.place(len);
         if place.is_none() {
             self.look_for_room();
@@ -244,8 +279,12 @@ impl<B: Backend> RingPublisher<B> {
         self.arena.longest()
     }
 
-    /// Messages that may go into a batch that starts now: it must leave alone what a joiner may read.
+    /// Messages that may go into a batch that starts now: it must leave alone what a joiner may read. Where this publisher goes past
+    /// subscribers, each claim sees to that.
     pub fn batch_limit(&mut self) -> u64 {
+        if self.floor.is_some() {
+            return self.ring.depth();
+        }
         if self.room == 0 {
             self.look_for_room();
         }
@@ -256,8 +295,11 @@ impl<B: Backend> RingPublisher<B> {
     #[inline(always)]
     pub fn commit(&mut self, claim: Claim, len: u32) {
         debug_assert_eq!(claim.sequence, self.head);
-        if claim.place != INLINE {
+        if claim.place < NOWHERE {
             self.arena.take(claim.sequence, claim.place, u64::from(len));
+        }
+        if self.room == 0 {
+            return self.commit_passed_over(claim, len);
         }
         let slot = self.ring.slot(claim.sequence);
         let place = u64::from(claim.place) << 32 | u64::from(len);
@@ -320,7 +362,10 @@ impl<B: Backend> RingPublisher<B> {
         let version = (&self.registry.subscribers.0, self.version);
         let mut words = [version; MAX_WORDS];
         let mut count = 1;
-        let joining = || self.followers.iter().filter(|f| !f.joined());
+        let joining = || {
+            let there = self.followers.iter().filter(|f| !f.evicted);
+            there.filter(|f| !f.joined())
+        };
         for (word, follower) in words[1..].iter_mut().zip(joining()) {
             let bell = &follower.reader.header().bell.bell;
             // ORDERING: an old value makes the kernel return at once.

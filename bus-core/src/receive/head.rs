@@ -9,10 +9,13 @@ use crate::backend::{Backend, RingMemory, site};
 ///
 /// The ring may move meanwhile; then the result is a head that it had while this ran. Hostile stamps give a wrong
 /// head, to nobody's harm but that of who reads this ring.
-pub(super) fn find<B: Backend>(ring: &B::Ring) -> u64 {
+///
+/// Bits `ignored` of a stamp do not count: [`REPLACED`](crate::memory::layout::REPLACED), where there may be such, so that a slot whose
+/// header is being replaced counts as what it was.
+pub(super) fn find<B: Backend>(ring: &B::Ring, ignored: u64) -> u64 {
     let depth = ring.depth();
     // ORDERING: acquire, as for any message: who starts below the head reads what these stamps cover.
-    let stamp = |index: u64| B::load64(&ring.slot(index).commit, site::RECEIVE_COMMIT);
+    let stamp = |index: u64| B::load64(&ring.slot(index).commit, site::RECEIVE_COMMIT) & !ignored;
     let first = stamp(0);
     if first == 0 {
         return 0;

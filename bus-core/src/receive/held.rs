@@ -4,14 +4,21 @@
 //! next call; a sleep ends for it. When the subscriber is dropped first, it leaves its rings at the desk, and
 //! whoever gives back releases there; the last one ends the membership.
 
+use std::collections::HashMap;
+use std::fmt::Write;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
+use std::time::Instant;
 
 use super::receiver::Receiver;
 use super::subscriber::release;
 use crate::backend::{Backend, Native};
 use crate::memory::segment::Mapping;
+
+/// Messages that are named where too many are held.
+const NAMED: usize = 4;
 
 /// Where held messages are given back.
 pub(super) struct Desk {
@@ -22,8 +29,16 @@ pub(super) struct Desk {
     _membership: Arc<dyn Send + Sync>,
 }
 
+/// A message that is held: who holds it, as far as that is known, and since when.
+struct Out {
+    thread: Thread,
+    since: Instant,
+}
+
 #[derive(Default)]
 struct State {
+    /// What is held, by publisher and sequence.
+    out: HashMap<(u64, u64), Out>,
     /// Given back and not yet fetched: publisher and sequence.
     returned: Vec<(u64, u64)>,
     /// The rings, once the subscriber is gone.
@@ -64,8 +79,42 @@ impl Desk {
         state.left = Some(receiver);
     }
 
+    fn take_out(&self, publisher: u64, sequence: u64) {
+        let out = Out {
+            thread: thread::current(),
+            since: Instant::now(),
+        };
+        self.state().out.insert((publisher, sequence), out);
+    }
+
+    /// Who holds messages of this publisher, and since when; the oldest few.
+    pub(super) fn holders(&self, publisher: u64) -> String {
+        let state = self.state();
+        let of_it = state.out.iter().filter(|((from, _), _)| *from == publisher);
+        let mut held: Vec<_> = of_it.map(|((_, sequence), out)| (sequence, out)).collect();
+        if held.is_empty() {
+            return "none was given to hold(), so the subscriber's own thread has them".into();
+        }
+        held.sort_by_key(|(_, out)| out.since);
+        let mut who = String::new();
+        for (sequence, out) in held.iter().take(NAMED) {
+            let thread = out.thread.name().unwrap_or("without a name");
+            let since = out.since.elapsed().as_secs_f64();
+            // Writing to a string does not fail.
+            let _ = write!(
+                who,
+                "message {sequence} since {since:.3} s by thread {thread}, "
+            );
+        }
+        match held.len().checked_sub(NAMED) {
+            Some(more) if more > 0 => who + &format!("and {more} more"),
+            _ => who.trim_end_matches(", ").into(),
+        }
+    }
+
     fn give_back(&self, publisher: u64, sequence: u64) {
         let mut state = self.state();
+        state.out.remove(&(publisher, sequence));
         if let Some(receiver) = &state.left {
             release(receiver, publisher, sequence);
             return;
@@ -84,6 +133,7 @@ pub struct Held {
     _mapping: Arc<Mapping>,
     publisher: u64,
     sequence: u64,
+    lost: u64,
     payload: NonNull<[u8]>,
 }
 
@@ -98,9 +148,12 @@ impl Held {
         mapping: Arc<Mapping>,
         publisher: u64,
         sequence: u64,
+        lost: u64,
         payload: NonNull<[u8]>,
     ) -> Self {
+        desk.take_out(publisher, sequence);
         Self {
+            lost,
             desk,
             _mapping: mapping,
             publisher,
@@ -126,9 +179,9 @@ impl Held {
         self.publisher
     }
 
-    /// How many messages of its publisher were lost right before it: 0, for nothing is lost on a lossless topic.
+    /// How many messages of its publisher were lost right before it; 0 but on a lossy topic.
     pub fn lost(&self) -> u64 {
-        0
+        self.lost
     }
 }
 

@@ -9,11 +9,12 @@ mod head;
 mod held;
 mod receiver;
 mod ring;
+mod shield;
 mod subscriber;
 mod typed;
 
 pub use held::Held;
-pub use receiver::Receiver;
-pub use ring::{Found, RingReader};
+pub use receiver::{Polled, Receiver};
+pub use ring::{Found, Holding, Refused, RingReader};
 pub use subscriber::{Batch, Message, Start, Subscriber};
 pub use typed::{HeldValue, Received, Typed, access};

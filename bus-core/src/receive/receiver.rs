@@ -8,10 +8,13 @@ use std::cell::{Cell, UnsafeCell};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::ring::{Found, RingReader};
+use super::ring::{Found, Refused, RingReader};
 use crate::backend::{Backend, ReaderMemory, site};
 use crate::memory::layout::{JOINED, LEFT, MAX_PUBLISHERS};
 use crate::wake::{Sleeper, ring as ring_bell};
+
+/// A message and its ring, if there is one, or the ring that refuses and why.
+pub type Polled<'a, B> = Result<Option<(&'a RingReader<B>, Found)>, (&'a RingReader<B>, Refused)>;
 
 /// Messages in a row from one ring while others may have some.
 const TURN: u32 = 32;
@@ -28,6 +31,8 @@ pub struct Receiver<B: Backend> {
     turn: Cell<usize>,
     left: Cell<u32>,
     sleeper: Sleeper,
+    /// Messages lost of rings that were let go of.
+    lost: Cell<u64>,
 }
 
 // SAFETY: a receiver owns its rings: no `Arc` of them leaves it, so whole it may move to another thread.
@@ -61,6 +66,7 @@ impl<B: Backend> Receiver<B> {
             turn: Cell::new(0),
             left: Cell::new(TURN),
             sleeper: Sleeper::default(),
+            lost: Cell::new(0),
         }
     }
 
@@ -143,6 +149,7 @@ impl<B: Backend> Receiver<B> {
         rings.retain(|ring| {
             let go = publishers.contains(&ring.publisher()) && ring.drained() && !ring.borrowed();
             if go {
+                self.lost.set(self.lost.get() + ring.lost());
                 ring.give_back();
                 freed[ring.index()] = true;
             }
@@ -152,19 +159,43 @@ impl<B: Backend> Receiver<B> {
         freed
     }
 
+    /// Messages lost so far, of all rings.
+    pub fn lost(&self) -> u64 {
+        self.rings().map(RingReader::lost).sum::<u64>() + self.lost.get()
+    }
+
     /// The next message of any ring. It is outstanding until it is released at its ring.
+    ///
+    /// # Errors
+    /// The ring whose turn it is, and why it refuses.
     #[inline(always)]
-    pub fn poll(&self) -> Option<(&RingReader<B>, Found)> {
+    pub fn poll(&self) -> Polled<'_, B> {
         let left = self.left.get();
         if left > 0
             && let Some(ring) = self.ring(self.turn.get())
-            && let Some(found) = ring.poll()
         {
-            self.left.set(left - 1);
-            return Some((ring, found));
+            match ring.poll() {
+                Ok(Some(found)) => {
+                    self.left.set(left - 1);
+                    return Ok(Some((ring, found)));
+                }
+                Ok(None) => {}
+                Err(refused) => {
+                    self.left.set(0);
+                    return Err((ring, refused));
+                }
+            }
         }
-        let ring = self.select_next()?;
-        Some((ring, ring.poll()?))
+        let Some(ring) = self.select_next() else {
+            return Ok(None);
+        };
+        match ring.poll() {
+            Ok(found) => Ok(found.map(|found| (ring, found))),
+            Err(refused) => {
+                self.left.set(0);
+                Err((ring, refused))
+            }
+        }
     }
 
     /// Gives the turn to the next ring that has a message.

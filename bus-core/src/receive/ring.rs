@@ -8,8 +8,10 @@ use std::cell::Cell;
 
 use super::early::Early;
 use super::head;
+use super::shield::Shield;
+use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
-use crate::memory::layout::CLOSED;
+use crate::memory::layout::{CLOSED, NOWHERE, REPLACED};
 use crate::wake::{Alarm, ring as ring_bell};
 
 /// A message that was found: received, not yet released. `place` and `len` are its publisher's words, not yet checked.
@@ -21,7 +23,30 @@ pub struct Found {
     pub place: u32,
     /// Bytes of payload.
     pub len: u32,
+    /// Messages of this ring that were lost right before it.
+    pub lost: u64,
 }
+
+/// Why a subscriber gets nothing from a ring though there may be something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It holds as many messages as it may.
+    Held,
+    /// Its publisher waited for it, and then went past it.
+    Evicted,
+}
+
+/// How many messages a subscriber may hold of a ring, and how it protects them where its publisher may go past it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// Messages that may be received and not yet released. As many as the ring has slots: there is no limit but the ring's own.
+    pub most: u64,
+    /// The rules by which its publisher goes past it.
+    pub overrun: Option<Overrun>,
+}
+
+/// Messages that a look passes over before it says that there is nothing yet.
+const STEPS: usize = 64;
 
 /// The subscriber's half of one ring.
 pub struct RingReader<B: Backend> {
@@ -34,6 +59,10 @@ pub struct RingReader<B: Backend> {
     tail: Cell<u64>,
     /// Released out of order, above `tail`.
     early: Early,
+    /// Messages that may be received and not yet released, where that is less than the depth.
+    most: u64,
+    /// Where the publisher may go past: then `tail` and `early` are not used.
+    shield: Option<Shield>,
     /// No message will follow the last one that is committed: its publisher is gone.
     ended: Cell<bool>,
     /// The owner has been told of the end.
@@ -47,8 +76,20 @@ pub struct RingReader<B: Backend> {
 
 impl<B: Backend> RingReader<B> {
     /// A reader of `ring`, whose cursor is number `index` of the segment, from sequence `start` on.
-    pub fn new(ring: B::Ring, reader: B::Reader, index: usize, publisher: u64, start: u64) -> Self {
+    pub fn new(
+        ring: B::Ring,
+        reader: B::Reader,
+        index: usize,
+        publisher: u64,
+        start: u64,
+        holding: Holding,
+    ) -> Self {
         let early = Early::new(ring.depth());
+        let most = if holding.most < ring.depth() {
+            holding.most
+        } else {
+            u64::MAX
+        };
         let this = Self {
             ring,
             reader,
@@ -56,6 +97,8 @@ impl<B: Backend> RingReader<B> {
             next: Cell::new(start),
             tail: Cell::new(start),
             early,
+            most,
+            shield: holding.overrun.map(|rules| Shield::new(rules, start)),
             ended: Cell::new(false),
             end_seen: Cell::new(false),
             publisher,
@@ -89,7 +132,16 @@ impl<B: Backend> RingReader<B> {
         if self.borrowed() {
             return;
         }
-        let head = head::find::<B>(&self.ring);
+        let ignored = if self.shield.is_some() { REPLACED } else { 0 };
+        let head = head::find::<B>(&self.ring, ignored);
+        if let Some(shield) = &self.shield {
+            // A start behind the floor is none of this subscriber's losses.
+            let start = head.wrapping_sub(history.min(head));
+            let (ring, reader) = (&self.ring, &self.reader);
+            self.next
+                .set(shield.protect::<B>(ring, reader, self.index, start));
+            return;
+        }
         // Never back behind what this cursor has released: its publisher may have written there.
         let back = history.min(head).min(head.wrapping_sub(self.tail.get()));
         let start = head.wrapping_sub(back);
@@ -99,32 +151,111 @@ impl<B: Backend> RingReader<B> {
     }
 
     /// Receives the next message, if one is committed.
+    ///
+    /// # Errors
+    /// [`Refused`]; the message stays where it is.
     #[inline(always)]
-    pub fn poll(&self) -> Option<Found> {
+    pub fn poll(&self) -> Result<Option<Found>, Refused> {
+        if let Some(shield) = &self.shield {
+            return self.poll_shielded(shield);
+        }
         let sequence = self.next.get();
         let next = sequence.wrapping_add(1);
         let slot = self.ring.slot(sequence);
         // ORDERING: acquire pairs with the publisher's `PUBLISH_COMMIT`: the payload is seen whole.
         if B::load64(&slot.commit, site::RECEIVE_COMMIT) != next {
-            return None;
+            return Ok(None);
+        }
+        if sequence.wrapping_sub(self.tail.get()) >= self.most && self.outstanding() >= self.most {
+            return Err(Refused::Held);
         }
         self.next.set(next);
         // ORDERING: written before the stamp.
         let word = B::load64(&slot.place, site::RELAXED);
-        Some(Found {
+        Ok(Some(Found {
             sequence,
             place: (word >> 32) as u32,
             len: word as u32,
-        })
+            lost: 0,
+        }))
     }
 
-    /// Whether the next message is committed.
+    /// As [`poll`](Self::poll), where the publisher may have gone past.
+    #[inline]
+    fn poll_shielded(&self, shield: &Shield) -> Result<Option<Found>, Refused> {
+        for _ in 0..STEPS {
+            let sequence = self.next.get();
+            let next = sequence.wrapping_add(1);
+            let slot = self.ring.slot(sequence);
+            // ORDERING: as in `poll`.
+            let stamp = B::load64(&slot.commit, site::RECEIVE_COMMIT);
+            if stamp != next && !passed(stamp, next) {
+                return Ok(None);
+            }
+            if stamp != next || !shield.covers(sequence) {
+                self.slide(shield)?;
+                if stamp != next || self.next.get() != sequence {
+                    continue;
+                }
+            }
+            // ORDERING: acquire pairs with the publisher's `REPLACE_PLACE`: if this is the place of a newer message, the stamp is seen gone.
+            let word = B::load64(&slot.place, site::RECEIVE_PLACE);
+            // ORDERING: after the load above, by its acquire.
+            let replaced = B::load64(&slot.commit, site::RELAXED) != next;
+            if replaced || !shield.covers(sequence) {
+                continue;
+            }
+            self.next.set(next);
+            let place = (word >> 32) as u32;
+            if place == NOWHERE {
+                shield.lose(1);
+                continue;
+            }
+            shield.hand_out(sequence);
+            return Ok(Some(Found {
+                sequence,
+                place,
+                len: word as u32,
+                lost: shield.take_lost(),
+            }));
+        }
+        Ok(None)
+    }
+
+    /// Moves the window on, and past what was lost.
+    fn slide(&self, shield: &Shield) -> Result<(), Refused> {
+        let next = self.next.get();
+        let start = shield.slide::<B>(&self.ring, &self.reader, self.index, next)?;
+        self.next.set(start);
+        if shield.gates() {
+            self.wake_publisher();
+        }
+        Ok(())
+    }
+
+    /// Whether the next message follows the last one without a gap, and can be received with it in a batch.
+    #[inline(always)]
+    pub(super) fn follows(&self) -> bool {
+        let Some(shield) = &self.shield else {
+            return true;
+        };
+        let sequence = self.next.get();
+        let slot = self.ring.slot(sequence);
+        // ORDERING: as in `poll`, which looks again; where it finds a message that is nowhere it goes on to the next.
+        let stamp = B::load64(&slot.commit, site::RECEIVE_COMMIT);
+        let place = B::load64(&slot.place, site::RELAXED) >> 32;
+        shield.covers(sequence) && stamp == sequence.wrapping_add(1) && place != u64::from(NOWHERE)
+    }
+
+    /// Whether there is something to receive, or to be told: a message, a loss, or a refusal.
     #[inline(always)]
     pub fn ready(&self) -> bool {
         let sequence = self.next.get();
         let slot = self.ring.slot(sequence);
+        let next = sequence.wrapping_add(1);
         // ORDERING: as in `poll`: who sees nothing more after an end sees the last message.
-        B::load64(&slot.commit, site::RECEIVE_COMMIT) == sequence.wrapping_add(1)
+        let stamp = B::load64(&slot.commit, site::RECEIVE_COMMIT);
+        stamp == next || (self.shield.is_some() && passed(stamp, next))
     }
 
     /// Releases a message that was received. Its slot and span go back to the publisher when all before it are released as well.
@@ -136,10 +267,26 @@ impl<B: Backend> RingReader<B> {
     /// Releases the messages from `first` up to but not including `end`, with one store of the cursor.
     #[inline(always)]
     pub fn release_range(&self, first: u64, end: u64) {
+        if let Some(shield) = &self.shield {
+            return self.release_shielded(shield, first, end);
+        }
         if first == self.tail.get() && self.early.count() == 0 {
             self.release_to(end);
         } else {
             self.release_out_of_order(first, end);
+        }
+    }
+
+    #[inline]
+    fn release_shielded(&self, shield: &Shield, first: u64, end: u64) {
+        let mut sequence = first;
+        let mut room = false;
+        while sequence != end {
+            room |= shield.release::<B>(&self.reader, self.index, sequence);
+            sequence = sequence.wrapping_add(1);
+        }
+        if room {
+            self.wake_publisher();
         }
     }
 
@@ -180,7 +327,15 @@ impl<B: Backend> RingReader<B> {
 
     /// Messages received and not yet released.
     pub fn outstanding(&self) -> u64 {
+        if let Some(shield) = &self.shield {
+            return shield.outstanding();
+        }
         self.next.get().wrapping_sub(self.tail.get()) - self.early.count()
+    }
+
+    /// Messages lost so far, of those that were there to receive since this subscriber started.
+    pub fn lost(&self) -> u64 {
+        self.shield.as_ref().map_or(0, Shield::lost_in_all)
     }
 
     /// A batch begins to borrow this ring.
@@ -243,4 +398,10 @@ impl<B: Backend> RingReader<B> {
         // ORDERING: an old value makes the kernel return at once.
         (bell, B::load32(bell, site::RELAXED))
     }
+}
+
+/// Whether a slot whose stamp is not `next` holds a later message than the one that was looked for, or is about to.
+#[inline(always)]
+fn passed(stamp: u64, next: u64) -> bool {
+    (stamp & !REPLACED).wrapping_sub(next) <= i64::MAX as u64
 }

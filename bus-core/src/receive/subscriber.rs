@@ -11,11 +11,11 @@ use std::time::Instant;
 
 use super::held::{Desk, Held};
 use super::receiver::Receiver;
-use super::ring::{Found, RingReader};
+use super::ring::{Found, Holding, Refused, RingReader};
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, RING_MAGIC};
 use crate::memory::segment::{self, Kind};
-use crate::memory::{READER_BYTES, registry, ring_bytes};
+use crate::memory::{reader_bytes, registry, ring_bytes};
 use crate::{Error, Result, TopicSettings};
 
 /// Reads one topic's messages from the rings of its publishers.
@@ -58,8 +58,8 @@ impl Subscriber {
         let settings = settings.check()?;
         Native::prepare()?;
         let registry = registry::open(registry)?;
-        let (fd, mapping) = segment::create(Kind::Reader, READER_BYTES)?;
-        let reader = MappedReader::new(Arc::new(mapping));
+        let (fd, mapping) = segment::create(Kind::Reader, reader_bytes(&settings))?;
+        let reader = MappedReader::new(Arc::new(mapping), &settings);
         reader.header().identity.write(READER_MAGIC);
         Ok(Self {
             receiver: Some(Receiver::new(reader, registry)),
@@ -118,7 +118,11 @@ impl Subscriber {
         let ring = MappedRing::new(Arc::new(mapping), &self.settings);
         ring.check_identity(RING_MAGIC)?;
         let reader = self.receiver().reader().clone();
-        let ring = RingReader::new(ring, reader, index, publisher, 0);
+        let holding = Holding {
+            most: self.settings.held.into(),
+            overrun: self.settings.overrun(),
+        };
+        let ring = RingReader::new(ring, reader, index, publisher, 0, holding);
         if let Start::Head { history } = start {
             ring.start_at_head(history.min(self.settings.keep).into());
         }
@@ -180,18 +184,22 @@ impl Subscriber {
     /// The next message of any publisher, if there is one.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] where its slot breaks the ring's bounds; the message is passed over.
+    /// [`Error::Corrupt`] where its slot breaks the ring's bounds; the message is passed over. [`Error::Holding`] where too many are held,
+    /// [`Error::Evicted`] where a publisher has gone past.
     #[inline(always)]
     pub fn poll(&self) -> Result<Option<Message<'_>>> {
         self.take_back();
-        let Some((ring, found)) = self.receiver().poll() else {
-            return Ok(None);
+        let (ring, found) = match self.receiver().poll() {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
+            Err((ring, refused)) => return Err(refuse(&self.desk, ring, refused)),
         };
         match payload(ring, found) {
             Some(payload) => Ok(Some(Message {
                 subscriber: self,
                 ring,
                 sequence: found.sequence,
+                lost: found.lost,
                 payload,
             })),
             None => {
@@ -208,10 +216,17 @@ impl Subscriber {
         ring.open_batch();
         Some(Batch {
             ring,
-            first: ring.next(),
+            desk: &self.desk,
+            first: Cell::new(ring.next()),
             end: Cell::new(ring.next()),
             left: Cell::new(max.max(1)),
+            lost: Cell::new(0),
         })
+    }
+
+    /// Messages lost so far, of those that were there to receive since this subscriber joined; 0 but on a lossy topic.
+    pub fn lost(&self) -> u64 {
+        self.receiver().lost()
     }
 
     /// Releases what other threads have let go of.
@@ -297,6 +312,19 @@ fn payload(ring: &RingReader<Native>, found: Found) -> Option<NonNull<[u8]>> {
 }
 
 #[cold]
+fn refuse(desk: &Desk, ring: &RingReader<Native>, refused: Refused) -> Error {
+    let publisher = ring.publisher();
+    match refused {
+        Refused::Held => Error::Holding {
+            publisher,
+            held: ring.outstanding(),
+            who: desk.holders(publisher),
+        },
+        Refused::Evicted => Error::Evicted { publisher },
+    }
+}
+
+#[cold]
 fn out_of_bounds(found: Found) -> Error {
     Error::Corrupt {
         sequence: found.sequence,
@@ -309,6 +337,7 @@ pub struct Message<'a> {
     subscriber: &'a Subscriber,
     ring: &'a RingReader<Native>,
     sequence: u64,
+    lost: u64,
     payload: NonNull<[u8]>,
 }
 
@@ -332,14 +361,15 @@ impl Message<'_> {
         self.ring.publisher()
     }
 
-    /// How many messages of its publisher were lost right before it: 0, for nothing is lost on a lossless topic.
+    /// How many messages of its publisher were lost right before it; 0 but on a lossy topic.
     pub fn lost(&self) -> u64 {
-        0
+        self.lost
     }
 
     /// The same message, independent of the subscriber's life and thread.
     ///
-    /// It holds its publisher back as an unread message does. After the subscriber is dropped it keeps the
+    /// On a topic whose publishers wait it holds its publisher back as an unread message does; on others its publisher goes round it. A topic
+    /// limits how many may be held. After the subscriber is dropped it keeps the
     /// membership, until the last one held is dropped.
     pub fn hold(self) -> Held {
         let held = Held::new(
@@ -347,6 +377,7 @@ impl Message<'_> {
             self.ring.ring().mapping().clone(),
             self.ring.publisher(),
             self.sequence,
+            self.lost,
             self.payload,
         );
         std::mem::forget(self);
@@ -364,9 +395,11 @@ impl Drop for Message<'_> {
 /// Messages of one publisher, in order; released together, with one store of the cursor.
 pub struct Batch<'a> {
     ring: &'a RingReader<Native>,
-    first: u64,
+    desk: &'a Desk,
+    first: Cell<u64>,
     end: Cell<u64>,
     left: Cell<usize>,
+    lost: Cell<u64>,
 }
 
 impl Batch<'_> {
@@ -377,21 +410,42 @@ impl Batch<'_> {
 
     /// The sequence number of its first message; the others follow without a gap.
     pub fn sequence(&self) -> u64 {
-        self.first
+        self.first.get()
+    }
+
+    /// How many messages of its publisher were lost right before the first; 0 but on a lossy topic, and until that was received.
+    pub fn lost(&self) -> u64 {
+        self.lost.get()
     }
 
     /// The next one's sequence number and payload, which stays until the batch is dropped.
     ///
-    /// Ends after the number asked for, when the ring has no more, or when the subscriber was polled beside it.
+    /// Ends after the number asked for, when the ring has no more, or when the subscriber was polled beside it; on a topic whose publishers
+    /// may go past, also where messages were lost or as many are protected as one store protects.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] where a slot breaks the ring's bounds; the message is passed over.
+    /// [`Error::Corrupt`] where a slot breaks the ring's bounds; the message is passed over. [`Error::Holding`], [`Error::Evicted`] as for
+    /// [`Subscriber::poll`].
     #[inline(always)]
     pub fn next(&self) -> Option<Result<(u64, &[u8])>> {
         if self.left.get() == 0 || self.ring.next() != self.end.get() {
             return None;
         }
-        let found = self.ring.poll()?;
+        let starts = self.first.get() == self.end.get();
+        if !starts && !self.ring.follows() {
+            return None;
+        }
+        let found = match self.ring.poll() {
+            Ok(found) => found?,
+            Err(refused) => {
+                self.left.set(0);
+                return Some(Err(refuse(self.desk, self.ring, refused)));
+            }
+        };
+        if starts {
+            self.first.set(found.sequence);
+            self.lost.set(found.lost);
+        }
         self.left.set(self.left.get() - 1);
         self.end.set(self.ring.next());
         Some(match payload(self.ring, found) {
@@ -405,7 +459,7 @@ impl Batch<'_> {
 impl Drop for Batch<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.ring.release_range(self.first, self.end.get());
+        self.ring.release_range(self.first.get(), self.end.get());
         self.ring.close_batch();
     }
 }

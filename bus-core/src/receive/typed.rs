@@ -100,7 +100,7 @@ impl<'a, T: Payload> Received<'a, T> {
         self.message.publisher()
     }
 
-    /// How many messages of its publisher were lost right before it: 0, for nothing is lost on a lossless topic.
+    /// How many messages of its publisher were lost right before it; 0 but on a lossy topic.
     pub fn lost(&self) -> u64 {
         self.message.lost()
     }

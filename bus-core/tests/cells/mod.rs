@@ -49,6 +49,7 @@ impl Backend for Cells {
     }
     fn light_fence(_site: Site) {}
     fn heavy_fence(_site: Site) {}
+    fn full_fence(_site: Site) {}
     fn sleep(_words: &[(&Word, u32)], _deadline: Option<Instant>) {}
     fn wake(word: &Word) {
         word.wakes.set(word.wakes.get() + 1);
@@ -96,6 +97,7 @@ impl Ring {
                 identity: identity(),
                 bell: bell(),
                 waiting: Line(Word::default()),
+                floor: Line(Cell::new(0)),
             },
             slots: stamps.into_iter().map(slot).collect(),
             payloads: vec![Cell::new(0); depth as usize],
@@ -119,7 +121,11 @@ impl RingMemory<Cells> for Rc<Ring> {
 pub struct Reader {
     header: ReaderHeader<Cells>,
     cursors: Vec<Cell<u64>>,
+    pins: Vec<[Cell<u64>; PINS]>,
 }
+
+/// Pins of a ring.
+pub const PINS: usize = 4;
 
 impl Reader {
     pub fn new() -> Rc<Self> {
@@ -131,6 +137,7 @@ impl Reader {
                 reserve: [0; 8],
             },
             cursors: vec![Cell::new(0); MAX_PUBLISHERS],
+            pins: vec![[const { Cell::new(0) }; PINS]; MAX_PUBLISHERS],
         })
     }
 }
@@ -141,6 +148,9 @@ impl ReaderMemory<Cells> for Rc<Reader> {
     }
     fn cursor(&self, index: usize) -> &Cell<u64> {
         &self.cursors[index]
+    }
+    fn pin(&self, index: usize, number: usize) -> &Cell<u64> {
+        &self.pins[index][number]
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bus_core::backend::{Backend, Native, Site};
 use bus_core::control::{Connection, Event, Refusal, Request, Role};
 use bus_core::memory::segment::{self, Kind, Mapping};
-use bus_core::memory::{READER_BYTES, ring_bytes};
+use bus_core::memory::{reader_bytes, ring_bytes};
 use bus_core::schema::Schema;
 use bus_core::{Settings, TopicSettings};
 use bus_daemon::{Broker, BrokerThread};
@@ -141,7 +141,7 @@ impl Handle {
     pub fn joined(mut self) -> Self {
         let segment = match self.role {
             Role::Publisher => segment::create(Kind::Ring, ring_bytes(&self.settings)),
-            Role::Subscriber => segment::create(Kind::Reader, READER_BYTES),
+            Role::Subscriber => segment::create(Kind::Reader, reader_bytes(&self.settings)),
         };
         let segment = segment.unwrap();
         self.connection

@@ -40,6 +40,7 @@ impl Held<'_> {
             sequence,
             place,
             len,
+            lost: _,
         } = self.found;
         for payload in self.ring.ring().payload(sequence, place, len) {
             payload.expect(self.publisher(), sequence);
@@ -56,7 +57,12 @@ impl Held<'_> {
 impl Subscriber {
     /// A subscriber of the broker's topic, for this many rings at most.
     pub fn new(broker: &Rc<Broker>, rings: usize) -> Self {
-        let memory = ModelReader::new(rings);
+        Self::with_pins(broker, rings, 0)
+    }
+
+    /// The same, with pins for each ring.
+    pub fn with_pins(broker: &Rc<Broker>, rings: usize, pins: usize) -> Self {
+        let memory = ModelReader::new(rings, pins);
         Self {
             receiver: Receiver::new(memory.clone(), broker.registry()),
             memory,
@@ -67,7 +73,8 @@ impl Subscriber {
 
     /// A subscriber of all these writers' rings from their first message on, adopted by each as number `id`.
     pub fn of(broker: &Rc<Broker>, writers: &mut [&mut Writer], id: u64) -> Self {
-        let this = Self::new(broker, writers.len());
+        let rules = writers.first().and_then(|w| w.holding().overrun);
+        let this = Self::with_pins(broker, writers.len(), rules.map_or(0, |r| r.pins));
         for (index, writer) in writers.iter_mut().enumerate() {
             this.attach(writer, index);
             writer.adopt(id, &this.memory);
@@ -85,7 +92,7 @@ impl Subscriber {
         let ring = writer.memory().clone();
         let reader = self.memory.clone();
         let publisher = index as u64;
-        let ring = RingReader::new(ring, reader, index, publisher, 0);
+        let ring = RingReader::new(ring, reader, index, publisher, 0, writer.holding());
         self.receiver.attach(ring);
     }
 
@@ -122,7 +129,8 @@ impl Subscriber {
 
     /// Receives a message, if there is one.
     pub fn take(&self) -> Option<Held<'_>> {
-        let (ring, found) = self.receiver.poll()?;
+        let polled = self.receiver.poll();
+        let (ring, found) = polled.unwrap_or_else(|(_, refused)| panic!("{refused:?}"))?;
         let held = Held { ring, found };
         held.check();
         Some(held)
@@ -139,7 +147,7 @@ impl Subscriber {
             return 0;
         };
         let first = ring.next();
-        let found: Vec<_> = (0..most).map_while(|_| ring.poll()).collect();
+        let found: Vec<_> = (0..most).map_while(|_| ring.poll().ok()?).collect();
         for found in &found {
             Held {
                 ring,

@@ -3,7 +3,10 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use bus_core::Overrun;
+use bus_core::backend::RingMemory;
 use bus_core::publish::{Arena, Claim, RingPublisher};
+use bus_core::receive::Holding;
 
 use super::Broker;
 use super::broker::ToPublisher;
@@ -29,11 +32,26 @@ pub struct Writer {
     /// Messages whose commit has begun: what really was published, whoever knows of it. loom's threads take turns.
     published: Rc<Cell<u64>>,
     broker: Rc<Broker>,
+    overrun: Option<Overrun>,
 }
 
 impl Writer {
     /// Publisher number `index` of the broker's topic, with a new ring.
     pub fn new(broker: &Rc<Broker>, index: usize, shape: Shape) -> Self {
+        Self::with_rules(broker, index, shape, None)
+    }
+
+    /// The same, that goes past subscribers by these rules.
+    pub fn going_past(broker: &Rc<Broker>, index: usize, shape: Shape, rules: Overrun) -> Self {
+        Self::with_rules(broker, index, shape, Some(rules))
+    }
+
+    fn with_rules(
+        broker: &Rc<Broker>,
+        index: usize,
+        shape: Shape,
+        overrun: Option<Overrun>,
+    ) -> Self {
         let memory = ModelRing::new(shape.depth, shape.units);
         let bytes = shape.units as u64 * u64::from(UNIT_BYTES);
         let ring = RingPublisher::new(
@@ -44,6 +62,7 @@ impl Writer {
             shape.history,
             SLOT_BYTES.into(),
             Arena::new(bytes, shape.depth as u64),
+            overrun,
         );
         Self {
             ring,
@@ -51,6 +70,15 @@ impl Writer {
             publisher: index as u64,
             published: Rc::default(),
             broker: broker.clone(),
+            overrun,
+        }
+    }
+
+    /// How its subscribers hold messages.
+    pub fn holding(&self) -> Holding {
+        Holding {
+            most: self.memory.depth(),
+            overrun: self.overrun,
         }
     }
 

@@ -1,0 +1,267 @@
+//! How a publisher goes past subscribers that read, hold, or stand still, without touching what they look at.
+//!
+//! The *floor* is a word of the ring: every message from it on is intact. Before a slot or span is written again, the floor is raised above its
+//! old message, then the subscribers' cursors and pins are read; what they protect is passed over for as long as they do. A subscriber
+//! protects first and looks at the floor afterwards. A full fence on either side between its store and its loads: so either the publisher
+//! sees the protection, or the subscriber sees that it came too late.
+//!
+//! ```text
+//!          floor                    head      publisher                      subscriber
+//!   -------+-------------------------+---     floor = f                      cursor = c  (protects c up to c + window)
+//!    may go | intact                 |        full fence                     full fence
+//!    unless protected                         version moved? adopt first     floor > c? too late: go on at the floor
+//!                                             read cursors and pins          read
+//! ```
+//! A message whose slot is passed over goes into the arena instead, so that no sequence number is skipped: what a subscriber
+//! loses is a difference of two. Where protected messages leave no room anywhere, the new message lies nowhere, and all lose it.
+//!
+//! Promises: nothing protected is written over. A lossy publisher never waits. The cost for each step of the floor grows with the number of
+//! subscribers and pins, not with the depth.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::arena;
+use super::ring::{Claim, Full, RingPublisher};
+use crate::Overrun;
+use crate::backend::{Backend, ReaderMemory, RingMemory, site};
+use crate::memory::layout::{INLINE, NOWHERE, REPLACED};
+
+/// What a publisher leaves alone below its floor.
+#[derive(Debug)]
+pub(super) struct Floor {
+    rules: Overrun,
+    /// Everything from here on is intact, and what is protected below it is known.
+    at: u64,
+    /// Messages below the floor that subscribers protect.
+    kept: Vec<Kept>,
+    /// Sequences that subscribers protect, for one look.
+    seen: Vec<u64>,
+    /// Messages that found no room.
+    nowhere: u64,
+}
+
+/// A message below the floor that is left alone.
+#[derive(Debug)]
+struct Kept {
+    sequence: u64,
+    /// Its bytes in the arena; none where it lies in its slot.
+    span: Option<Range<u64>>,
+}
+
+/// How raising the floor ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Raised {
+    /// It is higher.
+    Yes,
+    /// What is above must stay, for a subscriber that is waited for or for one that joins.
+    No,
+    /// The set of subscribers moved: they must be adopted first.
+    Stale,
+}
+
+impl Floor {
+    pub(super) fn new(rules: Overrun, start: u64) -> Self {
+        Self {
+            rules,
+            at: start,
+            kept: Vec::with_capacity(64),
+            seen: Vec::with_capacity(64),
+            nowhere: 0,
+        }
+    }
+
+    /// Messages from `head` on until a slot comes whose payload is left alone.
+    fn unguarded(&self, head: u64, depth: u64) -> u64 {
+        let slots = self.kept.iter().filter(|kept| kept.span.is_none());
+        let ahead = slots.map(|kept| kept.sequence.wrapping_sub(head) & (depth - 1));
+        ahead.min().unwrap_or(depth)
+    }
+}
+
+impl<B: Backend> RingPublisher<B> {
+    /// Looks for room: raises the floor by a step where no slot is left below it.
+    pub(super) fn look_past(&mut self) {
+        let depth = self.ring.depth();
+        let Some(floor) = &self.floor else { return };
+        if self.head.wrapping_sub(floor.at) >= depth {
+            self.raise(floor.at.wrapping_add(floor.rules.step));
+        }
+        if let Some(floor) = &self.floor {
+            let slots = depth - self.head.wrapping_sub(floor.at);
+            self.room = slots.min(floor.unguarded(self.head, depth));
+        }
+    }
+
+    /// A claim where no slot may be written: there is none, or the payload of the next one is left alone.
+    #[cold]
+    pub(super) fn claim_passed_over(&mut self, len: u64) -> Result<Claim, Full> {
+        let depth = self.ring.depth();
+        match &self.floor {
+            Some(floor) if self.head.wrapping_sub(floor.at) < depth => {
+                self.claim_past(len.max(self.inline))
+            }
+            _ => Err(Full),
+        }
+    }
+
+    /// A claim in the arena, for which the floor is raised as far as is needed and allowed.
+    #[cold]
+    pub(super) fn claim_past(&mut self, len: u64) -> Result<Claim, Full> {
+        let raised = loop {
+            if let Some(place) = self.arena.place(len) {
+                return Ok(self.claim_at(place, len));
+            }
+            // Some at a time, for each costs a fence.
+            let least = len.next_multiple_of(64).max(self.arena.bytes() / 8);
+            let Some(to) = self.arena.frees(least) else {
+                break Raised::No;
+            };
+            match self.raise(to) {
+                Raised::Yes => {}
+                raised => break raised,
+            }
+        };
+        let lossy = self.floor.as_ref().is_some_and(|f| !f.rules.evicts);
+        let may_go_on = raised == Raised::Stale || self.checked != self.head;
+        if !lossy || may_go_on {
+            return Err(Full);
+        }
+        Ok(self.claim_at(NOWHERE, len))
+    }
+
+    fn claim_at(&self, place: u32, capacity: u64) -> Claim {
+        Claim {
+            sequence: self.head,
+            place,
+            capacity,
+        }
+    }
+
+    /// Commits a message whose slot's payload is left alone. Somebody who protects the old message may be about to read where it lies: so
+    /// its stamp goes first.
+    #[cold]
+    pub(super) fn commit_passed_over(&mut self, claim: Claim, len: u32) {
+        let slot = self.ring.slot(claim.sequence);
+        // ORDERING: this side wrote it last.
+        let old = B::load64(&slot.commit, site::RELAXED);
+        // ORDERING: before the new place, by that one's release.
+        B::store64(&slot.commit, old | REPLACED, site::RELAXED);
+        let place = u64::from(claim.place) << 32 | u64::from(len);
+        // ORDERING: release pairs with the subscriber's `RECEIVE_PLACE`: who reads this place sees the stamp gone.
+        B::store64(&slot.place, place, site::REPLACE_PLACE);
+        let stamp = claim.sequence.wrapping_add(1);
+        // ORDERING: release pairs with the subscriber's `RECEIVE_COMMIT`: it sees the payload whole.
+        B::store64(&slot.commit, stamp, site::PUBLISH_COMMIT);
+        self.head = stamp;
+        if let Some(floor) = self.floor.as_mut().filter(|_| claim.place == NOWHERE) {
+            floor.nowhere += 1;
+        }
+    }
+
+    /// Messages that found no room because of what subscribers hold: every subscriber lost them.
+    pub fn nowhere(&self) -> u64 {
+        self.floor.as_ref().map_or(0, |floor| floor.nowhere)
+    }
+
+    /// Raises the floor up to this sequence, or as far as is allowed.
+    fn raise(&mut self, to: u64) -> Raised {
+        self.look_at_cursors();
+        let Some(floor) = &mut self.floor else {
+            return Raised::No;
+        };
+        // What a subscriber that is just joining may count on, and what those that are waited for have not read. Who has not
+        // joined yet is not waited for: it starts at an intact message, whenever that is.
+        let mut most = self.checked.wrapping_sub(self.keep).wrapping_sub(floor.at) as i64;
+        if floor.rules.evicts {
+            for follower in self.followers.iter().filter(|f| f.receives()) {
+                most = most.min(follower.seen.wrapping_sub(floor.at) as i64);
+            }
+        }
+        let steps = (to.wrapping_sub(floor.at) as i64).min(most);
+        if steps <= 0 {
+            return Raised::No;
+        }
+        let to = floor.at.wrapping_add(steps as u64);
+        // ORDERING: before the loads below, by the fence.
+        B::store64(&self.ring.header().floor.0, to, site::RELAXED);
+        B::full_fence(site::FLOOR_FENCE);
+        // ORDERING: after the fence, which pairs with a joining subscriber's `PROTECT_FENCE`.
+        if B::load32(&self.registry.subscribers.0, site::RELAXED) != self.version {
+            return Raised::Stale;
+        }
+        self.look_at_protected(to);
+        Raised::Yes
+    }
+
+    /// Takes over what subscribers protect below the new floor, and lets go of what they no longer do.
+    fn look_at_protected(&mut self, to: u64) {
+        let Some(floor) = &mut self.floor else { return };
+        floor.seen.clear();
+        for follower in self.followers.iter().filter(|f| !f.left()) {
+            // ORDERING: acquire pairs with the subscriber's `RELEASE_CURSOR`: a pin that it stored before it moved on is seen below.
+            let cursor = B::load64(follower.reader.cursor(self.index), site::PUBLISH_CURSOR);
+            let window = (0..floor.rules.window).map(|ahead| cursor.wrapping_add(ahead));
+            floor.seen.extend(window);
+            let pins = (0..floor.rules.pins).map(|number| {
+                // ORDERING: acquire pairs with the subscriber's `RELEASE_PIN`: its reads are over.
+                B::load64(follower.reader.pin(self.index, number), site::FLOOR_PIN)
+            });
+            let pinned = pins.filter(|pin| *pin != 0);
+            floor.seen.extend(pinned.map(|pin| pin.wrapping_sub(1)));
+        }
+        floor.seen.sort_unstable();
+        floor.seen.dedup();
+        let seen = &floor.seen;
+        floor
+            .kept
+            .retain(|kept| seen.binary_search(&kept.sequence).is_ok());
+        let below = to.wrapping_sub(floor.at);
+        for &sequence in seen {
+            if sequence.wrapping_sub(floor.at) >= below {
+                continue;
+            }
+            // ORDERING: this side wrote it.
+            let word = B::load64(&self.ring.slot(sequence).place, site::RELAXED);
+            let (place, len) = ((word >> 32) as u32, word & u64::from(u32::MAX));
+            let span = match place {
+                NOWHERE => continue,
+                INLINE => None,
+                place => Some(arena::span(place, len)),
+            };
+            floor.kept.push(Kept { sequence, span });
+        }
+        floor.at = to;
+        self.arena.release_before(to, self.head);
+        let spans = floor.kept.iter().filter_map(|kept| kept.span.clone());
+        self.arena.go_round(spans);
+    }
+
+    /// Evicts those subscribers without whose messages nothing more can be published, and that have not moved for `patience` while this was
+    /// asked; whether there were any. To be asked when a claim failed, eight times or more within that time.
+    #[cold]
+    pub fn evict_stalled(&mut self, patience: Duration) -> bool {
+        let Some(floor) = self.floor.as_ref().filter(|floor| floor.rules.evicts) else {
+            return false;
+        };
+        let mut evicted = false;
+        for follower in self.followers.iter_mut().filter(|f| f.receives()) {
+            // Only a cursor that the floor cannot pass holds anybody up.
+            if (follower.seen.wrapping_sub(floor.at) as i64) > 0 {
+                follower.stall.clear();
+            } else if follower.stall.look(follower.seen, patience / 8) >= patience {
+                follower.evicted = true;
+                evicted = true;
+            }
+        }
+        if evicted {
+            self.room = 0;
+        }
+        evicted
+    }
+
+    /// Whether this subscriber was evicted.
+    pub fn has_evicted(&self, id: u64) -> bool {
+        self.followers.iter().any(|f| f.id == id && f.evicted)
+    }
+}
