@@ -4,7 +4,7 @@ use std::iter::Peekable;
 use std::time::Duration;
 
 use crate::outlet::Outlet;
-use crate::{BytesLoan, Peer, Result, TopicSettings};
+use crate::{BytesLoan, Peer, Result, Stall, TopicSettings};
 
 /// Sends raw bytes on one topic, into a ring of its own. In all else like [`Publisher`](crate::Publisher).
 pub struct BytesPublisher {
@@ -112,6 +112,16 @@ impl BytesPublisher {
     /// The subscriber furthest behind, and its lag in messages, when room was last looked for.
     pub fn slowest(&self) -> Option<(Peer, u64)> {
         self.outlet.slowest()
+    }
+
+    /// How long each subscriber has kept this publisher waiting, and whether it was evicted for it.
+    pub fn stalls(&self) -> Vec<Stall> {
+        self.outlet.stalls()
+    }
+
+    /// Messages sent on a lossy topic that found no room because of all that subscribers hold: every one of them lost them.
+    pub fn nowhere(&self) -> u64 {
+        self.outlet.nowhere()
     }
 
     /// What the topic is like.

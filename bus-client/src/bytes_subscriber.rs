@@ -81,6 +81,13 @@ impl BytesSubscriber {
         self.inlet.publishers()
     }
 
+    /// Messages lost since this subscriber joined: each was there to receive, and its publisher went past it. 0 but on a lossy topic.
+    ///
+    /// What each message says it lost adds up to this, but for losses after the last one received.
+    pub fn lost(&self) -> u64 {
+        self.inlet.core.lost()
+    }
+
     /// What the topic is like.
     pub fn settings(&self) -> &TopicSettings {
         self.inlet.settings()
@@ -109,9 +116,9 @@ impl BytesBatch<'_> {
         self.batch.sequence()
     }
 
-    /// How many messages of its publisher were lost right before it: 0, for nothing is lost on a lossless topic.
+    /// How many messages of its publisher were lost right before the first one; 0 but on a lossy topic, and until that was received.
     pub fn lost(&self) -> u64 {
-        0
+        self.batch.lost()
     }
 }
 

@@ -54,14 +54,33 @@ pub enum Error {
     },
 
     /// There is no room now: a subscriber has not read what would be overwritten.
-    #[error(
-        "topic {topic} is full: {slowest}; send() waits for room, and a larger depth takes longer bursts"
-    )]
+    #[error("topic {topic} is full: {slowest}; {advice}, and a larger depth takes longer bursts")]
     Full {
         /// The topic.
         topic: String,
         /// Who is furthest behind, and how far.
         slowest: String,
+        /// What else there is to do.
+        advice: &'static str,
+    },
+
+    /// This subscriber holds as many messages of a publisher as the topic lets it.
+    #[error("topic {topic}: {source}")]
+    Holding {
+        /// The topic.
+        topic: String,
+        /// Of which publisher, who holds them, and since when.
+        source: bus_core::Error,
+    },
+
+    /// A publisher waited for this subscriber as long as the topic says, and then went past it. What is held stays readable; this
+    /// handle receives nothing more from that publisher.
+    #[error("topic {topic}: {source}")]
+    Evicted {
+        /// The topic.
+        topic: String,
+        /// By which publisher.
+        source: bus_core::Error,
     },
 
     /// There was no room, no message, or nobody there in the time allowed.

@@ -53,6 +53,7 @@ mod loan;
 mod member;
 mod outlet;
 mod publisher;
+mod stall;
 mod subscriber;
 mod topic;
 mod wait;
@@ -69,6 +70,7 @@ pub use loan::{BytesLoan, Loan};
 pub use member::Peer;
 pub use publisher::Publisher;
 pub use rkyv;
+pub use stall::Stall;
 pub use subscriber::{Batch, Messages, Subscriber};
 pub use topic::TopicBuilder;
 

@@ -280,9 +280,11 @@ impl Member {
 
     /// An error of this topic.
     pub(crate) fn wrap(&self, source: bus_core::Error) -> Error {
-        Error::Topic {
-            topic: self.topic.to_string(),
-            source,
+        let topic = self.topic.to_string();
+        match source {
+            bus_core::Error::Holding { .. } => Error::Holding { topic, source },
+            bus_core::Error::Evicted { .. } => Error::Evicted { topic, source },
+            source => Error::Topic { topic, source },
         }
     }
 

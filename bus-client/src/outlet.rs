@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use bus_core::control::{Event, Role};
 use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
-use bus_core::{TopicSettings, publish};
+use bus_core::{Delivery, TopicSettings, publish};
 
 use crate::member::{Member, Peers};
+use crate::stall::{Stall, Stalls};
 use crate::wait::{Attempts, PATROL, Step, Wait, deadline};
 use crate::{Error, Peer, Result, TopicBuilder};
 
@@ -22,6 +23,7 @@ pub(crate) struct Outlet {
     id: u64,
     settings: TopicSettings,
     attempts: Attempts,
+    stalls: Stalls,
 }
 
 impl Outlet {
@@ -39,6 +41,7 @@ impl Outlet {
             id: opened.id,
             settings: opened.settings,
             attempts: Attempts::default(),
+            stalls: Stalls::default(),
         };
         loop {
             match outlet.member.answer()? {
@@ -83,6 +86,7 @@ impl Outlet {
     fn drop_peer(&mut self, id: u64) {
         self.core.drop_follower(id);
         self.peers.remove(id);
+        self.stalls.remove(id);
     }
 
     /// Adopts and drops subscribers, if their set moved. To be called before each message or batch.
@@ -106,22 +110,42 @@ impl Outlet {
         Ok(())
     }
 
-    /// Tries once.
+    /// Tries once; again where what stood in the way is gone at once.
     #[inline(always)]
     pub(crate) fn once<R>(
         &mut self,
-        attempt: impl FnOnce(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
+        mut attempt: impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
     ) -> Result<R> {
-        self.refresh()?;
-        match attempt(&mut self.core) {
-            Ok(Some(done)) => Ok(done),
-            Ok(None) => {
-                if self.attempts.failed() {
-                    self.patrol()?;
+        loop {
+            self.refresh()?;
+            match attempt(&mut self.core) {
+                Ok(Some(done)) => return Ok(done),
+                Ok(None) if self.goes_on() => {}
+                Ok(None) => {
+                    if self.attempts.failed() {
+                        self.patrol()?;
+                    }
+                    return Err(self.full());
                 }
-                Err(self.full())
+                Err(error) => return Err(self.member.wrap(error)),
             }
-            Err(error) => Err(self.member.wrap(error)),
+        }
+    }
+
+    /// There was no room, as far as the core could see: is there some now, without waiting?
+    #[cold]
+    fn goes_on(&mut self) -> bool {
+        match self.settings.delivery {
+            // It only wants to know of somebody who joins before it goes on.
+            Delivery::Lossy => true,
+            Delivery::Evict { .. } => {
+                let evicted = self.core.evict_stalled();
+                if evicted {
+                    tracing::warn!(topic = self.member.topic(), "evicted who made no progress");
+                }
+                evicted
+            }
+            Delivery::Wait | Delivery::Fail => false,
         }
     }
 
@@ -135,6 +159,7 @@ impl Outlet {
         self.refresh()?;
         match attempt(&mut self.core) {
             Ok(Some(done)) => Ok(done),
+            Ok(None) if self.settings.delivery == Delivery::Fail => self.once(attempt),
             Ok(None) => self.wait(timeout, attempt),
             Err(error) => Err(self.member.wrap(error)),
         }
@@ -146,24 +171,27 @@ impl Outlet {
         timeout: Option<Duration>,
         mut attempt: impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
     ) -> Result<R> {
+        let done = self.wait_on(timeout, &mut attempt);
+        self.stalls.end();
+        done
+    }
+
+    fn wait_on<R>(
+        &mut self,
+        timeout: Option<Duration>,
+        attempt: &mut impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
+    ) -> Result<R> {
         let mut wait = Wait::new(&self.spin, deadline(timeout));
         loop {
-            match wait.step() {
-                Step::Again => {}
-                Step::Sleep(until) => {
-                    self.core.sleep(Some(until));
-                    if Instant::now() >= until {
-                        self.patrol()?;
-                    }
-                }
+            match self.step(&mut wait)? {
                 Step::Over => {
                     if self.attempts.failed() {
                         self.patrol()?;
                     }
                     return Err(self.member.timeout("room"));
                 }
+                Step::Again | Step::Sleep(_) => self.refresh()?,
             }
-            self.refresh()?;
             match attempt(&mut self.core) {
                 Ok(Some(done)) => {
                     self.spin.learn(wait.spin());
@@ -173,6 +201,35 @@ impl Outlet {
                 Err(error) => return Err(self.member.wrap(error)),
             }
         }
+    }
+
+    /// One step of a wait for room. Sleeps, at most as long as it may without looking after the peers and the time that they are allowed.
+    #[inline(always)]
+    fn step(&mut self, wait: &mut Wait) -> Result<Step> {
+        if self.settings.delivery.overruns() && self.goes_on() {
+            return Ok(Step::Again);
+        }
+        let step = wait.step();
+        if let Step::Sleep(until) = step {
+            self.stalls
+                .begin(wait.spin().began(), self.core.slowest().map(|(id, _)| id));
+            let until = match self.settings.delivery {
+                Delivery::Evict { after_us } => {
+                    until.min(Instant::now() + Duration::from_micros(after_us / 8 + 1))
+                }
+                _ => until,
+            };
+            self.core.sleep(Some(until));
+            self.patrol_at(until)?;
+        }
+        Ok(step)
+    }
+
+    fn patrol_at(&mut self, until: Instant) -> Result<()> {
+        if Instant::now() >= until {
+            self.patrol()?;
+        }
+        Ok(())
     }
 
     /// With no broker any more, takes its last words, and asks the kernel which subscribers are gone.
@@ -248,10 +305,28 @@ impl Outlet {
             ),
             None => "no subscriber is behind, but the payload does not fit now".into(),
         };
+        let advice = match self.settings.delivery {
+            Delivery::Fail => "this topic lets nobody wait for room",
+            _ => "send() waits for room",
+        };
         Error::Full {
             topic: self.member.topic(),
             slowest,
+            advice,
         }
+    }
+
+    pub(crate) fn stalls(&self) -> Vec<Stall> {
+        let stall = |peer: Peer| Stall {
+            time: self.stalls.of(peer.id),
+            evicted: self.core.has_evicted(peer.id),
+            peer,
+        };
+        self.peers.list().into_iter().map(stall).collect()
+    }
+
+    pub(crate) fn nowhere(&self) -> u64 {
+        self.core.nowhere()
     }
 
     pub(crate) fn slowest(&self) -> Option<(Peer, u64)> {

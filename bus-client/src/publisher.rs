@@ -7,7 +7,7 @@ use std::time::Duration;
 use bus_core::publish::Payload;
 
 use crate::outlet::Outlet;
-use crate::{Loan, Peer, Result, TopicSettings};
+use crate::{Loan, Peer, Result, Stall, TopicSettings};
 
 /// Sends messages of type `T` on one topic, into a ring of its own.
 ///
@@ -158,6 +158,16 @@ impl<T: Payload> Publisher<T> {
     /// The subscriber furthest behind, and its lag in messages, when room was last looked for.
     pub fn slowest(&self) -> Option<(Peer, u64)> {
         self.outlet.slowest()
+    }
+
+    /// How long each subscriber has kept this publisher waiting, and whether it was evicted for it.
+    pub fn stalls(&self) -> Vec<Stall> {
+        self.outlet.stalls()
+    }
+
+    /// Messages sent on a lossy topic that found no room because of all that subscribers hold: every one of them lost them.
+    pub fn nowhere(&self) -> u64 {
+        self.outlet.nowhere()
     }
 
     /// What the topic is like.

@@ -68,6 +68,11 @@ pub struct Spin {
 }
 
 impl Spin {
+    /// When it began, as far as that was asked for: not in the first turns.
+    pub fn began(&self) -> Option<Instant> {
+        self.began
+    }
+
     /// Spins one turn; false when the budget is used up.
     #[inline(always)]
     pub fn turn<B: Backend>(&mut self) -> bool {
