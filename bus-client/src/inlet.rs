@@ -89,6 +89,7 @@ impl Inlet {
                 id,
                 client,
                 pid,
+                ended,
             } => {
                 let [ring, pidfd] = self.member.descriptors(descriptors)?;
                 let start = if self.joined.get() {
@@ -103,6 +104,9 @@ impl Inlet {
                         self.followed.set(self.followed.get() + 1);
                         let peer = Peer { id, client, pid };
                         self.peers.borrow_mut().insert(peer, pidfd);
+                        if ended {
+                            self.end(id);
+                        }
                     }
                     // A segment that is no ring hurts its own publisher only.
                     Err(error @ bus_core::Error::Segment { .. }) => {

@@ -112,6 +112,10 @@ impl Member {
             topic: member.topic.to_string(),
             schema: schema.clone(),
             settings: builder.settings.clone(),
+            history: match role {
+                Role::Publisher => 0,
+                Role::Subscriber => builder.history,
+            },
         };
         member.ask(&open, &[])?;
         let opened = match member.answer()? {

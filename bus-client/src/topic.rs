@@ -99,13 +99,30 @@ impl TopicBuilder {
         self
     }
 
-    /// Topic: rings of ended publishers that the broker keeps for subscribers to come, 0 (the default) to 60.
+    /// Topic: rings of ended publishers that the broker keeps for subscribers that come later and ask for [history](Self::history),
+    /// 0 (the default) to 60; each with the memory that it has. It does not matter how a publisher ended, nor whether anybody was there.
+    ///
+    /// The oldest goes first where there are more, or where a new publisher needs its place. Such a topic stays when nobody has it
+    /// open; of more than 256 of those the longest idle goes, and a publisher that comes with another type or other settings starts
+    /// one anew. All ends with the broker: with an embedded one, with the process that hosts it.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = bus_client::Bus::builder("job").socket(dir.path().join("bus.sock")).connect()?;
+    /// let mut results = bus.topic("results")?.keep(100).retain(1).publisher::<u64>()?;
+    /// results.send(&42)?;
+    /// drop(results);
+    /// let late = bus.topic("results")?.history(100).subscriber::<u64>()?;
+    /// assert_eq!(*late.recv()?, 42);
+    /// # Ok(()) }
+    /// ```
     pub fn retain(mut self, rings: u32) -> Self {
         self.settings.retain = Some(rings);
         self
     }
 
-    /// Topic: publishers at a time, 1 to 60 (the default).
+    /// Topic: publishers at a time, 1 to 60 (the default). One more is refused, with the names of who is there.
     pub fn publishers(mut self, count: u32) -> Self {
         self.settings.publishers = Some(count);
         self
@@ -117,7 +134,11 @@ impl TopicBuilder {
         self
     }
 
-    /// Subscriber: starts up to this many messages back in the rings that are there, as far as the topic keeps them. 0 by default.
+    /// Subscriber: starts this many messages back in the ring of each publisher that is there, and in those that the topic
+    /// [retains](Self::retain); with all that there are where a ring has fewer. The live messages follow without a gap. 0 by default.
+    ///
+    /// It is at most what the topic [keeps](Self::keep): opening with more is [refused](Error::Refused). Where the topic is not there
+    /// yet and `keep` is left open, it keeps this many.
     pub fn history(mut self, messages: u32) -> Self {
         self.history = messages;
         self

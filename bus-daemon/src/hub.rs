@@ -1,6 +1,7 @@
-//! Connections come, speak, and go; topics live as long as somebody has them open.
+//! Connections come, speak, and go; topics live as long as somebody has them open. One that keeps rings for who comes later
+//! stays idle, until there are too many of those.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use bus_core::control::{Connection, Refusal, Request, pidfd_alive};
@@ -8,7 +9,7 @@ use bus_core::{Error, TopicName};
 use nix::sys::epoll::{Epoll, EpollFlags};
 
 use crate::client::{Clients, Leaving, refused};
-use crate::limits::{MAX_CONNECTIONS, REQUESTS_PER_TURN};
+use crate::limits::{MAX_CONNECTIONS, MAX_IDLE_TOPICS, REQUESTS_PER_TURN};
 use crate::reserve::is_exhaustion;
 use crate::topic::Topic;
 
@@ -16,6 +17,8 @@ use crate::topic::Topic;
 pub(crate) struct Hub {
     pub(crate) clients: Clients,
     pub(crate) topics: HashMap<TopicName, Topic>,
+    /// The topics that nobody has open, the longest idle first.
+    idle: VecDeque<TopicName>,
     uid: u32,
 }
 
@@ -24,6 +27,7 @@ impl Hub {
         Self {
             clients: Clients::new(epoll),
             topics: HashMap::new(),
+            idle: VecDeque::new(),
             uid: nix::unistd::geteuid().as_raw(),
         }
     }
@@ -114,12 +118,36 @@ impl Hub {
         }
     }
 
-    /// Forgets a topic that nobody has open.
+    /// Lets go of a topic that nobody has open, or lets it be idle if it keeps rings for who comes.
     pub(crate) fn drop_if_empty(&mut self, name: &TopicName) {
-        if self.topics.get(name).is_some_and(Topic::is_empty) {
-            self.topics.remove(name);
-            tracing::info!(topic = %name, "topic closed");
+        let Some(topic) = self.topics.get(name).filter(|topic| topic.is_empty()) else {
+            return;
+        };
+        if !topic.retains() {
+            return self.close(name);
         }
+        self.idle.push_back(name.clone());
+        if self.idle.len() > MAX_IDLE_TOPICS {
+            self.close_longest_idle();
+        }
+    }
+
+    /// Somebody is about to open a topic.
+    pub(crate) fn rouse(&mut self, name: &TopicName) {
+        self.idle.retain(|idle| idle != name);
+    }
+
+    /// Lets go of the topic that nobody has had open for the longest time, if there is one.
+    pub(crate) fn close_longest_idle(&mut self) {
+        if let Some(name) = self.idle.pop_front() {
+            self.close(&name);
+        }
+    }
+
+    /// Forgets a topic that nobody has open.
+    fn close(&mut self, name: &TopicName) {
+        self.topics.remove(name);
+        tracing::info!(topic = %name, "topic closed");
     }
 }
 

@@ -5,12 +5,12 @@
 //!  reserve    accept, also when there are no descriptors left
 //!  broker     the loop: one thread, one epoll, no waiting anywhere else
 //!  hub        connections and what they ask for
-//!  topic      who is on a topic, ring indices, versions
+//!  topic      who is on a topic, versions;   rings   indices, and what is kept of who has ended
 //!  client     one connection;   outbox   what it has not read yet
 //! ```
 //! Promises: no message of any topic goes through it; no client, dead, stopped, or hostile, makes it wait, stop or
 //! take unbounded memory; with nothing to do it takes no processor time. It asks for a path that belongs to its
-//! user. It does not keep anything beyond its life.
+//! user. It does not keep anything beyond its life: rings that a topic retains go with it.
 //!
 //! ```
 //! # let dir = tempfile::tempdir()?;
@@ -33,10 +33,11 @@ mod limits;
 mod outbox;
 mod request;
 mod reserve;
+mod rings;
 mod thread;
 mod topic;
 
 pub use broker::Broker;
 pub use error::{Error, Result};
-pub use limits::{MAX_CONNECTIONS, MAX_QUEUED, MAX_TOPICS};
+pub use limits::{MAX_CONNECTIONS, MAX_IDLE_TOPICS, MAX_QUEUED, MAX_TOPICS};
 pub use thread::BrokerThread;

@@ -32,11 +32,18 @@ impl Hub {
                     topic,
                     schema,
                     settings,
+                    history,
                 },
                 None,
             ) => {
                 if descriptors.is_empty() {
-                    self.open(id, &client, role, topic, schema, &settings)
+                    let asked = Asked {
+                        role,
+                        schema,
+                        settings,
+                        history,
+                    };
+                    self.open(id, &client, topic, asked)
                 } else {
                     protocol("Open comes without descriptors")
                 }
@@ -61,49 +68,48 @@ impl Hub {
         }
     }
 
-    fn open(
-        &mut self,
-        id: u64,
-        client: &str,
-        role: Role,
-        topic: String,
-        schema: Schema,
-        settings: &Settings,
-    ) -> Result<(), Refused> {
+    fn open(&mut self, id: u64, client: &str, topic: String, asked: Asked) -> Result<(), Refused> {
         let client =
             ClientName::new(client).map_err(|e| (Refusal::BadName, format!("client: {e}")))?;
         let name = TopicName::new(topic).map_err(|e| (Refusal::BadName, format!("topic: {e}")))?;
-        schema
+        asked
+            .schema
             .check()
             .map_err(|e| (Refusal::Schema, format!("topic {name}: {e}")))?;
-        if let Some(topic) = self.topics.get(&name) {
-            agrees(topic, &schema, settings)?;
-        } else {
-            self.create(&name, schema, settings)?;
+        match self.topics.get(&name).map(|topic| asked.suits(topic)) {
+            None => self.create(&name, &asked)?,
+            Some(Ok(())) => self.rouse(&name),
+            Some(Err(Unsuited::Yields)) => {
+                // Nobody has it open: what it keeps gives way to a publisher of something else.
+                self.create(&name, &asked)?;
+                self.rouse(&name);
+            }
+            Some(Err(Unsuited::Refused(refused))) => return Err(refused),
         }
-        let opened = self.take_in(id, &name, client, role);
+        let opened = self.take_in(id, &name, client, &asked);
         if opened.is_err() {
             self.drop_if_empty(&name);
         }
         opened
     }
 
-    fn create(
-        &mut self,
-        name: &TopicName,
-        schema: Schema,
-        settings: &Settings,
-    ) -> Result<(), Refused> {
+    fn create(&mut self, name: &TopicName, asked: &Asked) -> Result<(), Refused> {
+        if self.topics.len() >= MAX_TOPICS {
+            self.close_longest_idle();
+        }
         if self.topics.len() >= MAX_TOPICS {
             let why = format!(
                 "the broker has {MAX_TOPICS} topics, which is the limit; asked for {name} as well"
             );
             return Err((Refusal::Limit, why));
         }
-        let settings = settings
-            .decide(&schema)
+        let settings = asked
+            .settings_of_a_new_topic()
+            .decide(&asked.schema)
             .map_err(|e| (Refusal::BadSetting, format!("topic {name}: {e}")))?;
+        let schema = asked.schema.clone();
         let topic = Topic::create(name.clone(), schema, settings).map_err(own_fault)?;
+        asked.check_history(&topic)?;
         tracing::info!(topic = %name, ?settings, "topic created");
         self.topics.insert(name.clone(), topic);
         Ok(())
@@ -114,14 +120,15 @@ impl Hub {
         id: u64,
         name: &TopicName,
         client: ClientName,
-        role: Role,
+        asked: &Asked,
     ) -> Result<(), Refused> {
         let (Some(topic), Some(entry)) = (self.topics.get_mut(name), self.clients.get_mut(id))
         else {
             return protocol("the connection is closed");
         };
+        let role = asked.role;
         let index = match role {
-            Role::Publisher => topic.free_index().map_err(|why| (Refusal::Limit, why))?,
+            Role::Publisher => topic.find_index().map_err(|why| (Refusal::Limit, why))?,
             Role::Subscriber => 0,
         };
         let member = Member::new(role, client, entry.peer.pid, Rc::clone(&entry.pidfd), index);
@@ -136,7 +143,7 @@ impl Hub {
         self.clients.post(id, event);
         if role == Role::Subscriber {
             topic
-                .introduce_publishers(id, &mut self.clients)
+                .introduce_publishers(id, asked.history > 0, &mut self.clients)
                 .map_err(own_fault)?;
         }
         Ok(())
@@ -193,18 +200,62 @@ impl Hub {
     }
 }
 
-/// Whether a topic is what a later opener asks for.
-fn agrees(topic: &Topic, schema: &Schema, settings: &Settings) -> Result<(), Refused> {
-    let name = &topic.name;
-    if let Some(difference) = schema.difference(&topic.schema) {
-        let why = format!("topic {name} carries {}: {difference}", topic.schema.name);
-        return Err((Refusal::Schema, why));
+/// How a topic is to be opened.
+struct Asked {
+    role: Role,
+    schema: Schema,
+    settings: Settings,
+    history: u32,
+}
+
+/// Why a topic is not what is asked for.
+enum Unsuited {
+    /// Nobody has it open, and a publisher comes: the topic starts anew.
+    Yields,
+    Refused(Refused),
+}
+
+impl Asked {
+    /// Whether a topic that is there is what is asked for.
+    fn suits(&self, topic: &Topic) -> Result<(), Unsuited> {
+        match self.agrees(topic) {
+            Err(_) if topic.is_empty() && self.role == Role::Publisher => Err(Unsuited::Yields),
+            agrees => agrees.map_err(Unsuited::Refused),
+        }
     }
-    if let Some((setting, asked, has)) = settings.conflict(&topic.settings) {
-        let why = format!("topic {name} has {setting} {has}, asked {asked}");
-        return Err((Refusal::Settings, why));
+
+    fn agrees(&self, topic: &Topic) -> Result<(), Refused> {
+        let name = &topic.name;
+        if let Some(difference) = self.schema.difference(&topic.schema) {
+            let why = format!("topic {name} carries {}: {difference}", topic.schema.name);
+            return Err((Refusal::Schema, why));
+        }
+        if let Some((setting, asked, has)) = self.settings.conflict(&topic.settings) {
+            let why = format!("topic {name} has {setting} {has}, asked {asked}");
+            return Err((Refusal::Settings, why));
+        }
+        self.check_history(topic)
     }
-    Ok(())
+
+    fn check_history(&self, topic: &Topic) -> Result<(), Refused> {
+        let (name, keep, history) = (&topic.name, topic.settings.keep, self.history);
+        if history <= keep {
+            return Ok(());
+        }
+        let why = format!(
+            "topic {name} has keep {keep}, asked for a history of {history}; ask for up to {keep}, or create the topic with a larger keep"
+        );
+        Err((Refusal::BadSetting, why))
+    }
+
+    /// Who asks for history of a topic that is not there yet has it keep as much, unless it says otherwise.
+    fn settings_of_a_new_topic(&self) -> Settings {
+        let history = (self.history > 0).then_some(self.history);
+        Settings {
+            keep: self.settings.keep.or(history),
+            ..self.settings.clone()
+        }
+    }
 }
 
 fn protocol(why: &str) -> Result<(), Refused> {

@@ -1,17 +1,12 @@
-//! One topic: its members, the indices of their rings, and the versions of its two sets.
+//! One topic: its members, and the versions of its two sets.
 //!
 //! The order is what makes joining gapless (`docs/protocol.md`, *Join*): each change is posted to everybody
 //! whom it concerns, *then* the version moves, *then* the one who asked is answered. An event has the version
-//! that it leads to.
+//! that it leads to. Which ring has which index, and which rings of ended publishers are kept: `rings`.
 //!
-//! ```text
-//!  ring index:  free --Open--> taken --leave--> draining --last Released or leave--> free
-//!                                 |                          of who was told of it
-//!                                 +-- nobody was told of it ---------------------> free
-//! ```
 //! It asks for requests in order: a member joins once. It does not check what a client sent; `request` does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -23,15 +18,19 @@ use bus_core::{ClientName, Result, TopicName, TopicSettings};
 use crate::client::Clients;
 use crate::limits::MAX_PUBLISHERS;
 use crate::outbox::{Outgoing, Posted};
+use crate::rings::{Full, Rings};
 
-/// A topic that somebody has open.
+/// Publishers that a refusal names.
+const NAMED: usize = 8;
+
+/// A topic that somebody has open, or that keeps rings for who comes.
 pub(crate) struct Topic {
     pub(crate) name: TopicName,
     pub(crate) schema: Schema,
     pub(crate) settings: TopicSettings,
     registry: Registry,
     members: BTreeMap<u64, Member>,
-    rings: Vec<Ring>,
+    rings: Rings,
 }
 
 /// A handle that has the topic open.
@@ -42,17 +41,9 @@ pub(crate) struct Member {
     pub(crate) pid: u32,
     pidfd: Rc<OwnedFd>,
     /// Of a publisher: the index of its ring.
-    index: u16,
+    pub(crate) index: u16,
     /// Its ring or its reader segment, once it has joined.
     segment: Option<Rc<OwnedFd>>,
-}
-
-/// One line of the readers' cursors.
-#[derive(Debug, Default)]
-struct Ring {
-    publisher: Option<u64>,
-    /// Subscribers that were told of the ring and have not released it.
-    told: BTreeSet<u64>,
 }
 
 /// What a member is to be answered when it has opened the topic.
@@ -70,69 +61,89 @@ impl Topic {
             settings,
             registry,
             members: BTreeMap::new(),
-            rings: Vec::new(),
+            rings: Rings::new(&settings),
         })
     }
 
+    /// Whether nobody has it open.
     pub(crate) fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    /// Whether rings of ended publishers are there for subscribers to come.
+    pub(crate) fn retains(&self) -> bool {
+        self.rings.retained().next().is_some()
     }
 
     pub(crate) fn member(&self, id: u64) -> Option<&Member> {
         self.members.get(&id)
     }
 
-    /// The lowest index that is free, or why there is none.
-    pub(crate) fn free_index(&self) -> Result<u16, String> {
-        let free = self
-            .rings
-            .iter()
-            .position(|r| r.publisher.is_none() && r.told.is_empty());
-        let index = free.unwrap_or(self.rings.len()) as u16;
-        if index < MAX_PUBLISHERS {
-            return Ok(index);
-        }
-        let name = &self.name;
-        let taken = self
-            .rings
-            .iter()
-            .filter(|ring| ring.publisher.is_some())
-            .count();
-        Err(match usize::from(MAX_PUBLISHERS) - taken {
-            0 => format!(
-                "topic {name} has {taken} publishers, which is the limit; asked for one more"
-            ),
-            draining => format!(
-                "topic {name} has {taken} publishers, and subscribers still read the rings of {draining} that left; the limit is {MAX_PUBLISHERS} together, try again later"
-            ),
-        })
+    /// The index for one more publisher, or why there is none.
+    pub(crate) fn find_index(&mut self) -> Result<u16, String> {
+        self.rings.find().map_err(|full| self.explain(full))
     }
 
-    /// Takes a member in. A publisher brings the index that [`free_index`](Self::free_index) gave.
+    fn explain(&self, full: Full) -> String {
+        let name = &self.name;
+        let publishers: Vec<_> = self.of(Role::Publisher).map(|(_, member)| member).collect();
+        let taken = publishers.len();
+        let limit = self.settings.publishers;
+        match full {
+            Full::Draining(rings) => format!(
+                "topic {name} has {taken} publishers, and subscribers still read the rings of {rings} that left; the limit is {MAX_PUBLISHERS} together, try again later"
+            ),
+            Full::Publishers => {
+                let named = publishers.iter().take(NAMED);
+                let mut who: Vec<_> = named
+                    .map(|member| format!("{} (process {})", member.client, member.pid))
+                    .collect();
+                if taken > NAMED {
+                    who.push(format!("{} more", taken - NAMED));
+                }
+                format!(
+                    "topic {name} admits {limit} publishers at a time, and has {taken}: {}; asked for one more",
+                    who.join(", ")
+                )
+            }
+        }
+    }
+
+    /// Takes a member in. A publisher brings the index that [`find_index`](Self::find_index) gave.
     pub(crate) fn open(&mut self, id: u64, member: Member) -> Result<Opened> {
         let registry = self.registry.fd().try_clone_to_owned();
         let registry =
             registry.map_err(|e| bus_core::Error::io("cannot duplicate a registry", e))?;
         let index = member.index;
         if member.role == Role::Publisher {
-            let least = usize::from(index) + 1;
-            self.rings
-                .resize_with(self.rings.len().max(least), Ring::default);
-            self.rings[usize::from(index)].publisher = Some(id);
+            self.rings.take(index, id);
         }
         self.members.insert(id, member);
         Ok(Opened { index, registry })
     }
 
-    /// Tells a subscriber that has just opened the topic about the publishers that are there.
-    pub(crate) fn introduce_publishers(&mut self, to: u64, clients: &mut Clients) -> Result<()> {
+    /// Tells a subscriber that has just opened the topic about the publishers that are there, and about the ended ones whose rings
+    /// are kept, where it asks for history.
+    pub(crate) fn introduce_publishers(
+        &mut self,
+        to: u64,
+        history: bool,
+        clients: &mut Clients,
+    ) -> Result<()> {
         let version = self.registry.publishers();
-        for (&id, member) in &self.members {
-            if let Some(event) = joined(id, member, Role::Publisher, version)? {
+        let ended = self.rings.retained().filter(|_| history);
+        let ended = ended.map(|ring| (ring.id, &ring.member, true));
+        let live = self.of(Role::Publisher);
+        let live = live.map(|(id, member)| (id, member, false));
+        let mut told = Vec::new();
+        for (id, member, ended) in ended.chain(live) {
+            if let Some(event) = publisher_joined(id, member, version, ended)? {
                 clients.post(to, event);
-                self.rings[usize::from(member.index)].told.insert(to);
+                told.push(member.index);
             }
         }
+        told.into_iter()
+            .for_each(|index| self.rings.tell(index, to));
         Ok(())
     }
 
@@ -153,22 +164,18 @@ impl Topic {
 
     fn join_publisher(&mut self, id: u64, clients: &mut Clients) -> Result<u32> {
         let subscribers = self.registry.subscribers();
-        for (&other, member) in &self.members {
-            if let Some(event) = joined(other, member, Role::Subscriber, subscribers)? {
+        for (other, member) in self.of(Role::Subscriber) {
+            if let Some(event) = subscriber_joined(other, member, subscribers)? {
                 clients.post(id, event);
             }
         }
         let version = self.registry.publishers().wrapping_add(1);
         let member = &self.members[&id];
-        let told = &mut self.rings[usize::from(member.index)].told;
-        if let Some(event) = joined(id, member, Role::Publisher, version)? {
-            for (&to, _) in self
-                .members
-                .iter()
-                .filter(|(_, m)| m.role == Role::Subscriber)
-            {
+        if let Some(event) = publisher_joined(id, member, version, false)? {
+            let index = member.index;
+            for to in self.subscribers() {
                 clients.post(to, event.clone());
-                told.insert(to);
+                self.rings.tell(index, to);
             }
         }
         self.registry.bump_publishers();
@@ -177,10 +184,8 @@ impl Topic {
 
     fn join_subscriber(&mut self, id: u64, clients: &mut Clients) -> Result<u32> {
         let version = self.registry.subscribers().wrapping_add(1);
-        if let Some(event) = joined(id, &self.members[&id], Role::Subscriber, version)? {
-            for to in self.joined_publishers() {
-                clients.post(to, event.clone());
-            }
+        if let Some(event) = subscriber_joined(id, &self.members[&id], version)? {
+            self.post_to_publishers(&event, clients);
         }
         self.registry.bump_subscribers();
         Ok(self.registry.publishers())
@@ -188,9 +193,7 @@ impl Topic {
 
     /// A subscriber reads the ring with this index no more.
     pub(crate) fn release(&mut self, id: u64, index: u16) {
-        if let Some(ring) = self.rings.get_mut(usize::from(index)) {
-            ring.told.remove(&id);
-        }
+        self.rings.release(index, id);
     }
 
     /// Lets a member go, and tells those whom it concerns if it took part.
@@ -198,62 +201,79 @@ impl Topic {
         let Some(member) = self.members.remove(&id) else {
             return Ok(());
         };
-        let took_part = member.segment.is_some();
-        let index = member.index;
         match member.role {
-            Role::Publisher => {
-                let ring = &mut self.rings[usize::from(index)];
-                ring.publisher = None;
-                if !took_part {
-                    return Ok(());
-                }
-                let version = self.registry.publishers().wrapping_add(1);
-                let event = Event::PublisherLeft {
-                    version,
-                    id,
-                    index,
-                    exited,
-                };
-                let event = Outgoing::new(&event, Vec::new())?;
-                for (&to, _) in self
-                    .members
-                    .iter()
-                    .filter(|(_, m)| m.role == Role::Subscriber)
-                {
-                    if clients.post(to, event.clone()) == Posted::Unheard {
-                        ring.told.remove(&to);
-                    }
-                }
-                self.registry.bump_publishers();
-            }
-            Role::Subscriber => {
-                for ring in &mut self.rings {
-                    ring.told.remove(&id);
-                }
-                if !took_part {
-                    return Ok(());
-                }
-                let version = self.registry.subscribers().wrapping_add(1);
-                let event = Event::SubscriberLeft {
-                    version,
-                    id,
-                    exited,
-                };
-                let event = Outgoing::new(&event, Vec::new())?;
-                for to in self.joined_publishers() {
-                    clients.post(to, event.clone());
-                }
-                self.registry.bump_subscribers();
+            Role::Publisher => self.leave_publisher(id, member, exited, clients),
+            Role::Subscriber => self.leave_subscriber(id, &member, exited, clients),
+        }
+    }
+
+    fn leave_publisher(
+        &mut self,
+        id: u64,
+        member: Member,
+        exited: bool,
+        clients: &mut Clients,
+    ) -> Result<()> {
+        let index = member.index;
+        if !member.has_joined() {
+            self.rings.give_back(index);
+            return Ok(());
+        }
+        self.rings.end(id, member);
+        let version = self.registry.publishers().wrapping_add(1);
+        let event = Event::PublisherLeft {
+            version,
+            id,
+            index,
+            exited,
+        };
+        let event = Outgoing::new(&event, Vec::new())?;
+        for to in self.subscribers() {
+            if clients.post(to, event.clone()) == Posted::Unheard {
+                self.rings.release(index, to);
             }
         }
+        self.registry.bump_publishers();
         Ok(())
     }
 
-    fn joined_publishers(&self) -> impl Iterator<Item = u64> {
-        self.members
-            .iter()
-            .filter(|(_, m)| m.role == Role::Publisher && m.segment.is_some())
-            .map(|(&id, _)| id)
+    fn leave_subscriber(
+        &mut self,
+        id: u64,
+        member: &Member,
+        exited: bool,
+        clients: &mut Clients,
+    ) -> Result<()> {
+        self.rings.forget(id);
+        if !member.has_joined() {
+            return Ok(());
+        }
+        let version = self.registry.subscribers().wrapping_add(1);
+        let event = Event::SubscriberLeft {
+            version,
+            id,
+            exited,
+        };
+        let event = Outgoing::new(&event, Vec::new())?;
+        self.post_to_publishers(&event, clients);
+        self.registry.bump_subscribers();
+        Ok(())
+    }
+
+    fn of(&self, role: Role) -> impl Iterator<Item = (u64, &Member)> {
+        let members = self.members.iter().filter(move |(_, m)| m.role == role);
+        members.map(|(&id, member)| (id, member))
+    }
+
+    /// Who is told of publishers: also who has only opened the topic.
+    fn subscribers(&self) -> Vec<u64> {
+        self.of(Role::Subscriber).map(|(id, _)| id).collect()
+    }
+
+    fn post_to_publishers(&self, event: &Outgoing, clients: &mut Clients) {
+        for (to, _) in self.of(Role::Publisher).filter(|(_, m)| m.has_joined()) {
+            clients.post(to, event.clone());
+        }
     }
 }
 
@@ -278,29 +298,40 @@ impl Member {
     pub(crate) fn has_joined(&self) -> bool {
         self.segment.is_some()
     }
+
+    /// An event that tells of this member, with its segment and its pidfd; none if it takes no part.
+    fn tell(&self, event: impl FnOnce(String, u32) -> Event) -> Result<Option<Outgoing>> {
+        let Some(segment) = &self.segment else {
+            return Ok(None);
+        };
+        let event = event(self.client.to_string(), self.pid);
+        Outgoing::new(&event, vec![Rc::clone(segment), Rc::clone(&self.pidfd)]).map(Some)
+    }
 }
 
-/// The event that tells of a member, if it has this role and takes part.
-fn joined(id: u64, member: &Member, role: Role, version: u32) -> Result<Option<Outgoing>> {
-    let Some(segment) = member.segment.as_ref().filter(|_| member.role == role) else {
-        return Ok(None);
-    };
-    let (client, pid, index) = (member.client.to_string(), member.pid, member.index);
-    let event = match role {
-        Role::Publisher => Event::PublisherJoined {
-            version,
-            index,
-            id,
-            client,
-            pid,
-        },
-        Role::Subscriber => Event::SubscriberJoined {
-            version,
-            id,
-            client,
-            pid,
-        },
-    };
-    let descriptors = vec![Rc::clone(segment), Rc::clone(&member.pidfd)];
-    Outgoing::new(&event, descriptors).map(Some)
+/// The event that tells of a publisher, if it takes part, or took part until it ended.
+fn publisher_joined(
+    id: u64,
+    member: &Member,
+    version: u32,
+    ended: bool,
+) -> Result<Option<Outgoing>> {
+    member.tell(|client, pid| Event::PublisherJoined {
+        version,
+        index: member.index,
+        id,
+        client,
+        pid,
+        ended,
+    })
+}
+
+/// The event that tells of a subscriber, if it takes part.
+fn subscriber_joined(id: u64, member: &Member, version: u32) -> Result<Option<Outgoing>> {
+    member.tell(|client, pid| Event::SubscriberJoined {
+        version,
+        id,
+        client,
+        pid,
+    })
 }

@@ -30,6 +30,7 @@ fn a_subscriber_is_told_of_publishers_before_it_joins() {
                 id,
                 client,
                 pid,
+                ended: false,
             } => {
                 assert_eq!((client.as_str(), *pid), ("test", std::process::id()));
                 (*version, *index, *id)
@@ -258,9 +259,13 @@ fn the_sixty_first_publisher_is_refused_until_one_has_left() {
     };
     let (kind, why) = refused();
     assert_eq!(kind, Refusal::Limit);
+    let one = format!("test (process {})", std::process::id());
+    let eight = vec![one; 8].join(", ");
     assert_eq!(
         why,
-        "topic t has 60 publishers, which is the limit; asked for one more"
+        format!(
+            "topic t admits 60 publishers at a time, and has 60: {eight}, 52 more; asked for one more"
+        )
     );
 
     let subscriber = host.subscriber("t");

@@ -24,6 +24,7 @@ fn open_with(schema: Schema, settings: Settings) -> Request {
         topic: "market/ticks".into(),
         schema,
         settings,
+        history: 0,
     }
 }
 

@@ -77,6 +77,9 @@ impl Given {
         if let Some(keep) = self.find("keep") {
             topic = topic.keep(keep);
         }
+        if let Some(retain) = self.find("retain") {
+            topic = topic.retain(retain);
+        }
         topic
     }
 }

@@ -49,6 +49,9 @@ pub enum Request {
         schema: Schema,
         /// What the topic should be like; what is left open is taken as it is.
         settings: Settings,
+        /// Of a subscriber: how many messages of each ring it will read that were published before it joined. More than the topic
+        /// keeps is refused. With any, it is told of retained rings as well.
+        history: u32,
     },
     /// The second request: the handle is ready. One descriptor: its ring, or its reader segment.
     /// Answered by [`Event::Joined`] or [`Event::Refused`].
@@ -124,6 +127,9 @@ pub enum Event {
         client: String,
         /// Its process; 0 if that is not visible from here.
         pid: u32,
+        /// It has ended already, and the broker has kept its ring: what is in it is all there will be, and no
+        /// [`Event::PublisherLeft`] follows.
+        ended: bool,
     },
     /// To subscribers: a publisher is gone. It may name one whose joining was never told, because it left
     /// before the receiver read of it: then only the version matters, and nothing is to be released.

@@ -76,6 +76,7 @@ pub fn open_request(role: Role, topic: &str) -> Request {
         topic: topic.into(),
         schema: Schema::bytes(),
         settings: small(),
+        history: 0,
     }
 }
 
@@ -112,8 +113,12 @@ pub struct Handle {
 
 impl Handle {
     pub fn open(path: &Path, role: Role, topic: &str) -> Self {
+        Self::ask(path, role, &open_request(role, topic))
+    }
+
+    pub fn ask(path: &Path, role: Role, open: &Request) -> Self {
         let connection = Connection::connect(path).unwrap();
-        connection.send(&open_request(role, topic), &[]).unwrap();
+        connection.send(open, &[]).unwrap();
         let (event, mut descriptors) = next(&connection);
         let Event::Opened {
             settings,
