@@ -54,7 +54,7 @@ fn busy(given: &Given) {
         for (buffer, sequence) in buffers[..count].iter_mut().zip(sequence..) {
             content(sequence, tag).write(buffer);
         }
-        if count % 2 == 0 {
+        if count.is_multiple_of(2) {
             let batch = buffers[..count].iter().map(Vec::as_slice);
             publisher.publish_batch(batch).unwrap();
         } else {
