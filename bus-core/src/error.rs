@@ -28,6 +28,15 @@ pub enum Error {
         allowed: &'static str,
     },
 
+    /// Memory was asked for on a NUMA node that is not there.
+    #[error("there is no NUMA node {node}; this machine has {nodes}")]
+    Node {
+        /// The node asked for.
+        node: u32,
+        /// Those that are there, as the kernel lists them.
+        nodes: String,
+    },
+
     /// A payload is longer than the topic allows. The ring is as it was.
     #[error(
         "message of {len} bytes is too large: this topic takes up to {limit} bytes; create the topic with a larger max_payload"

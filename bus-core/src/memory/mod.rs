@@ -4,9 +4,12 @@
 //! everybody else can map it read-only and nothing more.
 
 pub mod layout;
+mod pages;
+pub mod placement;
 pub mod registry;
 mod room;
 pub mod segment;
+mod told;
 
 use crate::TopicSettings;
 

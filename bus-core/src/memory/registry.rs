@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::REGISTRY_BYTES;
 use super::layout::{Line, REGISTRY_MAGIC};
+use super::placement::{Placement, PlacementReport};
 use super::segment::{self, Kind};
 use crate::Result;
 use crate::backend::{Backend, MappedRegistry, Native, Site, site};
@@ -82,10 +83,22 @@ const BUMP: Site = Site {
 /// # Errors
 /// [`Error::Segment`](crate::Error::Segment) where it is not one.
 pub fn open(fd: &impl AsFd) -> Result<MappedRegistry> {
-    let mapping = segment::open(fd, Kind::Registry, REGISTRY_BYTES)?;
+    Ok(open_placed(fd, &Placement::default())?.0)
+}
+
+/// As [`open`]; mapped and locked as asked, and what became of that.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_placed(
+    fd: &impl AsFd,
+    placement: &Placement,
+) -> Result<(MappedRegistry, PlacementReport)> {
+    let mapping = segment::open_placed(fd, Kind::Registry, REGISTRY_BYTES, placement)?;
+    let report = mapping.report().clone();
     let page = MappedRegistry::new(Arc::new(mapping));
     page.identity.check(Kind::Registry, REGISTRY_MAGIC)?;
-    Ok(page)
+    Ok((page, report))
 }
 
 #[cfg(test)]

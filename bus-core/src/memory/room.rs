@@ -9,8 +9,8 @@ use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit};
 
-/// Why `bytes` more cannot be had, if so.
-pub(super) fn shortage(bytes: u64) -> Option<String> {
+/// Why no file of `bytes` bytes can be made, if so.
+pub(super) fn file_limit(bytes: u64) -> Option<String> {
     if let Ok((limit, _)) = getrlimit(Resource::RLIMIT_FSIZE)
         && bytes > limit
     {
@@ -18,6 +18,11 @@ pub(super) fn shortage(bytes: u64) -> Option<String> {
             "the limit on file sizes (ulimit -f) is {limit} bytes"
         ));
     }
+    None
+}
+
+/// Why `bytes` more cannot be had, if so. Not asked of huge pages that are reserved: they are nobody else's.
+pub(super) fn shortage(bytes: u64) -> Option<String> {
     if let Some(free) = machine()
         && bytes > free
     {

@@ -5,18 +5,19 @@
 //! that is hostile until read with care.
 
 use std::ffi::CString;
-use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 
-use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
+use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 use nix::unistd::ftruncate;
 
-use super::room;
+use super::pages::{Access, HUGE, Pages};
+use super::placement::{Placement, PlacementReport};
+use super::{room, told};
 use crate::{Error, Result};
 
 /// What every segment is sealed with: no resizing, no new writable mapping, no further seal.
@@ -50,65 +51,151 @@ impl Kind {
 /// A segment's pages, mapped for as long as this lives.
 #[derive(Debug)]
 pub struct Mapping {
-    pages: MmapRaw,
+    pages: Pages,
+    report: PlacementReport,
 }
 
 impl Mapping {
     /// The first byte; page-aligned.
     pub(crate) fn base(&self) -> NonNull<u8> {
-        NonNull::new(self.pages.as_mut_ptr()).unwrap_or(NonNull::dangling())
+        self.pages.base()
     }
 
-    /// Bytes mapped.
+    /// Bytes mapped: those of the segment, up to whole pages of its own.
     pub fn bytes(&self) -> usize {
-        self.pages.len()
+        self.pages.bytes()
+    }
+
+    /// What became of the placement that was asked for.
+    pub fn report(&self) -> &PlacementReport {
+        &self.report
     }
 }
 
-/// Makes a segment of zeroes, maps it read-write, and seals it.
+/// Makes a segment of zeroes, maps it read-write, and seals it; placed as the kernel likes it.
 ///
 /// The descriptor is what others are given; they can map it read-only.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`] says what limits it; nothing is left behind.
 pub fn create(kind: Kind, bytes: u64) -> Result<(OwnedFd, Mapping)> {
-    let segment = kind.name();
+    create_placed(kind, bytes, &Placement::default())
+}
+
+/// As [`create`]; placed as asked, as far as that can be had: see [`Mapping::report`].
+///
+/// # Errors
+/// As for [`create`]; [`Error::Node`] where there is no such NUMA node.
+pub fn create_placed(kind: Kind, bytes: u64, placement: &Placement) -> Result<(OwnedFd, Mapping)> {
+    placement.check()?;
+    let placement = placement.of(kind, true);
     let no_room = |why: String| Error::OutOfMemory {
-        segment,
+        segment: kind.name(),
         bytes,
         why,
     };
-    let length = i64::try_from(bytes).map_err(|_| no_room("no file is that long".into()))?;
+    if let Some(why) = room::file_limit(bytes) {
+        return Err(no_room(why));
+    }
+    let mut pool = None;
+    if placement.huge_pages && bytes >= HUGE as u64 {
+        match of_the_pool(kind, bytes, &placement) {
+            Ok(made) => return seal(made),
+            Err(why) => pool = Some(why),
+        }
+    }
     if let Some(why) = room::shortage(bytes) {
         return Err(no_room(why));
     }
-    let name = CString::new(format!("bus-{segment}")).unwrap_or_default();
-    let fd = create_memfd(&name).map_err(|e| Error::io("memfd_create", e))?;
-    ftruncate(&fd, length).map_err(|e| no_room(e.to_string()))?;
+    let fd = create_memfd(kind, Source::Plain).map_err(|e| Error::io("memfd_create", e))?;
+    fill(fd, kind, bytes, Source::Plain, &placement, pool)
+        .map_err(no_room)
+        .and_then(seal)
+}
+
+/// From now on, nobody can resize it or map it writable.
+fn seal((fd, mapping): (OwnedFd, Mapping)) -> Result<(OwnedFd, Mapping)> {
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS)).map_err(|e| Error::io("sealing a segment", e))?;
+    Ok((fd, mapping))
+}
+
+/// Which memory a segment is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// Pages as the kernel has them, which it may give up for larger ones.
+    Plain,
+    /// Huge pages that the machine's owner has reserved.
+    Pool,
+}
+
+/// Makes a segment of reserved huge pages, as many as hold `bytes`, or says why not.
+fn of_the_pool(
+    kind: Kind,
+    bytes: u64,
+    placement: &Placement,
+) -> Result<(OwnedFd, Mapping), String> {
+    let whole = bytes.checked_next_multiple_of(HUGE as u64);
+    let whole = whole.ok_or("no file is that long")?;
+    if let Some(why) = room::file_limit(whole) {
+        return Err(why);
+    }
+    let fd = create_memfd(kind, Source::Pool).map_err(|e| format!("memfd_create: {e}"))?;
+    fill(fd, kind, whole, Source::Pool, placement, None)
+}
+
+/// Gives a new file its pages and maps them, or says why not. `pool` is why they are not of the pool.
+fn fill(
+    fd: OwnedFd,
+    kind: Kind,
+    bytes: u64,
+    source: Source,
+    placement: &Placement,
+    pool: Option<String>,
+) -> Result<(OwnedFd, Mapping), String> {
+    let said = |e: Errno| e.to_string();
+    let length = i64::try_from(bytes).map_err(|_| "no file is that long")?;
+    ftruncate(&fd, length).map_err(said)?;
+    let pages = Pages::map(&fd, length as usize, Access::Write).map_err(said)?;
+    let mut report = PlacementReport::default();
+    placement.prepare(&pages, &mut report);
+    if placement.huge_pages && source == Source::Plain && pages.want_huge().is_ok() {
+        // Huge pages are given at a first touch. What that leaves out, or refuses, is for the next call.
+        let _ = pages.populate(Access::Write);
+    }
+    allocate(&fd, length).map_err(|error| match source {
+        Source::Plain => said(error),
+        Source::Pool => format!(
+            "the pool has {} pages of 2 MiB free, not {} (vm.nr_hugepages)",
+            told::pool().map_or("not known how many".into(), |free| free.to_string()),
+            length as usize / HUGE,
+        ),
+    })?;
+    let what = format!("a {} of {length} bytes", kind.name());
+    placement.finish(&pages, Access::Write, &what, pool.as_deref(), &mut report);
+    Ok((fd, Mapping { pages, report }))
+}
+
+/// Takes every page that a file has not yet.
+fn allocate(fd: &OwnedFd, length: i64) -> nix::Result<()> {
     loop {
-        match fallocate(&fd, FallocateFlags::empty(), 0, length) {
-            Ok(()) => break,
+        match fallocate(fd, FallocateFlags::empty(), 0, length) {
             Err(Errno::EINTR) => {}
-            Err(e) => return Err(no_room(e.to_string())),
+            done => return done,
         }
     }
-    let file = File::from(fd);
-    let pages = MmapOptions::new()
-        .len(length as usize)
-        .populate()
-        .map_raw(&file)
-        .map_err(|e| no_room(e.to_string()))?;
-    let fd = OwnedFd::from(file);
-    fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS)).map_err(|e| Error::io("sealing a segment", e))?;
-    Ok((fd, Mapping { pages }))
 }
 
 /// The unit of `st_blocks`, see stat(2).
 const BLOCK: u64 = 512;
 
 /// A memfd that can be sealed and never executed; kernels before 6.3 do not know the latter.
-fn create_memfd(name: &CString) -> nix::Result<OwnedFd> {
+fn create_memfd(kind: Kind, source: Source) -> nix::Result<OwnedFd> {
+    let name = CString::new(format!("bus-{}", kind.name())).unwrap_or_default();
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let flags = match source {
+        Source::Plain => flags,
+        Source::Pool => flags | MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB,
+    };
     let no_exec = MFdFlags::from_bits_retain(0x8);
     memfd_create(name.as_c_str(), flags | no_exec).or_else(|error| match error {
         Errno::EINVAL => memfd_create(name.as_c_str(), flags),
@@ -116,11 +203,26 @@ fn create_memfd(name: &CString) -> nix::Result<OwnedFd> {
     })
 }
 
-/// Checks that a descriptor from somebody else is a sealed segment of exactly this size.
+/// Largest huge page that a segment may be made of, in bytes.
+const LARGEST_PAGE: u64 = 1 << 30;
+
+/// What a segment of `bytes` bytes has in its file: as many, or, of huge pages from a pool, up to a whole number of them.
+fn file_bytes(fd: &impl AsFd, bytes: u64) -> Result<Option<u64>> {
+    let system = fstatfs(fd).map_err(|e| Error::io("fstatfs", e))?;
+    if system.filesystem_type() != HUGETLBFS_MAGIC {
+        return Ok(Some(bytes));
+    }
+    let page = u64::try_from(system.block_size()).unwrap_or(0);
+    let page = Some(page).filter(|page| page.is_power_of_two() && *page <= LARGEST_PAGE);
+    Ok(page.and_then(|page| bytes.checked_next_multiple_of(page)))
+}
+
+/// Checks that a descriptor from somebody else is a sealed segment of exactly this size, or of this size and the rest of its last huge
+/// page; returns the bytes of its file.
 ///
 /// # Errors
 /// [`Error::Segment`] says what is wrong with it.
-pub fn check(fd: &impl AsFd, kind: Kind, bytes: u64) -> Result<()> {
+pub fn check(fd: &impl AsFd, kind: Kind, bytes: u64) -> Result<u64> {
     let refuse = |why: String| Error::Segment {
         segment: kind.name(),
         why,
@@ -134,9 +236,10 @@ pub fn check(fd: &impl AsFd, kind: Kind, bytes: u64) -> Result<()> {
     }
     let stat = fstat(fd).map_err(|e| Error::io("fstat", e))?;
     let size = stat.st_size;
-    if u64::try_from(size) != Ok(bytes) {
+    let Some(bytes) = file_bytes(fd, bytes)?.filter(|bytes| u64::try_from(size) == Ok(*bytes))
+    else {
         return Err(refuse(format!("it has {size} bytes, not {bytes}")));
-    }
+    };
     // Else whoever maps it would pay for the pages that its maker did not.
     let allocated = u64::try_from(stat.st_blocks)
         .unwrap_or(0)
@@ -146,7 +249,7 @@ pub fn check(fd: &impl AsFd, kind: Kind, bytes: u64) -> Result<()> {
             "only {allocated} of its {bytes} bytes are allocated"
         )));
     }
-    Ok(())
+    Ok(bytes)
 }
 
 /// Checks a descriptor from somebody else and maps it read-only.
@@ -154,17 +257,32 @@ pub fn check(fd: &impl AsFd, kind: Kind, bytes: u64) -> Result<()> {
 /// # Errors
 /// [`Error::Segment`] where it is not what it should be.
 pub fn open(fd: &impl AsFd, kind: Kind, bytes: u64) -> Result<Mapping> {
-    check(fd, kind, bytes)?;
+    open_placed(fd, kind, bytes, &Placement::default())
+}
+
+/// As [`open`]; mapped and locked as asked, as far as that can be had: see [`Mapping::report`]. Huge pages are there if its maker has
+/// them; on which node it is, its maker decides.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_placed(
+    fd: &impl AsFd,
+    kind: Kind,
+    bytes: u64,
+    placement: &Placement,
+) -> Result<Mapping> {
+    let bytes = check(fd, kind, bytes)?;
     let length = usize::try_from(bytes).map_err(|_| Error::Segment {
         segment: kind.name(),
         why: format!("{bytes} bytes do not fit this machine's address space"),
     })?;
-    let pages = MmapOptions::new()
-        .len(length)
-        .populate()
-        .map_raw_read_only(fd.as_fd().as_raw_fd())
-        .map_err(|e| Error::io("mapping a segment", e))?;
-    Ok(Mapping { pages })
+    let pages =
+        Pages::map(fd, length, Access::Read).map_err(|e| Error::io("mapping a segment", e))?;
+    let mut report = PlacementReport::default();
+    let what = format!("a {} of {bytes} bytes", kind.name());
+    let placement = placement.of(kind, false);
+    placement.finish(&pages, Access::Read, &what, None, &mut report);
+    Ok(Mapping { pages, report })
 }
 
 #[cfg(test)]
@@ -173,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_segment_whose_pages_its_maker_did_not_take_is_refused() {
-        let fd = create_memfd(&CString::new("sparse").unwrap()).unwrap();
+        let fd = create_memfd(Kind::Ring, Source::Plain).unwrap();
         ftruncate(&fd, 1 << 30).unwrap();
         fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS)).unwrap();
         let error = open(&fd, Kind::Ring, 1 << 30).err().unwrap().to_string();
@@ -191,9 +309,9 @@ mod tests {
 
     #[test]
     fn a_file_or_an_unsealed_memfd_is_refused() {
-        let file = File::open("/proc/self/exe").unwrap();
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
         assert!(check(&file, Kind::Ring, 4096).is_err());
-        let fd = create_memfd(&CString::new("bare").unwrap()).unwrap();
+        let fd = create_memfd(Kind::Ring, Source::Plain).unwrap();
         ftruncate(&fd, 4096).unwrap();
         let error = open(&fd, Kind::Ring, 4096).unwrap_err().to_string();
         assert!(error.contains("not sealed"), "{error}");
@@ -204,9 +322,8 @@ mod tests {
         let (fd, _mapping) = create(Kind::Ring, 8192).unwrap();
         assert_eq!(ftruncate(&fd, 4096), Err(Errno::EPERM));
         assert_eq!(ftruncate(&fd, 16384), Err(Errno::EPERM));
-        let file = File::from(fd);
-        assert!(MmapOptions::new().len(8192).map_raw(&file).is_err());
-        open(&file, Kind::Ring, 8192).unwrap();
+        assert!(Pages::map(&fd, 8192, Access::Write).is_err());
+        open(&fd, Kind::Ring, 8192).unwrap();
     }
 
     #[test]

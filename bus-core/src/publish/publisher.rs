@@ -17,6 +17,7 @@ use super::ring::{Claim, RingPublisher};
 use super::serialise::{Payload, into_span};
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::memory::layout::{MAX_PUBLISHERS, NOWHERE, READER_MAGIC, RING_MAGIC};
+use crate::memory::placement::{Placement, PlacementReport};
 use crate::memory::segment::{self, Kind};
 use crate::memory::{reader_bytes, registry, ring_bytes};
 use crate::{Delivery, Error, Result, TopicSettings};
@@ -32,6 +33,9 @@ pub struct Publisher {
     nowhere: AlignedVec,
     /// The last value did not fit a slot: try the arena first.
     spilled: bool,
+    placement: Placement,
+    /// What became of it.
+    report: PlacementReport,
 }
 
 impl Publisher {
@@ -41,13 +45,27 @@ impl Publisher {
     /// [`Error::OutOfMemory`] where there is no room for the ring; [`Error::Segment`] where `registry` is none;
     /// [`Error::Unsupported`] where the kernel lacks what the bus is made of.
     pub fn create(settings: &TopicSettings, registry: &impl AsFd, index: u16) -> Result<Self> {
+        Self::create_placed(settings, registry, index, Placement::default())
+    }
+
+    /// As [`create`](Self::create); the ring is placed as asked, as far as that can be had: see [`placement`](Self::placement).
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create); [`Error::Node`] where there is no such NUMA node.
+    pub fn create_placed(
+        settings: &TopicSettings,
+        registry: &impl AsFd,
+        index: u16,
+        placement: Placement,
+    ) -> Result<Self> {
         let settings = settings.check()?;
         if usize::from(index) >= MAX_PUBLISHERS {
             return Err(Error::Control(format!("ring index {index} is too high")));
         }
         Native::prepare()?;
-        let registry = registry::open(registry)?;
-        let (fd, mapping) = segment::create(Kind::Ring, ring_bytes(&settings))?;
+        let (registry, mut report) = registry::open_placed(registry, &placement)?;
+        let (fd, mapping) = segment::create_placed(Kind::Ring, ring_bytes(&settings), &placement)?;
+        report.merge(mapping.report().clone());
         let ring = MappedRing::new(Arc::new(mapping), &settings);
         ring.identify(RING_MAGIC);
         let inline = u64::from(ring.inline());
@@ -63,7 +81,14 @@ impl Publisher {
             scratch: allocator::Arena::new(),
             nowhere: AlignedVec::new(),
             spilled: false,
+            placement,
+            report,
         })
+    }
+
+    /// What became of the placement that was asked for, of the ring and of the segments of others that this publisher maps.
+    pub fn placement(&self) -> &PlacementReport {
+        &self.report
     }
 
     /// The ring's descriptor, to register.
@@ -87,7 +112,9 @@ impl Publisher {
     /// # Errors
     /// [`Error::Segment`] where it is not one.
     pub fn adopt(&mut self, id: u64, reader: &impl AsFd) -> Result<()> {
-        let mapping = segment::open(reader, Kind::Reader, reader_bytes(&self.settings))?;
+        let bytes = reader_bytes(&self.settings);
+        let mapping = segment::open_placed(reader, Kind::Reader, bytes, &self.placement)?;
+        self.report.merge(mapping.report().clone());
         let reader = MappedReader::new(Arc::new(mapping), &self.settings);
         reader.header().identity.check(Kind::Reader, READER_MAGIC)?;
         self.ring.adopt(id, reader);

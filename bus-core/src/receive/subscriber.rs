@@ -3,7 +3,7 @@
 //! Promises: a message handed out stays mapped and unchanged until it is dropped; several may be out at once, and dropped in
 //! any order. A [`Held`] one outlives the subscriber. It does not talk to the broker.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use super::receiver::Receiver;
 use super::ring::{Found, Holding, Refused, RingReader};
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, RING_MAGIC};
+use crate::memory::placement::{Placement, PlacementReport};
 use crate::memory::segment::{self, Kind};
 use crate::memory::{reader_bytes, registry, ring_bytes};
 use crate::{Error, Result, TopicSettings};
@@ -31,6 +32,9 @@ pub struct Subscriber {
     returned: Cell<Vec<(u64, u64)>>,
     /// The process that made it.
     process: u32,
+    placement: Placement,
+    /// What became of it.
+    report: RefCell<PlacementReport>,
 }
 
 /// Where a new ring is read from.
@@ -55,10 +59,26 @@ impl Subscriber {
         registry: &impl AsFd,
         membership: Arc<dyn Send + Sync>,
     ) -> Result<Self> {
+        Self::create_placed(settings, registry, membership, Placement::default())
+    }
+
+    /// As [`create`](Self::create); what it makes and maps is placed as asked, as far as that can be had: see
+    /// [`placement`](Self::placement).
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create); [`Error::Node`] where there is no such NUMA node.
+    pub fn create_placed(
+        settings: &TopicSettings,
+        registry: &impl AsFd,
+        membership: Arc<dyn Send + Sync>,
+        placement: Placement,
+    ) -> Result<Self> {
         let settings = settings.check()?;
         Native::prepare()?;
-        let registry = registry::open(registry)?;
-        let (fd, mapping) = segment::create(Kind::Reader, reader_bytes(&settings))?;
+        let (registry, mut report) = registry::open_placed(registry, &placement)?;
+        let bytes = reader_bytes(&settings);
+        let (fd, mapping) = segment::create_placed(Kind::Reader, bytes, &placement)?;
+        report.merge(mapping.report().clone());
         let reader = MappedReader::new(Arc::new(mapping), &settings);
         reader.header().identity.write(READER_MAGIC);
         Ok(Self {
@@ -69,7 +89,14 @@ impl Subscriber {
             held: Cell::new(0),
             returned: Cell::default(),
             process: std::process::id(),
+            placement,
+            report: RefCell::new(report),
         })
+    }
+
+    /// What became of the placement that was asked for, of this subscriber's segment and of the rings that it has followed.
+    pub fn placement(&self) -> PlacementReport {
+        self.report.borrow().clone()
     }
 
     /// The reader segment's descriptor, to register.
@@ -114,7 +141,9 @@ impl Subscriber {
                 "publisher {publisher} with ring index {index}: one of the two is in use"
             )));
         }
-        let mapping = segment::open(ring, Kind::Ring, ring_bytes(&self.settings))?;
+        let bytes = ring_bytes(&self.settings);
+        let mapping = segment::open_placed(ring, Kind::Ring, bytes, &self.placement)?;
+        self.report.borrow_mut().merge(mapping.report().clone());
         let ring = MappedRing::new(Arc::new(mapping), &self.settings);
         ring.check_identity(RING_MAGIC)?;
         let reader = self.receiver().reader().clone();
