@@ -4,7 +4,7 @@ use std::iter::Peekable;
 use std::time::Duration;
 
 use crate::outlet::Outlet;
-use crate::{BytesLoan, Peer, Result, Stall, TopicSettings};
+use crate::{BytesLoan, Peer, PlacementReport, Result, Stall, TopicSettings};
 
 /// Sends raw bytes on one topic, into a ring of its own. In all else like [`Publisher`](crate::Publisher).
 pub struct BytesPublisher {
@@ -122,6 +122,11 @@ impl BytesPublisher {
     /// Messages sent on a lossy topic that found no room because of all that subscribers hold: every one of them lost them.
     pub fn nowhere(&self) -> u64 {
         self.outlet.nowhere()
+    }
+
+    /// What became of what was asked of its memory; see [`TopicBuilder::huge_pages`](crate::TopicBuilder::huge_pages).
+    pub fn placement(&self) -> &PlacementReport {
+        self.outlet.placement()
     }
 
     /// What the topic is like.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bus_core::receive::{self, Message};
 
 use crate::inlet::Inlet;
-use crate::{Peer, Result, TopicSettings};
+use crate::{Peer, PlacementReport, Result, TopicSettings};
 
 /// Receives raw bytes of all publishers of one topic. In all else like [`Subscriber`](crate::Subscriber).
 pub struct BytesSubscriber {
@@ -86,6 +86,12 @@ impl BytesSubscriber {
     /// What each message says it lost adds up to this, but for losses after the last one received.
     pub fn lost(&self) -> u64 {
         self.inlet.core.lost()
+    }
+
+    /// What became of what was asked of its memory: its own, and that of the rings that it has followed; see
+    /// [`TopicBuilder::huge_pages`](crate::TopicBuilder::huge_pages).
+    pub fn placement(&self) -> PlacementReport {
+        self.inlet.placement()
     }
 
     /// What the topic is like.

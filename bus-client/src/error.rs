@@ -101,6 +101,15 @@ pub enum Error {
         topic: String,
     },
 
+    /// A thread cannot be kept on a processor.
+    #[error("cannot keep this thread on processor {cpu}: {why}")]
+    Processor {
+        /// The processor asked for.
+        cpu: usize,
+        /// Why, and which there are.
+        why: String,
+    },
+
     /// A type cannot be built in place, because zeroes are no value of it.
     #[error("{kind} cannot be built in place, for zeroes are no value of it; use send()")]
     NoLoan {

@@ -11,9 +11,10 @@ use bus_core::receive::{self, Start};
 use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
 
+use crate::fall_backs::FallBacks;
 use crate::member::{Member, Peers};
 use crate::wait::{Attempts, PATROL, Step, Wait, deadline};
-use crate::{Error, Peer, Result, TopicBuilder};
+use crate::{Error, Peer, PlacementReport, Result, TopicBuilder};
 
 /// Messages between two looks whether rings of who has left are drained.
 const SETTLE: u32 = 64;
@@ -37,14 +38,20 @@ pub(crate) struct Inlet {
     drained: Cell<u64>,
     settings: TopicSettings,
     attempts: Attempts,
+    fall_backs: FallBacks,
 }
 
 impl Inlet {
     pub(crate) fn open(builder: &TopicBuilder, schema: &Schema) -> Result<Self> {
         let (member, opened) = Member::open(builder, Role::Subscriber, schema)?;
         let member = Arc::new(member);
-        let core = receive::Subscriber::create(&opened.settings, &opened.registry, member.clone())
-            .map_err(|e| member.wrap(e))?;
+        let core = receive::Subscriber::create_placed(
+            &opened.settings,
+            &opened.registry,
+            member.clone(),
+            builder.placement.clone(),
+        )
+        .map_err(|e| member.wrap(e))?;
         let inlet = Self {
             core,
             member,
@@ -60,7 +67,9 @@ impl Inlet {
             drained: Cell::new(0),
             settings: opened.settings,
             attempts: Attempts::default(),
+            fall_backs: FallBacks::default(),
         };
+        inlet.warn_of_fall_backs();
         // What was sent before the answer to `Open` is read now, so that the cursors are near the heads
         // before anybody waits for them.
         while let Some((event, descriptors)) = inlet.member.pending()? {
@@ -104,6 +113,7 @@ impl Inlet {
                         self.followed.set(self.followed.get() + 1);
                         let peer = Peer { id, client, pid };
                         self.peers.borrow_mut().insert(peer, pidfd);
+                        self.warn_of_fall_backs();
                         if ended {
                             self.end(id);
                         }
@@ -124,6 +134,15 @@ impl Inlet {
             event => return Err(self.member.unexpected(&event)),
         }
         Ok(())
+    }
+
+    fn warn_of_fall_backs(&self) {
+        self.fall_backs
+            .warn(&self.member.topic(), &self.core.placement());
+    }
+
+    pub(crate) fn placement(&self) -> PlacementReport {
+        self.core.placement()
     }
 
     /// The publisher is gone: what is in its ring is all there will be. It may be one that was never heard of.

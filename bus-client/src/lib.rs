@@ -31,6 +31,7 @@
 //! | `host` | finding the broker, or becoming its host |
 //! | `topic` | [`TopicBuilder`]: settings, then a handle |
 //! | `member` | opening, joining, and the events of one handle |
+//! | `affinity`, `fall_backs` | threads on processors; what memory was not had as asked |
 //! | `outlet`, `publisher`, `bytes_publisher`, `loan` | sending |
 //! | `inlet`, `subscriber`, `bytes_subscriber` | receiving |
 //!
@@ -43,10 +44,12 @@ compile_error!(
     "bus runs on Linux only: it is made of memfd seals, futex_waitv, pidfds and SOCK_SEQPACKET"
 );
 
+mod affinity;
 mod bus;
 mod bytes_publisher;
 mod bytes_subscriber;
 mod error;
+mod fall_backs;
 mod host;
 mod inlet;
 mod loan;
@@ -58,7 +61,9 @@ mod subscriber;
 mod topic;
 mod wait;
 
+pub use affinity::pin_thread;
 pub use bus::{Bus, BusBuilder};
+pub use bus_core::memory::placement::{PlacementOutcome, PlacementReport};
 pub use bus_core::publish::Payload;
 pub use bus_core::receive::{Held, HeldValue, Message, Received};
 pub use bus_core::{Delivery, Error as CoreError, Settings, TopicSettings, schema};

@@ -9,10 +9,11 @@ use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
 use bus_core::{Delivery, TopicSettings, publish};
 
+use crate::fall_backs::FallBacks;
 use crate::member::{Member, Peers};
 use crate::stall::{Stall, Stalls};
 use crate::wait::{Attempts, PATROL, Step, Wait, deadline};
-use crate::{Error, Peer, Result, TopicBuilder};
+use crate::{Error, Peer, PlacementReport, Result, TopicBuilder};
 
 pub(crate) struct Outlet {
     pub(crate) core: publish::Publisher,
@@ -24,13 +25,19 @@ pub(crate) struct Outlet {
     settings: TopicSettings,
     attempts: Attempts,
     stalls: Stalls,
+    fall_backs: FallBacks,
 }
 
 impl Outlet {
     pub(crate) fn open(builder: &TopicBuilder, schema: &Schema) -> Result<Self> {
         let (member, opened) = Member::open(builder, Role::Publisher, schema)?;
-        let core = publish::Publisher::create(&opened.settings, &opened.registry, opened.index)
-            .map_err(|e| member.wrap(e))?;
+        let core = publish::Publisher::create_placed(
+            &opened.settings,
+            &opened.registry,
+            opened.index,
+            builder.placement.clone(),
+        )
+        .map_err(|e| member.wrap(e))?;
         member.join(core.fd())?;
         let mut outlet = Self {
             core,
@@ -42,7 +49,9 @@ impl Outlet {
             settings: opened.settings,
             attempts: Attempts::default(),
             stalls: Stalls::default(),
+            fall_backs: FallBacks::default(),
         };
+        outlet.warn_of_fall_backs();
         loop {
             match outlet.member.answer()? {
                 (Event::Joined { version }, _) => {
@@ -65,7 +74,10 @@ impl Outlet {
             } => {
                 let [reader, pidfd] = self.member.descriptors(descriptors)?;
                 match self.core.adopt(id, &reader) {
-                    Ok(()) => self.peers.insert(Peer { id, client, pid }, pidfd),
+                    Ok(()) => {
+                        self.peers.insert(Peer { id, client, pid }, pidfd);
+                        self.warn_of_fall_backs();
+                    }
                     // A segment that is not one hurts its own subscriber only.
                     Err(error @ bus_core::Error::Segment { .. }) => {
                         tracing::warn!(client, pid, %error, "not adopted");
@@ -81,6 +93,15 @@ impl Outlet {
             event => return Err(self.member.unexpected(&event)),
         }
         Ok(())
+    }
+
+    fn warn_of_fall_backs(&self) {
+        self.fall_backs
+            .warn(&self.member.topic(), self.core.placement());
+    }
+
+    pub(crate) fn placement(&self) -> &PlacementReport {
+        self.core.placement()
     }
 
     fn drop_peer(&mut self, id: u64) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bus_core::publish::Payload;
 
 use crate::outlet::Outlet;
-use crate::{Loan, Peer, Result, Stall, TopicSettings};
+use crate::{Loan, Peer, PlacementReport, Result, Stall, TopicSettings};
 
 /// Sends messages of type `T` on one topic, into a ring of its own.
 ///
@@ -168,6 +168,11 @@ impl<T: Payload> Publisher<T> {
     /// Messages sent on a lossy topic that found no room because of all that subscribers hold: every one of them lost them.
     pub fn nowhere(&self) -> u64 {
         self.outlet.nowhere()
+    }
+
+    /// What became of what was asked of its memory; see [`TopicBuilder::huge_pages`](crate::TopicBuilder::huge_pages).
+    pub fn placement(&self) -> &PlacementReport {
+        self.outlet.placement()
     }
 
     /// What the topic is like.

@@ -8,7 +8,7 @@ use bus_core::receive::{self, Received, access};
 use rkyv::Archive;
 
 use crate::inlet::Inlet;
-use crate::{Error, Peer, Result, TopicSettings};
+use crate::{Error, Peer, PlacementReport, Result, TopicSettings};
 
 /// Receives the messages of type `T` of all publishers of one topic, fairly, in place.
 ///
@@ -125,6 +125,12 @@ impl<T: Payload> Subscriber<T> {
     /// What each message says it lost adds up to this, but for losses after the last one received.
     pub fn lost(&self) -> u64 {
         self.inlet.core.lost()
+    }
+
+    /// What became of what was asked of its memory: its own, and that of the rings that it has followed; see
+    /// [`TopicBuilder::huge_pages`](crate::TopicBuilder::huge_pages).
+    pub fn placement(&self) -> PlacementReport {
+        self.inlet.placement()
     }
 
     /// What the topic is like.

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bus_core::memory::placement::Placement;
 use bus_core::publish::Payload;
 use bus_core::schema::Schema;
 use bus_core::{Delivery, Settings, TopicName};
@@ -34,6 +35,7 @@ pub struct TopicBuilder {
     pub(crate) spin: Duration,
     pub(crate) history: u32,
     pub(crate) ends: bool,
+    pub(crate) placement: Placement,
 }
 
 impl TopicBuilder {
@@ -46,6 +48,7 @@ impl TopicBuilder {
             spin,
             history: 0,
             ends: false,
+            placement: Placement::default(),
         }
     }
 
@@ -151,6 +154,49 @@ impl TopicBuilder {
         self
     }
 
+    /// Handle: pages of 2 MiB for a publisher's ring of 2 MiB or more: of the machine's pool (`vm.nr_hugepages`) if it has enough of
+    /// them free, else transparent ones, else plain pages. A subscriber's report says whether the rings that it maps have them.
+    ///
+    /// A wish about memory that cannot be met fails nothing: the handle's `placement()` says what it got, and why, and so does one warning in the
+    /// log. `docs/placement.md` has what each of them was measured to do.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = bus_client::Bus::builder("camera").socket(dir.path().join("bus.sock")).connect()?;
+    /// let topic = bus.topic("camera/left")?.max_payload(1 << 20).huge_pages();
+    /// let frames = topic.bytes_publisher()?;
+    /// match frames.placement().huge_pages.fell_back() {
+    ///     None => println!("{}", frames.placement()), // huge pages: transparent huge pages; …
+    ///     Some(why) => println!("plain pages: {why}"),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn huge_pages(mut self) -> Self {
+        self.placement.huge_pages = true;
+        self
+    }
+
+    /// Handle: whether it maps every page when it is opened, so that no first touch costs a page fault. `true` by default. Without it,
+    /// opening takes less time where rings are large. A ring's memory is taken when its publisher is opened, either way.
+    pub fn prefault(mut self, prefault: bool) -> Self {
+        self.placement.prefault = prefault;
+        self
+    }
+
+    /// Handle: locks in memory what it makes and maps, as far as `ulimit -l` lets it: see [`huge_pages`](Self::huge_pages).
+    pub fn lock_memory(mut self) -> Self {
+        self.placement.lock = true;
+        self
+    }
+
+    /// Handle: takes the memory of a publisher's ring, or of a subscriber's cursors, from this NUMA node, as far as it has some: see
+    /// [`huge_pages`](Self::huge_pages). That a node does not exist is an error when the handle is opened.
+    pub fn numa_node(mut self, node: u32) -> Self {
+        self.placement.node = Some(node);
+        self
+    }
+
     /// Opens a publisher of `T`.
     ///
     /// # Errors
@@ -189,6 +235,7 @@ impl TopicBuilder {
 
     /// An embedded broker stops with the last handle of its process. Who met it on its way out turns to the next one.
     fn open<H>(&self, open: impl Fn(&Self) -> Result<H>) -> Result<H> {
+        self.placement.check()?;
         let deadline = Instant::now() + LEAVING;
         loop {
             match open(self) {

@@ -272,9 +272,8 @@ impl Placement {
             return Granted("transparent huge pages".into());
         }
         let found = format!(
-            "{} of {} bytes of {what} are in huge pages",
-            huge.pool + huge.transparent,
-            pages.bytes()
+            "{what} has {} of them in huge pages",
+            huge.pool + huge.transparent
         );
         let Some(pool) = pool else {
             let why = match access {

@@ -140,7 +140,11 @@ fn of_the_pool(
         return Err(why);
     }
     let fd = create_memfd(kind, Source::Pool).map_err(|e| format!("memfd_create: {e}"))?;
-    fill(fd, kind, whole, Source::Pool, placement, None)
+    fill(fd, kind, whole, Source::Pool, placement, None).map_err(|error| {
+        let free = told::pool().map_or_else(|| "an unknown number of".into(), |n| n.to_string());
+        let wanted = whole / HUGE as u64;
+        format!("the pool (vm.nr_hugepages) has {free} pages of 2 MiB free, not {wanted}: {error}")
+    })
 }
 
 /// Gives a new file its pages and maps them, or says why not. `pool` is why they are not of the pool.
@@ -162,14 +166,7 @@ fn fill(
         // Huge pages are given at a first touch. What that leaves out, or refuses, is for the next call.
         let _ = pages.populate(Access::Write);
     }
-    allocate(&fd, length).map_err(|error| match source {
-        Source::Plain => said(error),
-        Source::Pool => format!(
-            "the pool has {} pages of 2 MiB free, not {} (vm.nr_hugepages)",
-            told::pool().map_or("not known how many".into(), |free| free.to_string()),
-            length as usize / HUGE,
-        ),
-    })?;
+    allocate(&fd, length).map_err(said)?;
     let what = format!("a {} of {length} bytes", kind.name());
     placement.finish(&pages, Access::Write, &what, pool.as_deref(), &mut report);
     Ok((fd, Mapping { pages, report }))
