@@ -74,8 +74,10 @@ impl Transport for Bus {
     type Subscriber = BusSubscriber;
 
     fn publisher(place: &Place<'_>) -> Result<BusPublisher> {
+        let still = (0..place.job.still).map(|_| Ok(topic(place)?.bytes_subscriber()?));
         Ok(BusPublisher {
             out: topic(place)?.bytes_publisher()?,
+            _still: still.collect::<Result<_>>()?,
         })
     }
 
@@ -94,11 +96,12 @@ fn topic(place: &Place<'_>) -> Result<TopicBuilder> {
         .context("the side was not told where the broker listens")?;
     let bus = connect(socket, job.spin_us)?;
     let depth = u32::try_from(job.depth).context("bus has at most 2^24 slots")?;
-    Ok(bus
+    let topic = bus
         .topic(format!("{}/link-{}", place.name, place.link))?
         .depth(depth)
         .stride(stride(job.payload))
-        .max_payload(job.payload as u64))
+        .max_payload(job.payload as u64);
+    Ok(if job.lossy { topic.lossy() } else { topic })
 }
 
 /// The shortest slot that holds a payload of this length; the longest slot, if none does.
@@ -114,6 +117,8 @@ fn stride(payload: usize) -> u32 {
 /// A publisher's end.
 pub struct BusPublisher {
     out: BytesPublisher,
+    /// Subscribers that have joined and never look.
+    _still: Vec<BytesSubscriber>,
 }
 
 impl Publish for BusPublisher {

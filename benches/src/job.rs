@@ -40,6 +40,10 @@ pub struct Job {
     /// How long a side of bus looks again before it sleeps, in microseconds; as bus does by
     /// default, unless told.
     pub spin_us: Option<u64>,
+    /// Whether bus's topics are lossy.
+    pub lossy: bool,
+    /// Further subscribers of bus's that stand still: they have joined, and never look.
+    pub still: usize,
     /// The unit of single round trips.
     pub tick: Tick,
     /// The sides whose system calls are counted.
@@ -133,6 +137,8 @@ impl Job {
             messages,
             pauses: 1,
             spin_us: None,
+            lossy: false,
+            still: 0,
             tick,
             traced: Vec::new(),
         }

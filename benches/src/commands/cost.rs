@@ -57,6 +57,8 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
             messages: options.messages,
             pauses: 1,
             spin_us: None,
+            lossy: false,
+            still: 0,
             tick,
             traced: Vec::new(),
         };

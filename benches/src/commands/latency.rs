@@ -20,6 +20,9 @@ pub struct Options {
     /// Two rings of up to 64 short messages stay in the first cache of a core, which shortens the trip.
     #[arg(long)]
     pub depth: Option<u32>,
+    /// Bus's topics are lossy: latest wins
+    #[arg(long)]
+    pub lossy: bool,
     /// Rounds wanted on separate cores; others are repeated, up to three tries for each
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
@@ -45,6 +48,7 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
     let job = |subject| -> Result<Job> {
         let mut job = Job {
             spin_us: POLL,
+            lossy: options.lossy,
             depth,
             ..Job::bounce(subject, payload, tick, u64::MAX, 0)
         };

@@ -131,6 +131,8 @@ fn base_job(options: &Options) -> Result<Job> {
         messages: 1,
         pauses: u32::from(options.pauses),
         spin_us: None,
+        lossy: false,
+        still: 0,
         tick: Tick::measure()?,
         traced: Vec::new(),
     })
