@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::arena;
-use super::ring::{Claim, Full, RingPublisher};
+use super::ring::{Claim, RingPublisher};
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
 use crate::memory::layout::{INLINE, NOWHERE, REPLACED};
@@ -93,24 +93,25 @@ impl<B: Backend> RingPublisher<B> {
         }
     }
 
-    /// A claim where no slot may be written: there is none, or the payload of the next one is left alone.
+    /// A place where no slot may be written: there is none, or the payload of the next one is left alone.
     #[cold]
-    pub(super) fn claim_passed_over(&mut self, len: u64) -> Result<Claim, Full> {
+    pub(super) fn place_passed_over(&mut self, len: u64) -> Option<u32> {
         let depth = self.ring.depth();
         match &self.floor {
             Some(floor) if self.head.wrapping_sub(floor.at) < depth => {
-                self.claim_past(len.max(self.inline))
+                self.place_past(len.max(self.inline))
             }
-            _ => Err(Full),
+            _ => None,
         }
     }
 
-    /// A claim in the arena, for which the floor is raised as far as is needed and allowed.
+    /// A place in the arena, for which the floor is raised as far as is needed and allowed.
     #[cold]
-    pub(super) fn claim_past(&mut self, len: u64) -> Result<Claim, Full> {
+    pub(super) fn place_past(&mut self, len: u64) -> Option<u32> {
         let raised = loop {
-            if let Some(place) = self.arena.place(len) {
-                return Ok(self.claim_at(place, len));
+            let place = self.arena.place(len);
+            if place.is_some() {
+                return place;
             }
             // Some at a time, for each costs a fence.
             let least = len.next_multiple_of(64).max(self.arena.bytes() / 8);
@@ -124,18 +125,7 @@ impl<B: Backend> RingPublisher<B> {
         };
         let lossy = self.floor.as_ref().is_some_and(|f| !f.rules.evicts);
         let may_go_on = raised == Raised::Stale || self.checked != self.head;
-        if !lossy || may_go_on {
-            return Err(Full);
-        }
-        Ok(self.claim_at(NOWHERE, len))
-    }
-
-    fn claim_at(&self, place: u32, capacity: u64) -> Claim {
-        Claim {
-            sequence: self.head,
-            place,
-            capacity,
-        }
+        (lossy && !may_go_on).then_some(NOWHERE)
     }
 
     /// Commits a message whose slot's payload is left alone. Somebody who protects the old message may be about to read where it lies: so

@@ -204,7 +204,6 @@ impl<B: Backend> RingPublisher<B> {
     }
 
     /// Looks at the cursors: what room is there now?
-    #[cold]
     fn look_for_room(&mut self) {
         if self.floor.is_some() {
             return self.look_past();
@@ -237,40 +236,39 @@ impl<B: Backend> RingPublisher<B> {
     /// or a batch has gone as far as it may: then look at [`stale`](Self::stale) and claim again.
     #[inline(always)]
     pub fn claim(&mut self, len: u64) -> Result<Claim, Full> {
-        if self.room == 0 {
-            self.look_for_room();
-            if self.room == 0 {
-                return self.claim_passed_over(len);
-            }
-        }
-        if len <= self.inline {
-            return Ok(Claim {
-                sequence: self.head,
-                place: INLINE,
-                capacity: self.inline,
-            });
-        }
-        self.claim_arena(len)
-    }
-
-    #[cold]
-    fn claim_arena(&mut self, len: u64) -> Result<Claim, Full> {
-        if self.floor.is_some() {
-            return self.claim_past(len);
-        }
-        let mut place = self.arena.place(len);
-        if place.is_none() {
-            self.look_for_room();
-            // A cursor that moved back takes the slot away again: its owner is faulty.
-            if self.room == 0 {
-                return Err(Full);
-            }
-            place = self.arena.place(len);
-        }
+        // Only a place comes back from the rarer ways: a whole claim would go through memory on all of them.
+        let place = if self.room == 0 && self.find_no_room() {
+            self.place_passed_over(len)
+        } else if len <= self.inline {
+            Some(INLINE)
+        } else {
+            self.place_in_arena(len)
+        };
         Ok(Claim {
             sequence: self.head,
             place: place.ok_or(Full)?,
-            capacity: len,
+            capacity: len.max(self.inline),
+        })
+    }
+
+    #[cold]
+    fn find_no_room(&mut self) -> bool {
+        self.look_for_room();
+        self.room == 0
+    }
+
+    #[cold]
+    fn place_in_arena(&mut self, len: u64) -> Option<u32> {
+        if self.floor.is_some() {
+            return self.place_past(len);
+        }
+        self.arena.place(len).or_else(|| {
+            self.look_for_room();
+            // A cursor that moved back takes the slot away again: its owner is faulty.
+            if self.room == 0 {
+                return None;
+            }
+            self.arena.place(len)
         })
     }
 

@@ -14,7 +14,7 @@ mod subscriber;
 mod typed;
 
 pub use held::Held;
-pub use receiver::{Polled, Receiver};
+pub use receiver::Receiver;
 pub use ring::{Found, Holding, Refused, RingReader};
 pub use subscriber::{Batch, Message, Start, Subscriber};
 pub use typed::{HeldValue, Received, Typed, access};

@@ -13,9 +13,6 @@ use crate::backend::{Backend, ReaderMemory, site};
 use crate::memory::layout::{JOINED, LEFT, MAX_PUBLISHERS};
 use crate::wake::{Sleeper, ring as ring_bell};
 
-/// A message and its ring, if there is one, or the ring that refuses and why.
-pub type Polled<'a, B> = Result<Option<(&'a RingReader<B>, Found)>, (&'a RingReader<B>, Refused)>;
-
 /// Messages in a row from one ring while others may have some.
 const TURN: u32 = 32;
 
@@ -164,38 +161,30 @@ impl<B: Backend> Receiver<B> {
         self.rings().map(RingReader::lost).sum::<u64>() + self.lost.get()
     }
 
-    /// The next message of any ring. It is outstanding until it is released at its ring.
-    ///
-    /// # Errors
-    /// The ring whose turn it is, and why it refuses.
+    /// The next message of any ring. It is outstanding until it is released at its ring. None also where the ring whose turn it is
+    /// [refuses](Self::refusal).
     #[inline(always)]
-    pub fn poll(&self) -> Polled<'_, B> {
+    pub fn poll(&self) -> Option<(&RingReader<B>, Found)> {
         let left = self.left.get();
         if left > 0
             && let Some(ring) = self.ring(self.turn.get())
+            && let Some(found) = ring.poll()
         {
-            match ring.poll() {
-                Ok(Some(found)) => {
-                    self.left.set(left - 1);
-                    return Ok(Some((ring, found)));
-                }
-                Ok(None) => {}
-                Err(refused) => {
-                    self.left.set(0);
-                    return Err((ring, refused));
-                }
-            }
+            self.left.set(left - 1);
+            return Some((ring, found));
         }
-        let Some(ring) = self.select_next() else {
-            return Ok(None);
-        };
-        match ring.poll() {
-            Ok(found) => Ok(found.map(|found| (ring, found))),
-            Err(refused) => {
-                self.left.set(0);
-                Err((ring, refused))
-            }
-        }
+        let ring = self.select_next()?;
+        Some((ring, ring.poll()?))
+    }
+
+    /// Why the last poll found nothing though there may be something: the ring whose turn it was, and its reason. Then it is the
+    /// next ring's turn.
+    #[inline(always)]
+    pub fn refusal(&self) -> Option<(&RingReader<B>, Refused)> {
+        let ring = self.ring(self.turn.get())?;
+        let refused = ring.take_refusal()?;
+        self.left.set(0);
+        Some((ring, refused))
     }
 
     /// Gives the turn to the next ring that has a message.

@@ -23,8 +23,6 @@ pub struct Found {
     pub place: u32,
     /// Bytes of payload.
     pub len: u32,
-    /// Messages of this ring that were lost right before it.
-    pub lost: u64,
 }
 
 /// Why a subscriber gets nothing from a ring though there may be something.
@@ -63,6 +61,7 @@ pub struct RingReader<B: Backend> {
     most: u64,
     /// Where the publisher may go past: then `tail` and `early` are not used.
     shield: Option<Shield>,
+    refused: Cell<Option<Refused>>,
     /// No message will follow the last one that is committed: its publisher is gone.
     ended: Cell<bool>,
     /// The owner has been told of the end.
@@ -99,6 +98,7 @@ impl<B: Backend> RingReader<B> {
             early,
             most,
             shield: holding.overrun.map(|rules| Shield::new(rules, start)),
+            refused: Cell::new(None),
             ended: Cell::new(false),
             end_seen: Cell::new(false),
             publisher,
@@ -150,39 +150,58 @@ impl<B: Backend> RingReader<B> {
         self.store_cursor();
     }
 
-    /// Receives the next message, if one is committed.
-    ///
-    /// # Errors
-    /// [`Refused`]; the message stays where it is.
+    /// Receives the next message, if one is committed; none where this ring [refuses](Self::take_refusal).
     #[inline(always)]
-    pub fn poll(&self) -> Result<Option<Found>, Refused> {
-        if let Some(shield) = &self.shield {
-            return self.poll_shielded(shield);
-        }
+    pub fn poll(&self) -> Option<Found> {
+        // A slot's word comes back from either way: a whole find would go through memory on both.
+        let word = match &self.shield {
+            None => self.poll_plain(),
+            Some(shield) => self.poll_shielded(shield),
+        }?;
+        Some(Found {
+            sequence: self.next.get().wrapping_sub(1),
+            place: (word >> 32) as u32,
+            len: word as u32,
+        })
+    }
+
+    /// Messages of this ring that were lost since the one received before the last.
+    #[inline(always)]
+    pub fn take_lost(&self) -> u64 {
+        self.shield.as_ref().map_or(0, Shield::take_lost)
+    }
+
+    #[inline(always)]
+    fn poll_plain(&self) -> Option<u64> {
         let sequence = self.next.get();
         let next = sequence.wrapping_add(1);
         let slot = self.ring.slot(sequence);
         // ORDERING: acquire pairs with the publisher's `PUBLISH_COMMIT`: the payload is seen whole.
         if B::load64(&slot.commit, site::RECEIVE_COMMIT) != next {
-            return Ok(None);
+            return self.nothing(None);
         }
         if sequence.wrapping_sub(self.tail.get()) >= self.most && self.outstanding() >= self.most {
-            return Err(Refused::Held);
+            return self.nothing(Some(Refused::Held));
         }
         self.next.set(next);
         // ORDERING: written before the stamp.
-        let word = B::load64(&slot.place, site::RELAXED);
-        Ok(Some(Found {
-            sequence,
-            place: (word >> 32) as u32,
-            len: word as u32,
-            lost: 0,
-        }))
+        Some(B::load64(&slot.place, site::RELAXED))
     }
 
-    /// As [`poll`](Self::poll), where the publisher may have gone past.
-    #[inline]
-    fn poll_shielded(&self, shield: &Shield) -> Result<Option<Found>, Refused> {
+    #[inline(always)]
+    fn nothing(&self, why: Option<Refused>) -> Option<u64> {
+        self.refused.set(why);
+        None
+    }
+
+    /// Why the last poll, which got nothing, did so though there may be something; said once.
+    #[inline(always)]
+    pub fn take_refusal(&self) -> Option<Refused> {
+        self.refused.take()
+    }
+
+    /// As [`poll_plain`](Self::poll_plain), where the publisher may have gone past.
+    fn poll_shielded(&self, shield: &Shield) -> Option<u64> {
         for _ in 0..STEPS {
             let sequence = self.next.get();
             let next = sequence.wrapping_add(1);
@@ -190,10 +209,12 @@ impl<B: Backend> RingReader<B> {
             // ORDERING: as in `poll`.
             let stamp = B::load64(&slot.commit, site::RECEIVE_COMMIT);
             if stamp != next && !passed(stamp, next) {
-                return Ok(None);
+                return self.nothing(None);
             }
             if stamp != next || !shield.covers(sequence) {
-                self.slide(shield)?;
+                if let Err(refused) = self.slide(shield) {
+                    return self.nothing(Some(refused));
+                }
                 if stamp != next || self.next.get() != sequence {
                     continue;
                 }
@@ -206,20 +227,14 @@ impl<B: Backend> RingReader<B> {
                 continue;
             }
             self.next.set(next);
-            let place = (word >> 32) as u32;
-            if place == NOWHERE {
+            if word >> 32 == u64::from(NOWHERE) {
                 shield.lose(1);
                 continue;
             }
             shield.hand_out(sequence);
-            return Ok(Some(Found {
-                sequence,
-                place,
-                len: word as u32,
-                lost: shield.take_lost(),
-            }));
+            return Some(word);
         }
-        Ok(None)
+        self.nothing(None)
     }
 
     /// Moves the window on, and past what was lost.

@@ -218,17 +218,18 @@ impl Subscriber {
     #[inline(always)]
     pub fn poll(&self) -> Result<Option<Message<'_>>> {
         self.take_back();
-        let (ring, found) = match self.receiver().poll() {
-            Ok(Some(found)) => found,
-            Ok(None) => return Ok(None),
-            Err((ring, refused)) => return Err(refuse(&self.desk, ring, refused)),
+        let Some((ring, found)) = self.receiver().poll() else {
+            return match self.receiver().refusal() {
+                None => Ok(None),
+                Some((ring, refused)) => Err(refuse(&self.desk, ring, refused)),
+            };
         };
         match payload(ring, found) {
             Some(payload) => Ok(Some(Message {
                 subscriber: self,
                 ring,
                 sequence: found.sequence,
-                lost: found.lost,
+                lost: ring.take_lost(),
                 payload,
             })),
             None => {
@@ -464,16 +465,14 @@ impl Batch<'_> {
         if !starts && !self.ring.follows() {
             return None;
         }
-        let found = match self.ring.poll() {
-            Ok(found) => found?,
-            Err(refused) => {
-                self.left.set(0);
-                return Some(Err(refuse(self.desk, self.ring, refused)));
-            }
+        let Some(found) = self.ring.poll() else {
+            let refused = self.ring.take_refusal()?;
+            self.left.set(0);
+            return Some(Err(refuse(self.desk, self.ring, refused)));
         };
         if starts {
             self.first.set(found.sequence);
-            self.lost.set(found.lost);
+            self.lost.set(self.ring.take_lost());
         }
         self.left.set(self.left.get() - 1);
         self.end.set(self.ring.next());

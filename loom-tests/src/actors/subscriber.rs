@@ -40,7 +40,6 @@ impl Held<'_> {
             sequence,
             place,
             len,
-            lost: _,
         } = self.found;
         for payload in self.ring.ring().payload(sequence, place, len) {
             payload.expect(self.publisher(), sequence);
@@ -129,8 +128,7 @@ impl Subscriber {
 
     /// Receives a message, if there is one.
     pub fn take(&self) -> Option<Held<'_>> {
-        let polled = self.receiver.poll();
-        let (ring, found) = polled.unwrap_or_else(|(_, refused)| panic!("{refused:?}"))?;
+        let (ring, found) = self.receiver.poll()?;
         let held = Held { ring, found };
         held.check();
         Some(held)
@@ -147,7 +145,7 @@ impl Subscriber {
             return 0;
         };
         let first = ring.next();
-        let found: Vec<_> = (0..most).map_while(|_| ring.poll().ok()?).collect();
+        let found: Vec<_> = (0..most).map_while(|_| ring.poll()).collect();
         for found in &found {
             Held {
                 ring,
