@@ -5,6 +5,7 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use bus_core::Delivery;
 use bus_core::receive::{Received, Subscriber};
 
 use common::{Topic, payload};
@@ -159,4 +160,39 @@ fn values_with_strings_allocate_nothing_once_warm() {
     };
     run(30);
     assert_eq!(allocations(|| run(MESSAGES)), 0);
+}
+
+#[test]
+fn lossy_messages_allocate_nothing_once_warm_also_while_some_are_held() {
+    for (depth, max_payload) in [(8, 48), (256, 48), (8, 300), (64, 300)] {
+        let settings =
+            common::overrun_settings(Delivery::Lossy, depth, max_payload, (1, 4), 1 << 16);
+        let mut topic = Topic::new(settings);
+        let readers = [topic.joined(1), topic.joined(2), topic.joined(3)];
+        let bytes = payload(0, max_payload as usize);
+        // One keeps up, one holds a message and keeps up, one stands still and then jumps.
+        let mut run = |laps: u64| {
+            for lap in 0..laps {
+                let mut held = None;
+                for _ in 0..4 * depth {
+                    topic.sync();
+                    topic.publisher.try_send_bytes(&bytes).unwrap().unwrap();
+                    receive(&readers[0], &bytes);
+                    let message = readers[1].poll().unwrap().unwrap();
+                    held.get_or_insert(message);
+                }
+                assert_eq!(held.unwrap().bytes(), bytes);
+                while let Some(batch) = readers[2].poll_batch(9) {
+                    while let Some(message) = batch.next() {
+                        assert_eq!(message.unwrap().1, bytes);
+                    }
+                }
+                assert!(readers[2].lost() >= lap * u64::from(depth));
+            }
+        };
+        run(3);
+        assert_eq!(allocations(|| run(1000 / u64::from(depth))), 0);
+        assert_eq!((readers[0].lost(), readers[1].lost()), (0, 0));
+        assert_eq!(topic.publisher.nowhere(), 0);
+    }
 }

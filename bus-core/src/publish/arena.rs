@@ -99,9 +99,9 @@ impl Arena {
         }
     }
 
-    /// The unit at which a span of `len` bytes may start now.
+    /// The unit at which a span of `len` bytes may start now; an empty one takes a unit as well.
     pub fn place(&self, len: u64) -> Option<u32> {
-        let start = self.fit(len.next_multiple_of(UNIT))?;
+        let start = self.fit(len.max(1).next_multiple_of(UNIT))?;
         Some((start / UNIT) as u32)
     }
 

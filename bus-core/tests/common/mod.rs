@@ -24,6 +24,14 @@ pub fn cursor_offset(index: usize) -> usize {
     offset_of!(ReaderPage<Native>, cursors) + 64 * index
 }
 
+/// Where the floor lies in a ring segment.
+pub const FLOOR: usize = offset_of!(RingHeader<Native>, floor);
+
+/// Where pin `number` of ring 0 lies in a reader segment.
+pub fn pin_offset(number: usize) -> usize {
+    size_of::<ReaderPage<Native>>() + 8 * number
+}
+
 /// Where the sleep count lies in a reader segment.
 pub const READER_WAITING: usize = 64;
 /// Where the sleep count lies in a ring segment.
@@ -53,6 +61,25 @@ pub fn settings(
         held: depth,
         retain: 0,
         publishers: 60,
+    };
+    settings.check().unwrap()
+}
+
+/// Settings of a topic whose publishers may go past subscribers, with room for `spare` bytes more than the arena must have.
+pub fn overrun_settings(
+    delivery: Delivery,
+    depth: u32,
+    max_payload: u64,
+    (keep, held): (u32, u32),
+    spare: u64,
+) -> TopicSettings {
+    let longest = max_payload.next_multiple_of(64);
+    let messages = if max_payload <= 48 { 1 } else { keep + 2 };
+    let settings = TopicSettings {
+        delivery,
+        held,
+        arena: longest * u64::from(messages) + spare,
+        ..settings(depth, 64, max_payload, keep, 0)
     };
     settings.check().unwrap()
 }
@@ -152,8 +179,13 @@ pub struct Words {
 impl Words {
     /// Maps the first page of a segment.
     pub fn of(segment: &impl AsFd) -> Self {
+        Self::first(segment, 4096)
+    }
+
+    /// Maps the first `bytes` bytes of a segment, which has as many.
+    pub fn first(segment: &impl AsFd, bytes: u64) -> Self {
         let pages = MmapOptions::new()
-            .len(4096)
+            .len(bytes as usize)
             .map_raw_read_only(segment.as_fd().as_raw_fd());
         Self {
             pages: pages.unwrap(),
