@@ -98,16 +98,24 @@ impl<B: Backend> RingPublisher<B> {
     pub(super) fn place_passed_over(&mut self, len: u64) -> Option<u32> {
         let depth = self.ring.depth();
         match &self.floor {
-            Some(floor) if self.head.wrapping_sub(floor.at) < depth => {
-                self.place_past(len.max(self.inline))
-            }
-            _ => None,
+            Some(floor) if self.head.wrapping_sub(floor.at) < depth => {}
+            _ => return None,
         }
+        let spilled = len.max(self.inline);
+        if self.arena.place(spilled).is_none() {
+            self.look_again();
+            self.look_past();
+            if self.room > 0 && len <= self.inline {
+                return Some(INLINE);
+            }
+        }
+        self.place_past(spilled)
     }
 
     /// A place in the arena, for which the floor is raised as far as is needed and allowed.
     #[cold]
     pub(super) fn place_past(&mut self, len: u64) -> Option<u32> {
+        let mut looked = false;
         let raised = loop {
             let place = self.arena.place(len);
             if place.is_some() {
@@ -115,11 +123,13 @@ impl<B: Backend> RingPublisher<B> {
             }
             // Some at a time, for each costs a fence.
             let least = len.next_multiple_of(64).max(self.arena.bytes() / 8);
-            let Some(to) = self.arena.frees(least) else {
-                break Raised::No;
-            };
-            match self.raise(to) {
+            let to = self.arena.frees(least);
+            match to.map_or(Raised::No, |to| self.raise(to)) {
                 Raised::Yes => {}
+                Raised::No if !looked => {
+                    looked = true;
+                    self.look_again();
+                }
                 raised => break raised,
             }
         };
@@ -128,8 +138,8 @@ impl<B: Backend> RingPublisher<B> {
         (lossy && !may_go_on).then_some(NOWHERE)
     }
 
-    /// Commits a message whose slot's payload is left alone. Somebody who protects the old message may be about to read where it lies: so
-    /// its stamp goes first.
+    /// Commits a message whose slot's payload is left alone, or that lies nowhere. Somebody who protects the old message may be about to
+    /// read where it lies: so its stamp goes first.
     #[cold]
     pub(super) fn commit_passed_over(&mut self, claim: Claim, len: u32) {
         let slot = self.ring.slot(claim.sequence);
@@ -144,6 +154,7 @@ impl<B: Backend> RingPublisher<B> {
         // ORDERING: release pairs with the subscriber's `RECEIVE_COMMIT`: it sees the payload whole.
         B::store64(&slot.commit, stamp, site::PUBLISH_COMMIT);
         self.head = stamp;
+        self.room = self.room.saturating_sub(1);
         if let Some(floor) = self.floor.as_mut().filter(|_| claim.place == NOWHERE) {
             floor.nowhere += 1;
         }
@@ -182,6 +193,14 @@ impl<B: Backend> RingPublisher<B> {
         }
         self.look_at_protected(to);
         Raised::Yes
+    }
+
+    /// Lets go of what subscribers do not protect any more, without a new floor: where there can be none, nothing else would.
+    #[cold]
+    fn look_again(&mut self) {
+        if let Some(floor) = &self.floor {
+            self.look_at_protected(floor.at);
+        }
     }
 
     /// Takes over what subscribers protect below the new floor, and lets go of what they no longer do.

@@ -296,7 +296,7 @@ impl<B: Backend> RingPublisher<B> {
         if claim.place < NOWHERE {
             self.arena.take(claim.sequence, claim.place, u64::from(len));
         }
-        if self.room == 0 {
+        if self.room == 0 || claim.place == NOWHERE {
             return self.commit_passed_over(claim, len);
         }
         let slot = self.ring.slot(claim.sequence);

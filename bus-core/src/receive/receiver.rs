@@ -146,7 +146,7 @@ impl<B: Backend> Receiver<B> {
         rings.retain(|ring| {
             let go = publishers.contains(&ring.publisher()) && ring.drained() && !ring.borrowed();
             if go {
-                self.lost.set(self.lost.get() + ring.lost());
+                self.lost.set(self.lost.get().wrapping_add(ring.lost()));
                 ring.give_back();
                 freed[ring.index()] = true;
             }
@@ -158,7 +158,9 @@ impl<B: Backend> Receiver<B> {
 
     /// Messages lost so far, of all rings.
     pub fn lost(&self) -> u64 {
-        self.rings().map(RingReader::lost).sum::<u64>() + self.lost.get()
+        // What a hostile ring claims may be as much as there is.
+        let lost = self.rings().map(RingReader::lost);
+        lost.fold(self.lost.get(), u64::wrapping_add)
     }
 
     /// The next message of any ring. It is outstanding until it is released at its ring. None also where the ring whose turn it is

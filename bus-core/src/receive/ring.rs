@@ -158,11 +158,16 @@ impl<B: Backend> RingReader<B> {
             None => self.poll_plain(),
             Some(shield) => self.poll_shielded(shield),
         }?;
-        Some(Found {
+        Some(self.found(word))
+    }
+
+    #[inline(always)]
+    fn found(&self, word: u64) -> Found {
+        Found {
             sequence: self.next.get().wrapping_sub(1),
             place: (word >> 32) as u32,
             len: word as u32,
-        })
+        }
     }
 
     /// Messages of this ring that were lost since the one received before the last.
@@ -219,13 +224,12 @@ impl<B: Backend> RingReader<B> {
                     continue;
                 }
             }
-            // ORDERING: acquire pairs with the publisher's `REPLACE_PLACE`: if this is the place of a newer message, the stamp is seen gone.
-            let word = B::load64(&slot.place, site::RECEIVE_PLACE);
-            // ORDERING: after the load above, by its acquire.
-            let replaced = B::load64(&slot.commit, site::RELAXED) != next;
-            if replaced || !shield.covers(sequence) {
+            let Some(word) = self
+                .where_it_lies(sequence)
+                .filter(|_| shield.covers(sequence))
+            else {
                 continue;
-            }
+            };
             self.next.set(next);
             if word >> 32 == u64::from(NOWHERE) {
                 shield.lose(1);
@@ -237,6 +241,46 @@ impl<B: Backend> RingReader<B> {
         self.nothing(None)
     }
 
+    /// Place and length of a protected message whose stamp was seen; none where its slot's header is another's by now.
+    #[inline(always)]
+    fn where_it_lies(&self, sequence: u64) -> Option<u64> {
+        let slot = self.ring.slot(sequence);
+        // ORDERING: acquire pairs with the publisher's `REPLACE_PLACE`: if this is the place of a newer message, the stamp is seen gone.
+        let word = B::load64(&slot.place, site::RECEIVE_PLACE);
+        // ORDERING: after the load above, by its acquire.
+        let stamp = B::load64(&slot.commit, site::RELAXED);
+        (stamp == sequence.wrapping_add(1)).then_some(word)
+    }
+
+    /// Receives the next message if it follows the last one without a gap and is protected with it, for a batch. Nothing is passed over:
+    /// whatever else there is, the next [`poll`](Self::poll) finds.
+    #[inline(always)]
+    pub(super) fn poll_following(&self) -> Option<Found> {
+        let word = match &self.shield {
+            None => self.poll_plain(),
+            Some(shield) => self.poll_window(shield),
+        }?;
+        Some(self.found(word))
+    }
+
+    #[inline]
+    fn poll_window(&self, shield: &Shield) -> Option<u64> {
+        let sequence = self.next.get();
+        if !shield.covers(sequence) {
+            return None;
+        }
+        let next = sequence.wrapping_add(1);
+        // ORDERING: as in `poll_plain`.
+        if B::load64(&self.ring.slot(sequence).commit, site::RECEIVE_COMMIT) != next {
+            return None;
+        }
+        let somewhere = |word: &u64| *word >> 32 != u64::from(NOWHERE);
+        let word = self.where_it_lies(sequence).filter(somewhere)?;
+        self.next.set(next);
+        shield.hand_out(sequence);
+        Some(word)
+    }
+
     /// Moves the window on, and past what was lost.
     fn slide(&self, shield: &Shield) -> Result<(), Refused> {
         let next = self.next.get();
@@ -246,20 +290,6 @@ impl<B: Backend> RingReader<B> {
             self.wake_publisher();
         }
         Ok(())
-    }
-
-    /// Whether the next message follows the last one without a gap, and can be received with it in a batch.
-    #[inline(always)]
-    pub(super) fn follows(&self) -> bool {
-        let Some(shield) = &self.shield else {
-            return true;
-        };
-        let sequence = self.next.get();
-        let slot = self.ring.slot(sequence);
-        // ORDERING: as in `poll`, which looks again; where it finds a message that is nowhere it goes on to the next.
-        let stamp = B::load64(&slot.commit, site::RECEIVE_COMMIT);
-        let place = B::load64(&slot.place, site::RELAXED) >> 32;
-        shield.covers(sequence) && stamp == sequence.wrapping_add(1) && place != u64::from(NOWHERE)
     }
 
     /// Whether there is something to receive, or to be told: a message, a loss, or a refusal.

@@ -124,6 +124,8 @@ impl Shield {
         }
         if self.rules.evicts {
             self.evicted.set(true);
+            // Nothing of the new window is ever handed out, nor what its publisher has not yet written over.
+            self.end.set(next);
             return Err(Refused::Evicted);
         }
         self.lose(start.wrapping_sub(next));

@@ -450,23 +450,25 @@ impl Batch<'_> {
 
     /// The next one's sequence number and payload, which stays until the batch is dropped.
     ///
-    /// Ends after the number asked for, when the ring has no more, or when the subscriber was polled beside it; on a topic whose publishers
-    /// may go past, also where messages were lost or as many are protected as one store protects.
+    /// Ends after the number asked for, when the ring has no more, when as many are held as may be, or when the subscriber was polled beside
+    /// it; on a topic whose publishers may go past, also where messages were lost or as many are protected as one store protects.
     ///
     /// # Errors
     /// [`Error::Corrupt`] where a slot breaks the ring's bounds; the message is passed over. [`Error::Holding`], [`Error::Evicted`] as for
-    /// [`Subscriber::poll`].
+    /// [`Subscriber::poll`], instead of the first message.
     #[inline(always)]
     pub fn next(&self) -> Option<Result<(u64, &[u8])>> {
         if self.left.get() == 0 || self.ring.next() != self.end.get() {
             return None;
         }
         let starts = self.first.get() == self.end.get();
-        if !starts && !self.ring.follows() {
-            return None;
-        }
-        let Some(found) = self.ring.poll() else {
-            let refused = self.ring.take_refusal()?;
+        let found = if starts {
+            self.ring.poll()
+        } else {
+            self.ring.poll_following()
+        };
+        let Some(found) = found else {
+            let refused = self.ring.take_refusal().filter(|_| starts)?;
             self.left.set(0);
             return Some(Err(refuse(self.desk, self.ring, refused)));
         };
