@@ -83,7 +83,6 @@ impl World {
         let mut bytes = payload(head, len);
         slot.bytes().copy_from_slice(&bytes);
         let Some(commit) = commit else {
-            drop(slot);
             assert_eq!(self.topic.publisher.head(), head);
             return;
         };
