@@ -110,6 +110,17 @@ pub enum Error {
         why: String,
     },
 
+    /// A keyed state has as many keys as it takes. All values stay what they were.
+    #[error(
+        "state {topic} has {keys} keys, as many as it takes; remove some, or open reader and writer with more keys"
+    )]
+    Keys {
+        /// The state.
+        topic: String,
+        /// Keys that it takes.
+        keys: usize,
+    },
+
     /// A type cannot be built in place, because zeroes are no value of it.
     #[error("{kind} cannot be built in place, for zeroes are no value of it; use send()")]
     NoLoan {

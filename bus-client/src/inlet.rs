@@ -213,6 +213,12 @@ impl Inlet {
         self.ends && followed > 0 && self.drained.get() >= followed
     }
 
+    /// Whether a look would find nothing new, neither a message nor somebody who joined or left.
+    #[inline(always)]
+    pub(crate) fn quiet(&self) -> bool {
+        self.core.stale().is_none() && !self.core.has_message()
+    }
+
     /// Looks once.
     #[inline(always)]
     pub(crate) fn once<'a, R>(

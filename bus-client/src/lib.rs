@@ -57,6 +57,7 @@ mod member;
 mod outlet;
 mod publisher;
 mod stall;
+mod state;
 mod subscriber;
 mod topic;
 mod wait;
@@ -76,6 +77,7 @@ pub use member::Peer;
 pub use publisher::Publisher;
 pub use rkyv;
 pub use stall::Stall;
+pub use state::{Entry, Key, KeyMaker, KeyedState, KeyedStateWriter, State, StateWriter};
 pub use subscriber::{Batch, Messages, Subscriber};
 pub use topic::TopicBuilder;
 

@@ -387,6 +387,14 @@ impl Outlet {
         }
     }
 
+    pub(crate) fn topic(&self) -> String {
+        self.member.topic()
+    }
+
+    pub(crate) fn wrap(&self, error: bus_core::Error) -> Error {
+        self.member.wrap(error)
+    }
+
     pub(crate) fn settings(&self) -> &TopicSettings {
         &self.settings
     }

@@ -27,6 +27,7 @@ const LEAVING: Duration = Duration::from_secs(1);
 /// frames.send(&[0; 1 << 20])?;
 /// # Ok(()) }
 /// ```
+#[derive(Clone)]
 #[must_use]
 pub struct TopicBuilder {
     pub(crate) bus: Bus,
@@ -234,7 +235,7 @@ impl TopicBuilder {
     }
 
     /// An embedded broker stops with the last handle of its process. Who met it on its way out turns to the next one.
-    fn open<H>(&self, open: impl Fn(&Self) -> Result<H>) -> Result<H> {
+    pub(crate) fn open<H>(&self, open: impl Fn(&Self) -> Result<H>) -> Result<H> {
         self.placement.check()?;
         let deadline = Instant::now() + LEAVING;
         loop {

@@ -15,4 +15,4 @@ pub use arena::Arena;
 pub use loan::Loan;
 pub use publisher::{Batch, Publisher, Slot};
 pub use ring::{Claim, Full, RingPublisher};
-pub use serialise::{Payload, SlotSerializer};
+pub use serialise::{Payload, SlotSerializer, to_bytes};

@@ -12,6 +12,7 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{self, Failure, Source};
 use rkyv::ser::allocator::{Allocator, Arena, ArenaHandle};
 use rkyv::ser::{Positional, Writer};
+use rkyv::util::AlignedVec;
 use rkyv::{Archive, Serialize};
 
 use crate::schema::Describe;
@@ -92,23 +93,27 @@ pub type SlotSerializer<'a, E = Failure> = LowSerializer<SlotWriter<'a>, Scratch
 ///
 /// `#[bus_client::message]` makes a type one. Shared pointers (`Rc`, `Arc`) inside a message are not supported.
 pub trait Payload:
-    Describe
+    'static
+    + Describe
     + Archive<
         Archived: 'static
                       + for<'a> CheckBytes<LowValidator<'a, Failure>>
                       + for<'a> CheckBytes<LowValidator<'a, rancor::Error>>,
-    > + for<'a> Serialize<SlotSerializer<'a>>
+    >
+    + for<'a> Serialize<SlotSerializer<'a>>
     + for<'a> Serialize<SlotSerializer<'a, rancor::Error>>
 {
 }
 
 impl<T> Payload for T where
-    T: Describe
+    T: 'static
+        + Describe
         + Archive<
             Archived: 'static
                           + for<'a> CheckBytes<LowValidator<'a, Failure>>
                           + for<'a> CheckBytes<LowValidator<'a, rancor::Error>>,
-        > + for<'a> Serialize<SlotSerializer<'a>>
+        >
+        + for<'a> Serialize<SlotSerializer<'a>>
         + for<'a> Serialize<SlotSerializer<'a, rancor::Error>>
 {
 }
@@ -137,6 +142,30 @@ pub(super) fn into_span<T: Payload>(
         Ok(writer) => Ok(Some(writer.pos as u32)),
         Err(_) if outgrown.get() => Ok(None),
         Err(_) => Err(explain(value, span, scratch)),
+    }
+}
+
+/// Serialises into memory of this process, for who needs the bytes of a message beside the message.
+///
+/// # Errors
+/// [`Error::TooLarge`] where it needs more than `limit` bytes; [`Error::Serialise`].
+pub fn to_bytes<T: Payload>(value: &T, limit: usize) -> Result<AlignedVec> {
+    let mut scratch = Arena::new();
+    let mut bytes = AlignedVec::new();
+    let mut room = size_of::<T::Archived>().max(64);
+    loop {
+        bytes.resize(room.min(limit), 0);
+        if let Some(len) = into_span(value, &mut bytes, &mut scratch)? {
+            bytes.resize(len as usize, 0);
+            return Ok(bytes);
+        }
+        if room >= limit {
+            return Err(Error::TooLarge {
+                len: limit.saturating_add(1),
+                limit,
+            });
+        }
+        room *= 2;
     }
 }
 

@@ -4,6 +4,7 @@
 //! all of them at once. Both never touch a payload. [`Subscriber`] hands out bytes and values
 //! from real memory with them.
 
+mod copied;
 mod early;
 mod head;
 mod held;
@@ -13,6 +14,7 @@ mod shield;
 mod subscriber;
 mod typed;
 
+pub use copied::Copied;
 pub use held::Held;
 pub use receiver::Receiver;
 pub use ring::{Found, Holding, Refused, RingReader};
