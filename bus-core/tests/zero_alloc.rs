@@ -8,7 +8,7 @@ use std::cell::Cell;
 use bus_core::Delivery;
 use bus_core::receive::{Received, Subscriber};
 
-use common::{Topic, payload};
+use common::{Pen, Topic, cursor_offset, payload, pin_offset};
 
 const MESSAGES: u64 = 100_000;
 
@@ -195,4 +195,33 @@ fn lossy_messages_allocate_nothing_once_warm_also_while_some_are_held() {
         assert_eq!((readers[0].lost(), readers[1].lost()), (0, 0));
         assert_eq!(topic.publisher.nowhere(), 0);
     }
+}
+
+#[test]
+fn wild_pins_and_cursors_make_a_publisher_allocate_no_more_than_honest_ones() {
+    let settings = common::overrun_settings(Delivery::Lossy, 64, 300, (1, 64), 1 << 12);
+    let mut topic = Topic::new(settings);
+    let readers = [topic.joined(1), topic.joined(2)];
+    let pens = readers.each_ref().map(|reader| Pen::on(&reader.fd()));
+    let bytes = payload(0, 300);
+    let mut run = |rounds: u64| {
+        for round in 0..rounds {
+            let head = topic.publisher.head();
+            let wild = |number: u64| head.wrapping_sub(payload(round, 80)[number as usize].into());
+            for pen in &pens {
+                (0..64).for_each(|number| pen.write64(pin_offset(number), wild(number as u64)));
+                pen.write64(cursor_offset(0), wild(70));
+            }
+            for _ in 0..32 {
+                topic.sync();
+                topic.publisher.try_send_bytes(&bytes).unwrap().unwrap();
+            }
+        }
+    };
+    // The lists grow to what two subscribers can protect, and no further; the test itself makes a list of bytes for each word.
+    let own = |rounds: u64| rounds * 2 * 65;
+    let grown = allocations(|| run(100)) - own(100);
+    assert!(grown < 20, "{grown}");
+    assert!(allocations(|| run(1000)) - own(1000) < 5);
+    assert!(topic.publisher.nowhere() > 0, "nothing was in its way");
 }

@@ -1,5 +1,5 @@
 //! The native ring against a plain model, one thread, over random histories: any length, batches, loans, joins
-//! in the middle of traffic, messages kept and held, releases in any order, leaves; in tiny rings with tiny arenas.
+//! in the middle of traffic, messages kept and held to the limit, releases in any order, leaves; in tiny rings with tiny arenas.
 //!
 //! After every step the model knows what each subscriber receives next, what its cursor says, and
 //! whether there is room.
@@ -66,12 +66,15 @@ fn settings() -> impl Strategy<Value = TopicSettings> {
         depths,
         select(vec![64_u32, 128]),
         payloads,
-        any::<Index>(),
+        (any::<Index>(), any::<Index>()),
         0..6_u64,
     )
-        .prop_map(|(depth, stride, max_payload, history, spare)| {
+        .prop_map(|(depth, stride, max_payload, (history, held), spare)| {
             let history = 1 + history.index(depth as usize - 1) as u32;
-            common::settings(depth, stride, max_payload, history, spare * 64)
+            TopicSettings {
+                held: 1 + held.index(depth as usize) as u32,
+                ..common::settings(depth, stride, max_payload, history, spare * 64)
+            }
         })
 }
 

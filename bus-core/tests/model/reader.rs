@@ -79,6 +79,11 @@ impl Reader {
         }
     }
 
+    /// The model: how many more it may hold of `held`.
+    pub fn may_hold(&self, held: u32) -> usize {
+        (held as usize).saturating_sub(self.unreleased.len())
+    }
+
     /// The model: everything below is released.
     pub fn cursor(&self) -> u64 {
         *self.unreleased.first().unwrap_or(&self.next)

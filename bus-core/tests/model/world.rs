@@ -1,5 +1,7 @@
 //! The real topic and the model, stepped together.
 
+use std::collections::VecDeque;
+
 use bus_core::receive::Held;
 use bus_core::{Error, TopicSettings};
 use proptest::sample::Index;
@@ -287,7 +289,15 @@ impl World {
         let reader = self.readers.iter_mut().find(|r| r.id == id).unwrap();
         let subscriber = reader.subscriber().unwrap();
         reader.fetch();
-        let Some(message) = subscriber.poll().unwrap() else {
+        let result = subscriber.poll();
+        if !reader.coming.is_empty() && reader.may_hold(self.topic.settings.held) == 0 {
+            let out = reader.unreleased.len() as u64;
+            assert!(
+                matches!(result, Err(Error::Holding { publisher: 0, held, .. }) if held == out)
+            );
+            return false;
+        }
+        let Some(message) = result.unwrap() else {
             assert_eq!(reader.coming.front(), None);
             return false;
         };
@@ -314,11 +324,18 @@ impl World {
             assert_eq!(reader.coming.front(), None);
             return;
         };
+        let may_hold = reader.may_hold(self.topic.settings.held);
         let mut seen = Vec::new();
         while let Some(message) = batch.next() {
-            seen.push(message.unwrap());
+            match message {
+                Ok(message) => seen.push(message),
+                Err(error) => assert!(matches!(error, Error::Holding { .. }) && may_hold == 0),
+            }
         }
-        assert_eq!(seen.len(), max.max(1).min(reader.coming.len()));
+        assert_eq!(
+            seen.len(),
+            max.max(1).min(reader.coming.len()).min(may_hold)
+        );
         let cursor = reader.cursor();
         for (sequence, bytes) in seen {
             assert_eq!(Some(sequence), reader.coming.pop_front());
@@ -408,10 +425,17 @@ impl World {
         }
     }
 
+    fn coming(&self, id: u64) -> &VecDeque<u64> {
+        &self.readers.iter().find(|r| r.id == id).unwrap().coming
+    }
+
     /// Everybody reads to the end, sees it once, and keeps the ring while it keeps a message.
     pub fn close_and_drain(&mut self) {
         self.topic.publisher.close();
-        self.held.clear();
+        for (id, held) in self.held.drain(..) {
+            let reader = self.readers.iter_mut().find(|r| r.id == id).unwrap();
+            reader.returned.push(held.sequence());
+        }
         let ids: Vec<u64> = self.readers.iter().map(|r| r.id).collect();
         for id in ids {
             let reader = self.readers.iter().find(|r| r.id == id).unwrap();
@@ -420,7 +444,15 @@ impl World {
             };
             let empty = reader.coming.is_empty();
             assert_eq!(subscriber.ends().count(), usize::from(empty));
-            while self.receive_one(id, true) {}
+            // It keeps the last few that it may.
+            while !self.coming(id).is_empty() {
+                if !self.receive_one(id, true) {
+                    let reader = self.readers.iter_mut().find(|r| r.id == id).unwrap();
+                    let message = reader.kept.remove(0);
+                    reader.unreleased.remove(&message.sequence());
+                }
+            }
+            assert!(!self.receive_one(id, true));
             assert_eq!(subscriber.ends().count(), usize::from(!empty));
             let mut indices = Vec::new();
             let reader = self.readers.iter_mut().find(|r| r.id == id).unwrap();
