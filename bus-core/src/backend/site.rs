@@ -56,7 +56,8 @@ sites! {
     REPLACE_PLACE = Release "replace.place";
     /// Subscriber loads where a message lies, before it looks at the stamp again; pairs with [`REPLACE_PLACE`].
     RECEIVE_PLACE = Acquire "receive.place";
-    /// Subscriber gives a pin back; pairs with [`FLOOR_PIN`]: its reads are over before the message is written over.
+    /// Subscriber gives a pin back, or takes it for another message; pairs with [`FLOOR_PIN`]: its reads are over before the message is
+    /// written over.
     RELEASE_PIN = Release "release.pin";
     /// Publisher loads a pin; pairs with [`RELEASE_PIN`].
     FLOOR_PIN = Acquire "floor.pin";

@@ -19,13 +19,14 @@
 //! subscribers and pins, not with the depth.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::arena;
-use super::ring::{Claim, RingPublisher};
+use super::ring::{Claim, Follower, RingPublisher};
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
 use crate::memory::layout::{INLINE, NOWHERE, REPLACED};
+use crate::wake::MAX_WORDS;
 
 /// What a publisher leaves alone below its floor.
 #[derive(Debug)]
@@ -41,12 +42,22 @@ pub(super) struct Floor {
     nowhere: u64,
 }
 
-/// A message below the floor that is left alone.
+/// A message below the floor that is left alone: somebody reads it, or is about to look where it lies.
 #[derive(Debug)]
 struct Kept {
     sequence: u64,
-    /// Its bytes in the arena; none where it lies in its slot.
-    span: Option<Range<u64>>,
+    lies: Lies,
+}
+
+/// Where a message lies.
+#[derive(Debug)]
+enum Lies {
+    /// In its slot.
+    Inline,
+    /// In these bytes of the arena.
+    Arena(Range<u64>),
+    /// Nowhere.
+    Nowhere,
 }
 
 /// How raising the floor ended.
@@ -71,11 +82,45 @@ impl Floor {
         }
     }
 
-    /// Messages from `head` on until a slot comes whose payload is left alone.
+    /// Whether anything below the floor is left alone.
+    pub(super) fn keeps(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// A message found no room.
+    pub(super) fn count_nowhere(&mut self) {
+        self.nowhere += 1;
+    }
+
+    /// Messages from `head` on until a slot comes whose old message is left alone, wherever that lies.
     fn unguarded(&self, head: u64, depth: u64) -> u64 {
-        let slots = self.kept.iter().filter(|kept| kept.span.is_none());
-        let ahead = slots.map(|kept| kept.sequence.wrapping_sub(head) & (depth - 1));
+        let slots = self.kept.iter().map(|kept| kept.sequence);
+        let ahead = slots.map(|sequence| sequence.wrapping_sub(head) & (depth - 1));
         ahead.min().unwrap_or(depth)
+    }
+
+    /// Looks at what subscribers protect, and lets go of what they no longer do; whether there was such. Nobody comes to protect anything
+    /// below the floor, so without a move of the floor this needs no fence.
+    fn let_go<B: Backend>(&mut self, followers: &[Follower<B>], index: usize) -> bool {
+        self.seen.clear();
+        for follower in followers.iter().filter(|f| !f.left()) {
+            // ORDERING: acquire pairs with the subscriber's `RELEASE_CURSOR`: a pin that it stored before it moved on is seen below.
+            let cursor = B::load64(follower.reader.cursor(index), site::PUBLISH_CURSOR);
+            let window = (0..self.rules.window).map(|ahead| cursor.wrapping_add(ahead));
+            self.seen.extend(window);
+            let pins = (0..self.rules.pins).map(|number| {
+                // ORDERING: acquire pairs with the subscriber's `RELEASE_PIN`: its reads are over.
+                B::load64(follower.reader.pin(index, number), site::FLOOR_PIN)
+            });
+            let pinned = pins.filter(|pin| *pin != 0);
+            self.seen.extend(pinned.map(|pin| pin.wrapping_sub(1)));
+        }
+        self.seen.sort_unstable();
+        self.seen.dedup();
+        let (seen, before) = (&self.seen, self.kept.len());
+        self.kept
+            .retain(|kept| seen.binary_search(&kept.sequence).is_ok());
+        self.kept.len() < before
     }
 }
 
@@ -93,30 +138,26 @@ impl<B: Backend> RingPublisher<B> {
         }
     }
 
-    /// A place where no slot may be written: there is none, or the payload of the next one is left alone.
+    /// A place where no slot may be written as usual: there is none, or the old message of the next one is left alone.
     #[cold]
     pub(super) fn place_passed_over(&mut self, len: u64) -> Option<u32> {
         let depth = self.ring.depth();
-        match &self.floor {
-            Some(floor) if self.head.wrapping_sub(floor.at) < depth => {}
-            _ => return None,
+        let floor = self.floor.as_ref()?;
+        if self.head.wrapping_sub(floor.at) >= depth {
+            return None;
         }
-        let spilled = len.max(self.inline);
-        if self.arena.place(spilled).is_none() {
-            self.look_again();
-            self.look_past();
-            if self.room > 0 && len <= self.inline {
-                return Some(INLINE);
-            }
-        }
-        self.place_past(spilled)
+        self.place_past(len)
     }
 
-    /// A place in the arena, for which the floor is raised as far as is needed and allowed.
+    /// A place for what does not fit the next slot, or where that slot is left alone: the floor is raised as far as is needed and allowed.
     #[cold]
     pub(super) fn place_past(&mut self, len: u64) -> Option<u32> {
-        let mut looked = false;
+        let short = len <= self.inline;
+        let len = len.max(self.inline);
         let raised = loop {
+            if short && self.slot_is_free() {
+                return Some(INLINE);
+            }
             let place = self.arena.place(len);
             if place.is_some() {
                 return place;
@@ -126,10 +167,8 @@ impl<B: Backend> RingPublisher<B> {
             let to = self.arena.frees(least);
             match to.map_or(Raised::No, |to| self.raise(to)) {
                 Raised::Yes => {}
-                Raised::No if !looked => {
-                    looked = true;
-                    self.look_again();
-                }
+                // Only what was given back below the floor can make room now.
+                Raised::No if self.let_go_of_kept() => {}
                 raised => break raised,
             }
         };
@@ -138,8 +177,59 @@ impl<B: Backend> RingPublisher<B> {
         (lossy && !may_go_on).then_some(NOWHERE)
     }
 
-    /// Commits a message whose slot's payload is left alone, or that lies nowhere. Somebody who protects the old message may be about to
-    /// read where it lies: so its stamp goes first.
+    /// Whether nobody needs the payload that is in the next slot, below the floor.
+    fn slot_is_free(&self) -> bool {
+        let slots = self.ring.depth() - 1;
+        let kept = self.floor.iter().flat_map(|floor| &floor.kept);
+        let mut inline = kept.filter(|kept| matches!(kept.lies, Lies::Inline));
+        inline.all(|kept| kept.sequence.wrapping_sub(self.head) & slots != 0)
+    }
+
+    /// Lets go of what is no longer protected, where the floor is; whether there was such.
+    fn let_go_of_kept(&mut self) -> bool {
+        // A sleep that follows is for what moves from here on.
+        self.look_at_cursors();
+        let Some(floor) = self.floor.as_mut().filter(|floor| floor.keeps()) else {
+            return false;
+        };
+        let gone = floor.let_go(&self.followers, self.index);
+        self.go_round_kept();
+        gone
+    }
+
+    /// As [`sleep`](Self::sleep), where something below the floor is held: wakes also when that is given back, by whomever.
+    #[cold]
+    pub(super) fn sleep_for_kept(&mut self, deadline: Option<Instant>) {
+        let Some(floor) = &mut self.floor else { return };
+        let version = (&self.registry.subscribers.0, self.version);
+        let mut words = [version; MAX_WORDS];
+        let mut count = 1;
+        for (word, follower) in words[1..].iter_mut().zip(&self.followers) {
+            let bell = &follower.reader.header().bell.bell;
+            // ORDERING: an old value makes the kernel return at once.
+            *word = (bell, B::load32(bell, site::RELAXED));
+            count += 1;
+        }
+        let waiting = &self.ring.header().waiting.0;
+        self.sleeper
+            .announce::<B>(waiting, site::SLEEP_PUBLISHER_FENCE);
+        // ORDERING: all after the heavy fence, which pairs with `RELEASE_FENCE`.
+        let mut moved = B::load32(version.0, site::RELAXED) != version.1;
+        for follower in self.followers.iter().filter(|f| !f.evicted) {
+            let cursor = B::load64(follower.reader.cursor(self.index), site::RELAXED);
+            let seen = if follower.left() { self.head } else { cursor };
+            moved |= seen != follower.seen;
+        }
+        let gone = floor.let_go(&self.followers, self.index);
+        if !gone && !moved {
+            B::sleep(&words[..count], deadline);
+        }
+        self.sleeper.retract::<B>(waiting);
+        self.go_round_kept();
+    }
+
+    /// Commits a message in whose slot an older one is left alone. Somebody who protects that one may be about to read where it lies: so
+    /// its stamp goes first.
     #[cold]
     pub(super) fn commit_passed_over(&mut self, claim: Claim, len: u32) {
         let slot = self.ring.slot(claim.sequence);
@@ -154,10 +244,6 @@ impl<B: Backend> RingPublisher<B> {
         // ORDERING: release pairs with the subscriber's `RECEIVE_COMMIT`: it sees the payload whole.
         B::store64(&slot.commit, stamp, site::PUBLISH_COMMIT);
         self.head = stamp;
-        self.room = self.room.saturating_sub(1);
-        if let Some(floor) = self.floor.as_mut().filter(|_| claim.place == NOWHERE) {
-            floor.nowhere += 1;
-        }
     }
 
     /// Messages that found no room because of what subscribers hold: every subscriber lost them.
@@ -171,11 +257,11 @@ impl<B: Backend> RingPublisher<B> {
         let Some(floor) = &mut self.floor else {
             return Raised::No;
         };
-        // What a subscriber that is just joining may count on, and what those that are waited for have not read. Who has not
-        // joined yet is not waited for: it starts at an intact message, whenever that is.
+        // What a subscriber that is just joining may count on, and what those that are waited for have not read: also those whose
+        // join is not over, for they may have found their start already.
         let mut most = self.checked.wrapping_sub(self.keep).wrapping_sub(floor.at) as i64;
         if floor.rules.evicts {
-            for follower in self.followers.iter().filter(|f| f.receives()) {
+            for follower in self.followers.iter().filter(|f| !f.evicted) {
                 most = most.min(follower.seen.wrapping_sub(floor.at) as i64);
             }
         }
@@ -195,54 +281,36 @@ impl<B: Backend> RingPublisher<B> {
         Raised::Yes
     }
 
-    /// Lets go of what subscribers do not protect any more, without a new floor: where there can be none, nothing else would.
-    #[cold]
-    fn look_again(&mut self) {
-        if let Some(floor) = &self.floor {
-            self.look_at_protected(floor.at);
-        }
-    }
-
     /// Takes over what subscribers protect below the new floor, and lets go of what they no longer do.
     fn look_at_protected(&mut self, to: u64) {
         let Some(floor) = &mut self.floor else { return };
-        floor.seen.clear();
-        for follower in self.followers.iter().filter(|f| !f.left()) {
-            // ORDERING: acquire pairs with the subscriber's `RELEASE_CURSOR`: a pin that it stored before it moved on is seen below.
-            let cursor = B::load64(follower.reader.cursor(self.index), site::PUBLISH_CURSOR);
-            let window = (0..floor.rules.window).map(|ahead| cursor.wrapping_add(ahead));
-            floor.seen.extend(window);
-            let pins = (0..floor.rules.pins).map(|number| {
-                // ORDERING: acquire pairs with the subscriber's `RELEASE_PIN`: its reads are over.
-                B::load64(follower.reader.pin(self.index, number), site::FLOOR_PIN)
-            });
-            let pinned = pins.filter(|pin| *pin != 0);
-            floor.seen.extend(pinned.map(|pin| pin.wrapping_sub(1)));
-        }
-        floor.seen.sort_unstable();
-        floor.seen.dedup();
-        let seen = &floor.seen;
-        floor
-            .kept
-            .retain(|kept| seen.binary_search(&kept.sequence).is_ok());
+        floor.let_go(&self.followers, self.index);
         let below = to.wrapping_sub(floor.at);
-        for &sequence in seen {
+        for &sequence in &floor.seen {
             if sequence.wrapping_sub(floor.at) >= below {
                 continue;
             }
             // ORDERING: this side wrote it.
             let word = B::load64(&self.ring.slot(sequence).place, site::RELAXED);
             let (place, len) = ((word >> 32) as u32, word & u64::from(u32::MAX));
-            let span = match place {
-                NOWHERE => continue,
-                INLINE => None,
-                place => Some(arena::span(place, len)),
+            let lies = match place {
+                INLINE => Lies::Inline,
+                NOWHERE => Lies::Nowhere,
+                place => Lies::Arena(arena::span(place, len)),
             };
-            floor.kept.push(Kept { sequence, span });
+            floor.kept.push(Kept { sequence, lies });
         }
         floor.at = to;
         self.arena.release_before(to, self.head);
-        let spans = floor.kept.iter().filter_map(|kept| kept.span.clone());
+        self.go_round_kept();
+    }
+
+    fn go_round_kept(&mut self) {
+        let Some(floor) = &self.floor else { return };
+        let spans = floor.kept.iter().filter_map(|kept| match &kept.lies {
+            Lies::Arena(span) => Some(span.clone()),
+            Lies::Inline | Lies::Nowhere => None,
+        });
         self.arena.go_round(spans);
     }
 
@@ -254,7 +322,7 @@ impl<B: Backend> RingPublisher<B> {
             return false;
         };
         let mut evicted = false;
-        for follower in self.followers.iter_mut().filter(|f| f.receives()) {
+        for follower in self.followers.iter_mut().filter(|f| !f.evicted) {
             // Only a cursor that the floor cannot pass holds anybody up.
             if (follower.seen.wrapping_sub(floor.at) as i64) > 0 {
                 follower.stall.clear();

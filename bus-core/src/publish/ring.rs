@@ -68,7 +68,7 @@ pub struct RingPublisher<B: Backend> {
     pub(super) followers: Vec<Follower<B>>,
     /// Where this publisher may go past subscribers: what it leaves alone.
     pub(super) floor: Option<Floor>,
-    sleeper: Sleeper,
+    pub(super) sleeper: Sleeper,
 }
 
 /// Where the next message goes. Dropping it leaves the ring as it was.
@@ -293,10 +293,10 @@ impl<B: Backend> RingPublisher<B> {
     #[inline(always)]
     pub fn commit(&mut self, claim: Claim, len: u32) {
         debug_assert_eq!(claim.sequence, self.head);
-        if claim.place < NOWHERE {
-            self.arena.take(claim.sequence, claim.place, u64::from(len));
+        if claim.place != INLINE {
+            self.take_span(claim, len);
         }
-        if self.room == 0 || claim.place == NOWHERE {
+        if self.room == 0 {
             return self.commit_passed_over(claim, len);
         }
         let slot = self.ring.slot(claim.sequence);
@@ -308,6 +308,13 @@ impl<B: Backend> RingPublisher<B> {
         B::store64(&slot.commit, stamp, site::PUBLISH_COMMIT);
         self.head = stamp;
         self.room -= 1;
+    }
+
+    fn take_span(&mut self, claim: Claim, len: u32) {
+        match &mut self.floor {
+            Some(floor) if claim.place == NOWHERE => floor.count_nowhere(),
+            _ => self.arena.take(claim.sequence, claim.place, u64::from(len)),
+        }
     }
 
     /// Looks at the subscribers after a message or batch, and wakes who sleeps.
@@ -330,6 +337,9 @@ impl<B: Backend> RingPublisher<B> {
     /// Returns at once when that has happened since the claim failed. May return early; claim again.
     #[cold]
     pub fn sleep(&mut self, deadline: Option<Instant>) {
+        if self.floor.as_ref().is_some_and(Floor::keeps) {
+            return self.sleep_for_kept(deadline);
+        }
         let Some(slowest) = self.slowest_follower() else {
             return;
         };

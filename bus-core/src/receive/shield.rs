@@ -172,11 +172,12 @@ impl Shield {
             let number = free.ok_or(Refused::Held)?;
             self.pins[number].set(Some(sequence));
             self.pinned.set(self.pinned.get() + 1);
-            // ORDERING: before the cursor, by that one's release.
+            // ORDERING: before the cursor, by that one's release. Of its own it pairs with the publisher's `FLOOR_PIN` as giving back
+            // does: who finds this message here, and no longer the pin's last one, has seen the reads of that one end.
             B::store64(
                 reader.pin(index, number),
                 sequence.wrapping_add(1),
-                site::RELAXED,
+                site::RELEASE_PIN,
             );
             self.live.set(self.live.get() & !(1 << ahead));
         }
