@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use bus_core::backend::{ReaderMemory, RingMemory};
 use bus_core::memory::layout::{
-    BellLine, INLINE, Identity, Line, ReaderHeader, RegistryPage, RingHeader, SlotHeader,
+    BellLine, INLINE, Identity, Line, NOWHERE, ReaderHeader, RegistryPage, RingHeader, SlotHeader,
 };
 use loom::sync::atomic::AtomicU64;
 
@@ -80,14 +80,16 @@ impl ModelRing {
         self.0.arena.len()
     }
 
-    /// The payload of a message: its slot's, or that of each unit that it takes in the arena.
+    /// The payload of a message: its slot's, or that of each unit that it takes in the arena, or none where it lies nowhere.
     pub fn payload(&self, sequence: u64, place: u32, len: u32) -> &[Payload] {
-        let units: Range<usize> = if place == INLINE {
-            assert!(len <= SLOT_BYTES, "the slot holds it");
-            let slot = self.index(sequence);
-            return &self.0.inline[slot..=slot];
-        } else {
-            place as usize..place as usize + len.div_ceil(UNIT_BYTES) as usize
+        let units: Range<usize> = match place {
+            INLINE => {
+                assert!(len <= SLOT_BYTES, "the slot holds it");
+                let slot = self.index(sequence);
+                return &self.0.inline[slot..=slot];
+            }
+            NOWHERE => return &[],
+            unit => unit as usize..unit as usize + len.div_ceil(UNIT_BYTES) as usize,
         };
         &self.0.arena[units]
     }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use bus_core::receive::{Found, Receiver, RingReader};
+use bus_core::receive::{Found, Receiver, Refused, RingReader};
 
 use super::{Broker, Writer};
 use crate::Loom;
@@ -21,12 +21,18 @@ pub struct Subscriber {
 pub struct Held<'a> {
     ring: &'a RingReader<Loom>,
     found: Found,
+    lost: u64,
 }
 
 impl Held<'_> {
     /// Its sequence number.
     pub fn sequence(&self) -> u64 {
         self.found.sequence
+    }
+
+    /// Messages lost right before it.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// Its publisher.
@@ -78,6 +84,10 @@ impl Subscriber {
             this.attach(writer, index);
             writer.adopt(id, &this.memory);
         }
+        if rules.is_some_and(|rules| rules.evicts) {
+            // Who has not joined is not waited for.
+            this.receiver.joined(0);
+        }
         this
     }
 
@@ -126,12 +136,29 @@ impl Subscriber {
         self.receiver.set_version(version);
     }
 
+    /// Messages lost up to now.
+    pub fn lost(&self) -> u64 {
+        self.receiver.lost()
+    }
+
+    /// Receives a message, if there is one, or why its ring refuses.
+    pub fn try_take(&self) -> Result<Option<Held<'_>>, Refused> {
+        let Some((ring, found)) = self.receiver.poll() else {
+            return self
+                .receiver
+                .refusal()
+                .map_or(Ok(None), |(_, why)| Err(why));
+        };
+        let lost = ring.take_lost();
+        let held = Held { ring, found, lost };
+        held.check();
+        Ok(Some(held))
+    }
+
     /// Receives a message, if there is one.
     pub fn take(&self) -> Option<Held<'_>> {
-        let (ring, found) = self.receiver.poll()?;
-        let held = Held { ring, found };
-        held.check();
-        Some(held)
+        let taken = self.try_take();
+        taken.unwrap_or_else(|refused| panic!("{refused:?}"))
     }
 
     /// Receives and releases a message, if there is one; whether.
@@ -150,6 +177,7 @@ impl Subscriber {
             Held {
                 ring,
                 found: *found,
+                lost: 0,
             }
             .check();
         }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bus_core::Overrun;
 use bus_core::backend::RingMemory;
@@ -164,6 +165,21 @@ impl Writer {
         while !self.try_send(len) {
             self.ring.sleep(None);
         }
+    }
+
+    /// Evicts whoever stands in the way now, as if all its time was over; whether there was anybody.
+    pub fn evict(&mut self) -> bool {
+        self.ring.evict_stalled(Duration::ZERO)
+    }
+
+    /// Whether this subscriber was evicted.
+    pub fn has_evicted(&self, id: u64) -> bool {
+        self.ring.has_evicted(id)
+    }
+
+    /// Messages that lie nowhere.
+    pub fn nowhere(&self) -> u64 {
+        self.ring.nowhere()
     }
 
     /// Publishes as many messages of `len` bytes as a batch may have now, `wanted` at most; how many.

@@ -6,11 +6,16 @@
 
 mod batch;
 mod end;
+mod evict;
+mod hold;
 mod join;
+mod join_past;
+mod past;
 mod publish;
 mod room;
 mod sleep;
 mod stop;
+mod tally;
 
 use loom::model::Builder;
 
@@ -53,8 +58,31 @@ impl Model {
 /// Steps of one execution; one that takes more does not come to an end.
 const MAX_BRANCHES: usize = 5_000;
 
-/// All models.
+/// All models; first those that are quickest to miss an ordering.
 pub const MODELS: &[Model] = &[
+    Model::new("past.replaced", 3, past::replaced),
+    Model::new("past.laps", 2, past::laps),
+    Model::new("past.window", 2, past::window),
+    Model::new("past.arena", 2, past::arena),
+    Model::new("past.two-readers", 2, past::two_readers),
+    Model::new("past.sleeps", 2, past::sleeps),
+    Model::new("hold.pinned", 3, hold::pinned),
+    Model::new("hold.unpinned", 3, hold::unpinned),
+    Model::new("hold.pinned-again", 3, hold::pinned_again),
+    Model::new("hold.island", 2, hold::island),
+    Model::new("hold.nowhere", 3, hold::nowhere),
+    Model::new("hold.held-too-many", 2, hold::held_too_many),
+    Model::new("hold.beside-reader", 2, hold::beside_reader),
+    Model::new("hold.room-again", 2, hold::room_again),
+    Model::new("hold.nowhere-replaced", 3, hold::nowhere_replaced),
+    Model::new("evict.waits-for-pin", 2, evict::waits_for_pin),
+    Model::new("evict.waits", 2, evict::waits),
+    Model::new("evict.stalled", 2, evict::stalled),
+    Model::new("join.lossy", 2, join_past::lossy),
+    Model::new("join.lossy-history", 2, join_past::lossy_history),
+    Model::new("join.lossy-arena", 2, join_past::lossy_arena),
+    Model::new("join.lossy-batch", 2, join_past::lossy_batch),
+    Model::new("join.evicting", 2, join_past::evicting),
     Model::new("publish.content", 3, publish::content),
     Model::new("publish.laps", 3, publish::laps),
     Model::new("publish.arena", 3, publish::arena),
