@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::commands::{cost, latency, stopped, throughput, wake};
+use crate::commands::{cost, latency, state, stopped, throughput, wake};
 use crate::side;
 use crate::subject::{DEFAULT, Subject};
 use anyhow::Result;
@@ -30,6 +30,8 @@ enum Command {
     Throughput(throughput::Options),
     /// The round trip with both sides asleep, against a bare futex
     Wake(wake::Options),
+    /// Reading a state that does not change, against private memory
+    State(state::Options),
     /// What subscribers that stand still cost the publisher of a lossy topic
     Stopped(stopped::Options),
     /// What a message costs besides time
@@ -52,6 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Latency(options) => latency::run(options, subject)?,
         Command::Throughput(options) => throughput::run(options, subject)?,
         Command::Wake(options) => wake::run(options, subject)?,
+        Command::State(options) => state::run(options)?,
         Command::Stopped(options) => stopped::run(options)?,
         Command::Cost(options) => cost::run(options, subject)?,
         Command::Side { side } => return side::run(side),

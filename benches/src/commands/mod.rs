@@ -3,6 +3,7 @@
 pub mod cost;
 mod joins;
 pub mod latency;
+pub mod state;
 pub mod stopped;
 pub mod throughput;
 pub mod wake;

@@ -65,7 +65,7 @@ impl<K: Key, V: Payload> KeyedState<K, V> {
     }
 
     /// Takes over what is new, if anything is.
-    #[inline]
+    #[inline(always)]
     fn look(&mut self) -> Result<()> {
         if self.inlet.quiet() {
             return Ok(());

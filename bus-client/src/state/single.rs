@@ -62,7 +62,7 @@ impl<T: Payload> State<T> {
     /// # Errors
     /// [`Error::Topic`](crate::Error::Topic) where what a writer sent is not valid: the next call goes on behind it, and the value stays
     /// what it was.
-    #[inline]
+    #[inline(always)]
     pub fn get(&mut self) -> Result<Option<&T::Archived>> {
         if !self.inlet.quiet() {
             self.look()?;
