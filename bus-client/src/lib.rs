@@ -85,3 +85,8 @@ pub use topic::TopicBuilder;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// Those of the documents compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/delivery.md")]
+struct Documents;
