@@ -53,6 +53,13 @@ done
 calls="$(of "bus floor" "sleep_calls wake_calls wake_calls_per_sleep")"
 figures "$trip $calls $paced" wake --seconds 1 --rounds 1 --spins 0,20
 
+versus="$(of "with without" "msgs_per_s $percentiles") ratio $(of "ratio" "p50 p99 p999")"
+bursts="$(of "with\.single without\.single with\.burst without\.burst" "$percentiles") $(of "ratio\.single ratio\.burst" "p50 p99")"
+figures "$versus $bursts always\.msgs_per_s ratio\.always" batching --seconds 1 --rounds 1
+for content in telemetry quotes random; do
+    figures "$versus size_ratio" compression --seconds 0.5 --rounds 1 --content "$content"
+done
+
 sides="$(of "bus.publisher bus.subscriber floor.publisher floor.subscriber" \
     "syscalls_per_msg context_switches_per_msg allocations_per_msg page_faults_per_msg resident_kib")"
 joins="$(of "bus.topics_1 bus.topics_20" "joins_per_s join_p50_us join_p99_us publisher_join_p50_us \

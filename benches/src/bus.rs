@@ -90,6 +90,15 @@ impl Transport for Bus {
 
 /// The topic of a link, set up as a user sets up one whose largest message is known.
 fn topic(place: &Place<'_>) -> Result<TopicBuilder> {
+    topic_for(place, place.job.payload, place.job.payload)
+}
+
+/// The topic of a link, set up as a user sets up one whose messages are known: `usual` bytes fit its slots, and no
+/// message is longer than `longest`.
+///
+/// # Errors
+/// The side was not told of a broker, or it does not answer.
+pub fn topic_for(place: &Place<'_>, usual: usize, longest: usize) -> Result<TopicBuilder> {
     let job = place.job;
     let socket = place
         .socket
@@ -99,8 +108,8 @@ fn topic(place: &Place<'_>) -> Result<TopicBuilder> {
     let topic = bus
         .topic(format!("{}/link-{}", place.name, place.link))?
         .depth(depth)
-        .stride(stride(job.payload))
-        .max_payload(job.payload as u64);
+        .stride(stride(usual))
+        .max_payload(longest as u64);
     Ok(if job.lossy { topic.lossy() } else { topic })
 }
 

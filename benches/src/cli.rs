@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::commands::{cost, latency, state, stopped, throughput, wake};
+use crate::commands::{batching, compression, cost, latency, state, stopped, throughput, wake};
 use crate::side;
 use crate::subject::{DEFAULT, Subject};
 use anyhow::Result;
@@ -36,6 +36,10 @@ enum Command {
     Stopped(stopped::Options),
     /// What a message costs besides time
     Cost(cost::Options),
+    /// Coalescing of small messages, against bus as it is
+    Batching(batching::Options),
+    /// Compression of large messages, against bus as it is
+    Compression(compression::Options),
     /// One side of a job: started by bus-bench itself
     #[command(name = side::SUBCOMMAND, hide = true)]
     Side {
@@ -57,6 +61,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::State(options) => state::run(options)?,
         Command::Stopped(options) => stopped::run(options)?,
         Command::Cost(options) => cost::run(options, subject)?,
+        Command::Batching(options) => batching::run(options, subject)?,
+        Command::Compression(options) => compression::run(options, subject)?,
         Command::Side { side } => return side::run(side),
     };
     report.print(arguments.json)

@@ -11,7 +11,6 @@ use crate::floor::{layout, memory};
 use crate::job::{Job, Role};
 use crate::outcome::Outcome;
 use crate::side::{BEGIN, GO, READY, SUBCOMMAND, Side};
-use crate::subject::Subject;
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
@@ -110,9 +109,7 @@ impl Crew {
         // ORDERING: Relaxed: only the number counts.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("bench-{}-{number}", std::process::id());
-        let broker = (job.subject == Subject::Bus)
-            .then(Broker::start)
-            .transpose()?;
+        let broker = job.subject.on_bus().then(Broker::start).transpose()?;
         let socket = broker.as_ref().map(Broker::socket);
         let (sender, events) = channel();
         let mut crew = Self {

@@ -1,6 +1,9 @@
 //! What one set of processes is to do: the parent writes it, each child reads it.
 
 use crate::clock::Tick;
+use crate::coalesced::Coalescing;
+use crate::content::Content;
+use crate::payload::Payload;
 use crate::subject::Subject;
 use serde::{Deserialize, Serialize};
 
@@ -23,10 +26,15 @@ pub struct Job {
     pub work: Work,
     /// Bytes of a message.
     pub payload: usize,
+    /// What these bytes are.
+    pub content: Content,
     /// Messages that a ring holds, a power of two.
     pub depth: usize,
-    /// Messages handed over at a time.
+    /// Messages handed over at a time. Of a bounce: messages sent one after the other before the first answer is
+    /// waited for; such a bounce has an interval.
     pub batch: usize,
+    /// How messages are coalesced, where they are.
+    pub coalescing: Coalescing,
     /// Publishers on a link.
     pub publishers: usize,
     /// Subscribers on a link.
@@ -35,6 +43,8 @@ pub struct Job {
     pub warm_up: u64,
     /// Messages of each publisher that are measured.
     pub messages: u64,
+    /// Messages of a stretch of a stream that is timed by itself.
+    pub stretch: Option<u64>,
     /// Processor pauses between two polls that found nothing.
     pub pauses: u32,
     /// How long a side of bus looks again before it sleeps, in microseconds; as bus does by
@@ -129,12 +139,15 @@ impl Job {
             work: Work::Bounce { interval_us },
             // A line and a futex carry their word and nothing else.
             payload: if subject.fixed_word() { 8 } else { payload },
+            content: Content::default(),
             depth: depth(payload),
             batch: 1,
+            coalescing: Coalescing::default(),
             publishers: 1,
             subscribers: 1,
             warm_up: (messages / 10).clamp(1, 10_000),
             messages,
+            stretch: None,
             pauses: 1,
             spin_us: None,
             lossy: false,
@@ -156,6 +169,12 @@ impl Job {
             Work::Copy => vec![Role::Copier],
             Work::Join { .. } => vec![Role::Joiner],
         }
+    }
+
+    /// The messages that each publisher sends.
+    #[must_use]
+    pub fn messages(&self) -> Payload {
+        Payload::new(self.content, self.payload)
     }
 
     /// Are there more processes than processors?

@@ -2,11 +2,12 @@
 //! same minute with nothing but a cache line, a futex, or a minimal ring.
 //!
 //! - [`subject`]: what is measured, and where a transport is plugged in.
-//! - [`bus`]: bus itself. [`floor`]: the floors.
+//! - [`bus`]: bus itself. [`floor`]: the floors. [`coalesced`], [`compressed`]: what could be put on top of bus.
 //! - [`measure`]: the loops that every transport runs through.
 //! - [`joins`]: the time and memory that joining takes.
 //! - [`harness`], [`side`], [`job`], [`outcome`]: one process for each side.
-//! - [`brackets`], [`trips`], [`report`]: rounds, ratios, figures.
+//! - [`brackets`], [`turns`], [`stretches`], [`trips`], [`report`]: rounds, ratios, figures.
+//! - [`payload`], [`content`]: what is sent.
 //! - [`counters`]: what a message costs besides time.
 //! - [`commands`], [`cli`]: the program.
 //!
@@ -20,7 +21,10 @@ pub mod brackets;
 pub mod bus;
 pub mod cli;
 pub mod clock;
+pub mod coalesced;
 pub mod commands;
+pub mod compressed;
+pub mod content;
 pub mod counters;
 pub mod floor;
 pub mod harness;
@@ -32,5 +36,7 @@ pub mod patience;
 pub mod payload;
 pub mod report;
 pub mod side;
+pub mod stretches;
 pub mod subject;
 pub mod trips;
+pub mod turns;

@@ -8,6 +8,7 @@ use crate::job::{Job, Role, Work};
 use crate::outcome::{Outcome, Window};
 use crate::payload::{Payload, Tally};
 use crate::side::{Side, Signal};
+use crate::stretches::Stretches;
 use crate::subject::{Place, Publish, Receive, Transport};
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
@@ -78,7 +79,7 @@ pub fn perform<T: Transport>(
 
 /// Times each round trip. At once: from send to send, one look at the clock each,
 /// taken while the next message is in the air. With an interval: from before the
-/// send to after the receipt.
+/// send to after the receipt, for each message of a burst.
 fn ping(
     job: &Job,
     interval_us: u64,
@@ -86,7 +87,7 @@ fn ping(
     mut out: impl Publish,
     mut back: impl Receive,
 ) -> Result<Outcome> {
-    let mut payload = Payload::new(job.payload);
+    let mut payload = job.messages();
     let mut tally = Tally::default();
     let mut trips = Histogram::<u64>::new_with_bounds(1, job.tick.ticks(LONGEST_NS).max(2), 3)?;
     let interval = job.tick.ticks(interval_us * 1000);
@@ -108,19 +109,33 @@ fn ping(
         back.receive(1, &mut tally)?;
     } else {
         let mut due = clock::now();
-        for _ in 0..job.messages {
+        let mut sent = vec![0; job.batch];
+        for _ in 0..job.messages / job.batch as u64 {
             due = due.wrapping_add(interval);
             while (clock::now().wrapping_sub(due) as i64) < 0 {
                 std::hint::spin_loop();
             }
-            let sent = clock::now();
-            out.publish(&mut payload, 1)?;
-            back.receive(1, &mut tally)?;
-            trips.saturating_record(clock::now().wrapping_sub(sent));
+            for at in &mut sent {
+                *at = clock::now();
+                out.publish(&mut payload, 1)?;
+            }
+            out.flush()?;
+            let mut waiting = sent.as_slice();
+            while !waiting.is_empty() {
+                let before = tally.count();
+                back.receive(1, &mut tally)?;
+                let now = clock::now();
+                let answers = ((tally.count() - before) as usize).min(waiting.len());
+                let (answered, rest) = waiting.split_at(answers);
+                for at in answered {
+                    trips.saturating_record(now.wrapping_sub(*at));
+                }
+                waiting = rest;
+            }
         }
     }
     let outcome = window.close()?;
-    tally.check(job.payload, job.warm_up + job.messages, 1)?;
+    tally.check(job.messages(), job.warm_up + job.messages, 1)?;
     let trips = trips
         .iter_recorded()
         .map(|at| {
@@ -134,29 +149,49 @@ fn ping(
 }
 
 fn pong(job: &Job, traced: bool, mut out: impl Publish, mut back: impl Receive) -> Result<Outcome> {
-    let mut payload = Payload::new(job.payload);
+    let mut payload = job.messages();
     let mut tally = Tally::default();
-    let mut answer = |messages| {
-        for _ in 0..messages {
-            back.receive(1, &mut tally)?;
-            out.publish(&mut payload, 1)?;
+    let mut answer_until = |count: u64, tally: &mut Tally| {
+        while tally.count() < count {
+            let before = tally.count();
+            back.receive(1, tally)?;
+            for _ in before..tally.count() {
+                out.publish(&mut payload, 1)?;
+            }
+            out.flush()?;
         }
         anyhow::Ok(())
     };
-    answer(job.warm_up)?;
+    answer_until(job.warm_up, &mut tally)?;
     let window = Window::open(traced)?;
-    answer(job.messages)?;
+    answer_until(job.warm_up + job.messages, &mut tally)?;
     let outcome = window.close()?;
-    tally.check(job.payload, job.warm_up + job.messages, 1)?;
+    tally.check(job.messages(), job.warm_up + job.messages, 1)?;
     Ok(outcome)
 }
 
 fn publish_stream(job: &Job, traced: bool, out: &mut impl Publish) -> Result<Outcome> {
-    let mut payload = Payload::new(job.payload);
+    let mut payload = job.messages();
     publish_all(job.warm_up, job.batch, &mut payload, out)?;
     let window = Window::open(traced)?;
-    publish_all(job.messages, job.batch, &mut payload, out)?;
-    window.close()
+    let before = out.slots().unwrap_or(0);
+    let mut stretches = Stretches::new(job.stretch);
+    stretches.begin(0)?;
+    let mut sent = 0;
+    while sent < job.messages {
+        let until = stretches.end().min(job.messages);
+        publish_all(until - sent, job.batch, &mut payload, out)?;
+        sent = until;
+        if sent >= stretches.end() {
+            stretches.next(sent)?;
+        }
+    }
+    let slots = out.slots().map_or(job.messages, |after| after - before);
+    Ok(Outcome {
+        slots,
+        stretches: stretches.finish(),
+        ..window.close()?
+    })
 }
 
 /// Publishes half a ring at a time, and times only that.
@@ -166,7 +201,7 @@ fn publish_bursts(
     place: Place<'_>,
     mut out: impl Publish,
 ) -> Result<Outcome> {
-    let mut payload = Payload::new(job.payload);
+    let mut payload = job.messages();
     let mut patience = place.patience();
     let read: Vec<_> = (0..job.subscribers)
         .map(|index| memory.word(layout::board(index)))
@@ -220,7 +255,7 @@ fn publish_all(
         out.publish(payload, now as usize)?;
         left -= now;
     }
-    Ok(())
+    out.flush()
 }
 
 fn subscribe(
@@ -233,10 +268,15 @@ fn subscribe(
     let board = memory.word(layout::board(index));
     let posts = job.work == Work::Burst;
     let mut tally = Tally::default();
+    let mut stretches = Stretches::new(job.stretch);
     let mut read_until = |count: u64, tally: &mut Tally| {
+        stretches.begin(tally.count())?;
         while tally.count() < count {
             let left = count - tally.count();
             from.receive(left.min(job.batch as u64) as usize, tally)?;
+            if tally.count() >= stretches.end() {
+                stretches.next(tally.count())?;
+            }
             if posts {
                 // ORDERING: Release pairs with the Acquire load of the board in `publish_bursts`.
                 board.store(tally.count(), Ordering::Release);
@@ -249,8 +289,11 @@ fn subscribe(
     let window = Window::open(traced)?;
     read_until((job.warm_up + job.messages) * publishers, &mut tally)?;
     let outcome = window.close()?;
-    tally.check(job.payload, job.warm_up + job.messages, publishers)?;
-    Ok(outcome)
+    tally.check(job.messages(), job.warm_up + job.messages, publishers)?;
+    Ok(Outcome {
+        stretches: stretches.finish(),
+        ..outcome
+    })
 }
 
 fn copy(job: &Job, mut copier: Copier) -> Result<Outcome> {

@@ -5,6 +5,7 @@ use crate::counters::memory::Resident;
 use crate::counters::usage::Usage;
 use crate::counters::{allocations, syscalls};
 use crate::joins::Joins;
+use crate::stretches::Stretch;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,10 @@ pub struct Outcome {
     pub burst_cpu_ns: u64,
     /// Round trips: length in picoseconds, and how many were so long.
     pub trips: Vec<(u64, u64)>,
+    /// The stretches of a stream, where they were asked for.
+    pub stretches: Vec<Stretch>,
+    /// Slots of the ring that the messages took, of a publisher that can put several into one.
+    pub slots: u64,
     /// Context switches and page faults.
     pub usage: Usage,
     /// Calls of the allocator.

@@ -2,14 +2,12 @@
 //! bytes and read every one of them.
 //!
 //! A message carries a number in its first eight bytes (fewer, if it is shorter)
-//! and a constant pattern after them. A reader adds up all words of all
+//! and its content after them. A reader adds up all words of all
 //! messages; the sum is compared at the end of a run, so that a lost, doubled
 //! or torn message fails the run.
 
+use crate::content::Content;
 use anyhow::{Result, ensure};
-
-/// The byte that fills a message behind its sequence.
-const PATTERN: u8 = 0x5a;
 
 /// Adds up a message's bytes as little-endian words, the last one short.
 ///
@@ -58,14 +56,14 @@ pub struct Payload {
 impl Payload {
     /// Messages of `len` bytes, numbered from 0, in a circle of up to 65.
     #[must_use]
-    pub fn new(len: usize) -> Self {
+    pub fn new(content: Content, len: usize) -> Self {
         let prepared = match (PREPARED_BYTES / len.max(1)).min(MOST_PREPARED) {
             0 | 1 => 1,
             // Odd, while a ring's depth is a power of two: what a slot held a lap ago is
             // another message, so reading it again changes the sum.
             several => several | 1,
         };
-        let mut bytes = vec![PATTERN; len * prepared];
+        let mut bytes = content.bytes(len * prepared);
         for (message, sequence) in bytes.chunks_mut(len.max(1)).zip(0..) {
             stamp(message, sequence);
         }
@@ -141,13 +139,11 @@ impl Tally {
         self.count
     }
 
-    /// Checks that exactly `messages` messages of `len` bytes came from each of
-    /// `publishers`.
+    /// Checks that exactly the first `messages` of `payload` came from each of `publishers`.
     ///
     /// # Errors
     /// The count or the sum differs: the transport lost, doubled or tore a message.
-    pub fn check(&self, len: usize, messages: u64, publishers: u64) -> Result<()> {
-        let mut payload = Payload::new(len);
+    pub fn check(&self, mut payload: Payload, messages: u64, publishers: u64) -> Result<()> {
         let mut sum = 0_u64;
         for _ in 0..messages {
             sum = sum.wrapping_add(digest(payload.next_message()));
@@ -169,23 +165,27 @@ impl Tally {
 mod tests {
     use super::*;
 
+    fn of(len: usize) -> Payload {
+        Payload::new(Content::Pattern, len)
+    }
+
     #[test]
     fn a_changed_lost_or_doubled_message_is_noticed() {
         for len in [1, 7, 8, 9, 40, 4096, 20_000] {
-            let mut payload = Payload::new(len);
+            let mut payload = of(len);
             let mut tally = Tally::default();
             for _ in 0..100 {
                 tally.take(payload.next_message());
             }
-            tally.check(len, 100, 1).expect("all there");
-            assert!(tally.check(len, 101, 1).is_err());
-            assert!(tally.check(len, 50, 1).is_err());
+            tally.check(of(len), 100, 1).expect("all there");
+            assert!(tally.check(of(len), 101, 1).is_err());
+            assert!(tally.check(of(len), 50, 1).is_err());
             let mut torn = Tally {
                 count: 100,
                 sum: tally.sum,
             };
             torn.sum = torn.sum.wrapping_add(1);
-            assert!(torn.check(len, 100, 1).is_err());
+            assert!(torn.check(of(len), 100, 1).is_err());
         }
     }
 
@@ -199,7 +199,7 @@ mod tests {
             (4096, 64),
             (65_536, 8),
         ] {
-            let mut payload = Payload::new(len);
+            let mut payload = of(len);
             let late = digest(payload.next_message());
             for _ in 1..depth {
                 payload.next_message();
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn messages_handed_out_together_are_the_same() {
         for len in [0, 1, 40, 4000] {
-            let (mut single, mut several) = (Payload::new(len), Payload::new(len));
+            let (mut single, mut several) = (of(len), of(len));
             assert!(several.prepared());
             for count in [1, 7, 200] {
                 for message in several.next_messages(count) {
@@ -223,18 +223,18 @@ mod tests {
                 }
             }
         }
-        assert!(!Payload::new(20_000).prepared());
+        assert!(!of(20_000).prepared());
     }
 
     #[test]
     fn several_publishers_send_the_same() {
         let mut tally = Tally::default();
         for _ in 0..3 {
-            let mut payload = Payload::new(12);
+            let mut payload = of(12);
             for _ in 0..10 {
                 tally.take(payload.next_message());
             }
         }
-        tally.check(12, 10, 3).expect("three times ten");
+        tally.check(of(12), 10, 3).expect("three times ten");
     }
 }

@@ -7,6 +7,8 @@
 //! by default, name it in [`DEFAULT`].
 
 use crate::bus::Bus;
+use crate::coalesced::Coalesced;
+use crate::compressed::Compressed;
 use crate::floor::futex::Futex;
 use crate::floor::line::Lines;
 use crate::floor::memory::Shared;
@@ -39,6 +41,12 @@ pub enum Subject {
     Packed,
     /// Bus.
     Bus,
+    /// Bus, with a publisher that coalesces messages.
+    #[value(skip)]
+    Coalesced,
+    /// Bus, with compressed payloads.
+    #[value(skip)]
+    Compressed,
 }
 
 impl Subject {
@@ -51,7 +59,15 @@ impl Subject {
             Self::Stamped => "stamped",
             Self::Packed => "packed",
             Self::Bus => "bus",
+            Self::Coalesced => "coalesced",
+            Self::Compressed => "compressed",
         }
+    }
+
+    /// Does it need a broker?
+    #[must_use]
+    pub fn on_bus(self) -> bool {
+        matches!(self, Self::Bus | Self::Coalesced | Self::Compressed)
     }
 
     /// Does it carry one word and nothing else, one message at a time?
@@ -75,6 +91,8 @@ pub fn perform(side: &Side, memory: &'static Shared, signal: &mut Signal) -> Res
         Subject::Stamped => measure::perform::<Stamped>(side, memory, signal),
         Subject::Packed => measure::perform::<Packed>(side, memory, signal),
         Subject::Bus => measure::perform::<Bus>(side, memory, signal),
+        Subject::Coalesced => measure::perform::<Coalesced>(side, memory, signal),
+        Subject::Compressed => measure::perform::<Compressed>(side, memory, signal),
     }
 }
 
@@ -108,12 +126,27 @@ pub trait Publish {
     /// # Errors
     /// The transport failed; the run ends.
     fn publish(&mut self, payload: &mut Payload, batch: usize) -> Result<()>;
+
+    /// Sends what it has taken and not yet sent, if it does such a thing.
+    ///
+    /// # Errors
+    /// The transport failed; the run ends.
+    #[inline]
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Slots of the ring taken so far, where that is not the number of messages.
+    fn slots(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Receives messages.
 pub trait Receive {
     /// Waits for a message, then reads what is there, `limit` messages at most, all
-    /// bytes of each, into `tally`, and releases it.
+    /// bytes of each, into `tally`, and releases it. Messages that came as one are read together,
+    /// also beyond the limit.
     ///
     /// # Errors
     /// The transport failed; the run ends.

@@ -131,6 +131,60 @@ fn bus_is_measured_in_every_shape() {
 }
 
 #[test]
+fn batching_is_measured_with_and_without() {
+    for shape in [
+        &["--payload", "8"][..],
+        &[
+            "--payload",
+            "40",
+            "--pack",
+            "112",
+            "--in-slots",
+            "--burst",
+            "7",
+        ],
+    ] {
+        let run = [
+            &["batching", "--seconds", "0.4", "--rounds", "1"][..],
+            shape,
+        ]
+        .concat();
+        let figures = figures(&run);
+        for key in ["", "single.", "burst."] {
+            assert!(number(&figures, &format!("with.{key}p50_ns")) > 0.0);
+            assert!(number(&figures, &format!("ratio.{key}p99")) > 0.0);
+        }
+        assert!(number(&figures, "with.msgs_per_s") > 0.0);
+        assert!(number(&figures, "ratio") > 0.0);
+        // Every pack is full but the last of the run, and who waits for packs to fill sends no single message.
+        let least = if shape.contains(&"40") { 1.9 } else { 120.0 };
+        let packed = number(&figures, "always.messages_per_slot");
+        assert!(packed > least, "{packed} messages in a slot");
+        assert!(number(&figures, "with.messages_per_slot") >= 1.0);
+    }
+}
+
+#[test]
+fn compression_is_measured_with_and_without() {
+    // Short messages: unoptimised, long ones take minutes to compress.
+    let figures = figures(&[
+        "compression",
+        "--seconds",
+        "0.2",
+        "--rounds",
+        "1",
+        "--payload",
+        "64",
+    ]);
+    // As they are behind a length, or a little shorter.
+    let longer = number(&figures, "size_ratio");
+    assert!((1.0..=1.125).contains(&longer), "{longer}");
+    for key in ["with.msgs_per_s", "without.bytes_per_s", "ratio.p50"] {
+        assert!(number(&figures, key) > 0.0, "{key}");
+    }
+}
+
+#[test]
 fn bus_is_woken_at_most_once_a_message() {
     let figures = figures(&[
         "wake",
@@ -220,6 +274,15 @@ fn bad_arguments_are_refused_with_a_reason() {
             "1 GiB",
         ),
         (&["latency", "--seconds", "0"], "more than 0"),
+        (&["batching", "--subject", "stamped"], "leave out --subject"),
+        (
+            &["batching", "--payload", "65536", "--burst", "64"],
+            "smaller --burst",
+        ),
+        (
+            &["compression", "--subject", "packed"],
+            "leave out --subject",
+        ),
         (&["side", "{}"], "for bus-bench itself"),
     ] {
         let output = program()

@@ -6,6 +6,8 @@
 //! `joins`.
 
 use crate::clock::Tick;
+use crate::coalesced::Coalescing;
+use crate::content::Content;
 use crate::harness;
 use crate::job::{Job, Role, Work, depth};
 use crate::report::Report;
@@ -49,12 +51,15 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
             subject,
             work: Work::Stream,
             payload,
+            content: Content::default(),
             depth: depth(payload),
             batch: 1,
+            coalescing: Coalescing::default(),
             publishers: 1,
             subscribers: 1,
             warm_up: 2 * depth(payload) as u64,
             messages: options.messages,
+            stretch: None,
             pauses: 1,
             spin_us: None,
             lossy: false,

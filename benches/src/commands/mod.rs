@@ -1,11 +1,14 @@
 //! The subcommands, one a file.
 
+pub mod batching;
+pub mod compression;
 pub mod cost;
 mod joins;
 pub mod latency;
 pub mod state;
 pub mod stopped;
 pub mod throughput;
+mod versus;
 pub mod wake;
 
 use crate::harness;

@@ -5,6 +5,8 @@
 
 use super::ring_depth;
 use crate::clock::Tick;
+use crate::coalesced::Coalescing;
+use crate::content::Content;
 use crate::harness;
 use crate::job::{Job, Work};
 use crate::report::{Report, median};
@@ -47,12 +49,15 @@ pub fn run(options: &Options) -> Result<Report> {
             subject: Subject::Bus,
             work: Work::Burst,
             payload,
+            content: Content::default(),
             depth,
             batch: 1,
+            coalescing: Coalescing::default(),
             publishers: 1,
             subscribers: 1,
             warm_up: 2 * depth as u64,
             messages: MESSAGES.max(8 * depth as u64),
+            stretch: None,
             pauses: 1,
             spin_us: None,
             lossy: true,

@@ -4,6 +4,8 @@
 use super::ring_depth;
 use crate::brackets::{ATTEMPTS, Class, STEADY, round_trips};
 use crate::clock::Tick;
+use crate::coalesced::Coalescing;
+use crate::content::Content;
 use crate::harness;
 use crate::job::{Job, Work};
 use crate::report::{Report, median};
@@ -123,12 +125,15 @@ fn base_job(options: &Options) -> Result<Job> {
         subject: Subject::Stamped,
         work: Work::Stream,
         payload,
+        content: Content::default(),
         depth,
         batch: options.batch as usize,
+        coalescing: Coalescing::default(),
         publishers: usize::from(options.publishers),
         subscribers: usize::from(options.subscribers),
         warm_up: 2 * depth as u64,
         messages: 1,
+        stretch: None,
         pauses: u32::from(options.pauses),
         spin_us: None,
         lossy: false,
@@ -139,7 +144,7 @@ fn base_job(options: &Options) -> Result<Job> {
 }
 
 /// Sets the number of messages so that a round takes about `round_ns`.
-fn fit(job: Job, round_ns: f64) -> Result<Job> {
+pub(super) fn fit(job: Job, round_ns: f64) -> Result<Job> {
     let messages =
         ((TRIAL_BYTES / job.payload.max(64)) as u64).min(TRIAL_MESSAGES) / job.publishers as u64;
     let trial = Job {
@@ -155,7 +160,7 @@ fn fit(job: Job, round_ns: f64) -> Result<Job> {
 }
 
 /// On what the two processors are just now.
-fn probe(base: &Job, siblings_below: f64) -> Result<Class> {
+pub(super) fn probe(base: &Job, siblings_below: f64) -> Result<Class> {
     let job = Job::bounce(Subject::Lines, 8, base.tick, PROBE_TRIPS, 0);
     let ns = round_trips(&job)?.p50_ns();
     Ok(Class::of(ns, ns, siblings_below))
