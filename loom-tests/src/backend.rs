@@ -70,6 +70,7 @@ impl Backend for Loom {
     }
 
     fn store32(word: &Self::Word32, value: u32, site: Site) {
+        kernel::current().fuse.burn();
         // ORDERING: the site's, or none.
         word.atomic().store(value, ordering(site));
     }
@@ -80,6 +81,7 @@ impl Backend for Loom {
     }
 
     fn store64(word: &Self::Word64, value: u64, site: Site) {
+        kernel::current().fuse.burn();
         // ORDERING: the site's, or none.
         word.atomic().store(value, ordering(site));
     }

@@ -1,9 +1,10 @@
-//! What the kernel does in a model: fences for others, and sleep. One for each execution.
+//! What the kernel does in a model: fences for others, sleep, and a kill. One for each execution.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::fence::Fences;
+use crate::fuse::Fuse;
 use crate::futex::Futex;
 
 /// The kernel of one execution.
@@ -12,6 +13,8 @@ pub struct Kernel {
     pub fences: Fences,
     /// Who sleeps.
     pub futex: Futex,
+    /// Who stops, and when.
+    pub fuse: Fuse,
 }
 
 thread_local! {
@@ -24,6 +27,7 @@ pub fn boot(threads: usize) {
     let kernel = Kernel {
         fences: Fences::new(threads),
         futex: Futex::new(),
+        fuse: Fuse::default(),
     };
     KERNEL.set(Some(Rc::new(kernel)));
 }

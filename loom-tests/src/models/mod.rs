@@ -15,6 +15,7 @@ mod publish;
 mod room;
 mod sleep;
 mod stop;
+mod stop_past;
 mod tally;
 
 use loom::model::Builder;
@@ -58,7 +59,7 @@ impl Model {
 /// Steps of one execution; one that takes more does not come to an end.
 const MAX_BRANCHES: usize = 5_000;
 
-/// All models; first those that are quickest to miss an ordering.
+/// All models.
 pub const MODELS: &[Model] = &[
     Model::new("past.replaced", 3, past::replaced),
     Model::new("past.laps", 2, past::laps),
@@ -83,6 +84,10 @@ pub const MODELS: &[Model] = &[
     Model::new("join.lossy-arena", 2, join_past::lossy_arena),
     Model::new("join.lossy-batch", 2, join_past::lossy_batch),
     Model::new("join.evicting", 2, join_past::evicting),
+    Model::new("stop.past-after-floor", 2, stop_past::after_floor),
+    Model::new("stop.past-after-mark", 2, stop_past::after_mark),
+    Model::new("stop.past-after-place", 2, stop_past::after_place),
+    Model::new("stop.past-after-stamp", 2, stop_past::after_stamp),
     Model::new("publish.content", 3, publish::content),
     Model::new("publish.laps", 3, publish::laps),
     Model::new("publish.arena", 3, publish::arena),
