@@ -1,8 +1,11 @@
 //! A backend for one thread: plain cells for words, so that a test can set every one of them.
 //!
-//! Sleeping only notes that it happened; a wake-up is counted on the word that was rung.
+//! Sleeping only notes that it happened; a wake-up is counted on the word that was rung. Something can be done before each access, as the
+//! other side would on another processor.
 
-use std::cell::Cell;
+#![allow(dead_code, reason = "each test crate uses a part")]
+
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -13,6 +16,25 @@ use bus_core::memory::layout::{
 
 /// The backend.
 pub struct Cells;
+
+thread_local! {
+    static BETWEEN: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
+}
+
+/// Does `run`, and `between` before each of its accesses to a 64-bit word.
+pub fn interleave(between: impl FnMut() + 'static, run: impl FnOnce()) {
+    BETWEEN.set(Some(Box::new(between)));
+    run();
+    BETWEEN.set(None);
+}
+
+/// What is done between does not interrupt itself.
+fn interrupt() {
+    if let Some(mut between) = BETWEEN.take() {
+        between();
+        BETWEEN.set(Some(between));
+    }
+}
 
 /// A word that can be slept on.
 #[derive(Default)]
@@ -42,9 +64,11 @@ impl Backend for Cells {
         word.value.set(value);
     }
     fn load64(word: &Cell<u64>, _site: Site) -> u64 {
+        interrupt();
         word.get()
     }
     fn store64(word: &Cell<u64>, value: u64, _site: Site) {
+        interrupt();
         word.set(value);
     }
     fn light_fence(_site: Site) {}
