@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::commands::{batching, compression, cost, latency, state, stopped, throughput, wake};
+use crate::commands::{batching, compression, cost, handoff, latency, state, stopped, throughput, wake};
 use crate::side;
 use crate::subject::{DEFAULT, Subject};
 use anyhow::Result;
@@ -40,6 +40,8 @@ enum Command {
     Batching(batching::Options),
     /// Compression of large messages, against bus as it is
     Compression(compression::Options),
+    /// What a long message costs more than a short one, built and read in place
+    Handoff(handoff::Options),
     /// One side of a job: started by bus-bench itself
     #[command(name = side::SUBCOMMAND, hide = true)]
     Side {
@@ -63,6 +65,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Cost(options) => cost::run(options, subject)?,
         Command::Batching(options) => batching::run(options, subject)?,
         Command::Compression(options) => compression::run(options, subject)?,
+        Command::Handoff(options) => handoff::run(options)?,
         Command::Side { side } => return side::run(side),
     };
     report.print(arguments.json)

@@ -73,6 +73,8 @@ pub enum Work {
     /// Publish half a ring while there is room, wait until all have read it, again: the
     /// publisher's cost without waiting.
     Burst,
+    /// Hand messages over that are built in place, short ones and long ones in turns. Bus only.
+    HandOver,
     /// Copy memory, alone.
     Copy,
     /// Open a publisher and a subscriber on each of so many topics, then go on joining until
@@ -161,7 +163,7 @@ impl Job {
     #[must_use]
     pub fn roles(&self) -> Vec<Role> {
         match self.work {
-            Work::Bounce { .. } => vec![Role::Ping, Role::Pong],
+            Work::Bounce { .. } | Work::HandOver => vec![Role::Ping, Role::Pong],
             Work::Stream | Work::Burst => (0..self.publishers)
                 .map(Role::Publisher)
                 .chain((0..self.subscribers).map(Role::Subscriber))

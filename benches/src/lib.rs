@@ -4,7 +4,7 @@
 //! - [`subject`]: what is measured, and where a transport is plugged in.
 //! - [`bus`]: bus itself. [`floor`]: the floors. [`coalesced`], [`compressed`]: what could be put on top of bus.
 //! - [`measure`]: the loops that every transport runs through.
-//! - [`joins`]: the time and memory that joining takes.
+//! - [`joins`]: the time and memory that joining takes. [`handoff`]: messages built in place.
 //! - [`harness`], [`side`], [`job`], [`outcome`]: one process for each side.
 //! - [`brackets`], [`turns`], [`stretches`], [`trips`], [`report`]: rounds, ratios, figures.
 //! - [`payload`], [`content`]: what is sent.
@@ -27,6 +27,7 @@ pub mod compressed;
 pub mod content;
 pub mod counters;
 pub mod floor;
+pub mod handoff;
 pub mod harness;
 pub mod job;
 pub mod joins;

@@ -32,6 +32,8 @@ pub struct Outcome {
     pub allocations: u64,
     /// Resident memory at the end, in KiB.
     pub resident_kib: u64,
+    /// Medians of the round trips of two neighbouring blocks, in nanoseconds, if messages were handed over.
+    pub pairs: Vec<[f64; 2]>,
     /// What joining took, if that was the work.
     pub joins: Option<Joins>,
 }

@@ -14,6 +14,7 @@ use crate::floor::line::Lines;
 use crate::floor::memory::Shared;
 use crate::floor::packed::Packed;
 use crate::floor::stamped::Stamped;
+use crate::handoff;
 use crate::job::{Job, Role, Work};
 use crate::joins;
 use crate::measure;
@@ -84,6 +85,9 @@ impl Subject {
 pub fn perform(side: &Side, memory: &'static Shared, signal: &mut Signal) -> Result<Outcome> {
     if let (Work::Join { topics }, Role::Joiner) = (side.job.work, side.role) {
         return joins::perform(side, topics, signal);
+    }
+    if side.job.work == Work::HandOver {
+        return handoff::perform(side, signal);
     }
     match side.job.subject {
         Subject::Lines => measure::perform::<Lines>(side, memory, signal),

@@ -3,6 +3,7 @@
 pub mod batching;
 pub mod compression;
 pub mod cost;
+pub mod handoff;
 mod joins;
 pub mod latency;
 pub mod state;
