@@ -227,7 +227,7 @@ impl TopicSettings {
         let least = match (max_payload <= self.inline(), overruns) {
             (true, false) => Some(0),
             (true, true) => Some(longest),
-            (false, _) => longest.checked_mul(u64::from(keep) + 2),
+            (false, _) => longest.checked_mul(u64::from(keep) + 1 + u64::from(overruns)),
         };
         limit(
             arena.is_multiple_of(64)
@@ -235,7 +235,7 @@ impl TopicSettings {
                 && least.is_some_and(|least| arena >= least),
             "arena",
             arena,
-            "a multiple of 64 that holds keep + 2 of the longest payloads, up to 128 GiB",
+            "a multiple of 64 that holds keep + 1 of the longest payloads, or keep + 2 on a lossy or evicting topic, up to 128 GiB",
         )?;
         if let Delivery::Evict { after_us } = delivery {
             limit(
@@ -265,6 +265,13 @@ impl TopicSettings {
             "1 to 60",
         )?;
         Ok(self)
+    }
+
+    /// Whether the arena has no room to spare for the gaps between messages of any lengths.
+    pub fn tight_arena(&self) -> bool {
+        let longest = self.max_payload.next_multiple_of(64);
+        let ample = longest.saturating_mul(u64::from(self.keep).saturating_add(2));
+        self.arena < ample && !self.delivery.overruns()
     }
 
     /// Bytes of payload that lie in the slot itself.

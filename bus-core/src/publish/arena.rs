@@ -9,6 +9,10 @@
 //!   ------+-------------------+------------------------     `offset` is head's place in the arena)
 //! ```
 //! A span that is held although its time is over is an *island* in the free part: new spans go round it.
+//!
+//! **Cells.** What is in use can lie so that what is free before and behind it is long enough together, and alone is not: that costs up to
+//! one of the longest payloads. An arena that has no such room to spare is divided into cells of the longest payload, and no span lies
+//! in two of them. So `n` spans leave at least one of `n + 1` cells free, and as they lie one behind the other, it is the next one.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -20,12 +24,16 @@ const UNIT: u64 = 64;
 #[derive(Debug)]
 pub struct Arena {
     bytes: u64,
+    /// Bytes of each cell but the last, which has the remainder as well.
+    cell: u64,
     /// Bytes ever handed out, those passed over included.
     head: u64,
     /// Bytes ever given back.
     tail: u64,
     /// `head` within the arena.
     offset: u64,
+    /// Where the cell of `offset` ends.
+    cell_end: u64,
     /// What is in use, oldest first.
     spans: VecDeque<Span>,
     /// Bytes in the free part that are held, in any order.
@@ -35,6 +43,8 @@ pub struct Arena {
 #[derive(Debug)]
 struct Span {
     sequence: u64,
+    /// `head` at its first byte, behind what was passed over for it.
+    start: u64,
     /// `head` after it.
     end: u64,
 }
@@ -49,12 +59,30 @@ impl Arena {
         };
         Self {
             bytes,
+            cell: bytes,
             head: 0,
             tail: 0,
             offset: 0,
+            cell_end: bytes,
             spans: VecDeque::with_capacity(spans as usize),
             islands: Vec::new(),
         }
+    }
+
+    /// The same arena, still empty, in cells of `longest` bytes, up to a multiple of 64: no longer span is asked for, and it never
+    /// goes round anything.
+    pub fn in_cells(mut self, longest: u64) -> Self {
+        self.cell = longest.max(1).next_multiple_of(UNIT).min(self.bytes);
+        (self.offset, self.cell_end) = self.cell_behind(self.bytes);
+        self
+    }
+
+    /// Where the cell behind the one that ends at `end` begins and ends.
+    fn cell_behind(&self, end: u64) -> (u64, u64) {
+        let start = if end == self.bytes { 0 } else { end };
+        let left = self.bytes - start;
+        let last = left - self.cell < self.cell;
+        (start, start + if last { left } else { self.cell })
     }
 
     /// Bytes of the whole.
@@ -77,15 +105,16 @@ impl Arena {
 
     /// Where a span of this many bytes fits next, behind islands and the end of the arena.
     fn fit(&self, taken: u64) -> Option<u64> {
-        let mut start = self.offset;
+        let (mut start, mut cell_end) = (self.offset, self.cell_end);
         let mut wrapped = false;
         loop {
             let end = start + taken;
-            if end > self.bytes {
-                if wrapped {
+            if end > cell_end {
+                if cell_end == self.bytes && wrapped {
                     return None;
                 }
-                (start, wrapped) = (0, true);
+                wrapped |= cell_end == self.bytes;
+                (start, cell_end) = self.cell_behind(cell_end);
                 continue;
             }
             if wrapped && end > self.offset {
@@ -107,16 +136,21 @@ impl Arena {
 
     /// Bytes of the longest span that may start now.
     pub fn longest(&self) -> u64 {
-        let behind = self.islands.iter().map(|island| island.end);
-        let starts = behind.chain([self.offset, 0]);
-        starts.map(|start| self.run(start)).max().unwrap_or(0)
+        let behind = self.islands.iter().map(|island| (island.end, self.bytes));
+        let cells = [
+            (self.offset, self.cell_end),
+            self.cell_behind(self.cell_end),
+        ];
+        let starts = behind.chain(cells);
+        let runs = starts.map(|(start, cell_end)| self.run(start, cell_end));
+        runs.max().unwrap_or(0)
     }
 
     /// Bytes from this place on that are free now and in one piece.
-    fn run(&self, start: u64) -> u64 {
+    fn run(&self, start: u64, cell_end: u64) -> u64 {
         let on = self.islands.iter().filter(|island| island.end > start);
         let end = on.map(|island| island.start.max(start)).min();
-        let run = end.unwrap_or(self.bytes) - start;
+        let run = end.unwrap_or(cell_end) - start;
         // At the head itself, all round is as near as nothing: what starts there is counted from the head.
         run.min(self.free().saturating_sub(self.way_to(start)))
     }
@@ -126,15 +160,21 @@ impl Arena {
         let start = u64::from(place) * UNIT;
         // A message that turned out empty takes a unit as well, so that no two spans end at one place.
         let taken = len.max(1).next_multiple_of(UNIT);
-        self.head += self.way_to(start) + taken;
-        self.offset = start + taken;
-        if self.offset == self.bytes {
-            self.offset = 0;
-        }
+        let first = self.head + self.way_to(start);
+        self.head = first + taken;
         self.spans.push_back(Span {
             sequence,
+            start: first,
             end: self.head,
         });
+        let mut cell = (self.offset, self.cell_end);
+        while !(cell.0..cell.1).contains(&start) {
+            cell = self.cell_behind(cell.1);
+        }
+        (self.offset, self.cell_end) = (start + taken, cell.1);
+        if self.offset == self.cell_end {
+            (self.offset, self.cell_end) = self.cell_behind(self.cell_end);
+        }
     }
 
     /// Gives back the spans of all messages before `floor`; `next` is the sequence after the newest message.
@@ -142,13 +182,14 @@ impl Arena {
         let kept = next.wrapping_sub(floor);
         while let Some(span) = self.spans.front() {
             if next.wrapping_sub(span.sequence) <= kept {
+                // What was passed over for it is free as well.
+                self.tail = span.start;
                 return;
             }
-            self.tail = span.end;
             self.spans.pop_front();
         }
         self.tail = self.head;
-        self.offset = 0;
+        (self.offset, self.cell_end) = self.cell_behind(self.bytes);
     }
 
     /// From now on new spans go round these bytes, and round no others.
@@ -173,6 +214,8 @@ pub(super) fn span(place: u32, len: u64) -> Range<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -236,5 +279,77 @@ mod tests {
         let mut arena = Arena::new(128, 8);
         arena.go_round([span(0, 64), span(1, 64)].into_iter());
         assert_eq!((arena.longest(), arena.place(1)), (0, None));
+    }
+
+    /// In one cell, the second message would leave 128 bytes before and 192 behind it: never room for 256.
+    #[test]
+    fn a_kept_message_between_two_short_ends_is_not_in_the_way_for_ever() {
+        let mut arena = Arena::new(512, 8).in_cells(256);
+        for (sequence, len) in [(0_u64, 128), (1, 192), (2, 256), (3, 64), (4, 256)] {
+            arena.release_before(sequence.saturating_sub(1), sequence);
+            let place = arena.place(len).unwrap();
+            arena.take(sequence, place, len);
+        }
+    }
+
+    /// Sends messages of these lengths; before each, all but some are released. Nothing in use may be handed out again, and what
+    /// `longest` says must be so.
+    fn flow(
+        mut arena: Arena,
+        keep: u64,
+        longest: u64,
+        lens: &[(u64, u64)],
+    ) -> Result<(), TestCaseError> {
+        let mut used = VecDeque::<Range<u64>>::new();
+        for (sent, &(len, lag)) in (0..400).zip(lens.iter().cycle()) {
+            // Numbers wrap as well.
+            let sequence = (u64::MAX - 20).wrapping_add(sent);
+            let in_use = lag.max(keep).min(used.len() as u64);
+            arena.release_before(sequence.wrapping_sub(in_use), sequence);
+            while used.len() as u64 > in_use {
+                used.pop_front();
+            }
+            let now = arena.longest();
+            prop_assert!(now == 0 || arena.place(now).is_some());
+            prop_assert!(now >= longest || arena.place(now + 1).is_none());
+            let Some(place) = arena.place(len) else {
+                prop_assert!(in_use > keep, "{} kept are in the way of {}", in_use, len);
+                used.clear();
+                arena.release_before(sequence, sequence);
+                continue;
+            };
+            let new = span(place, len);
+            prop_assert!(new.end <= arena.bytes);
+            for old in &used {
+                prop_assert!(
+                    new.end <= old.start || old.end <= new.start,
+                    "two at one place"
+                );
+            }
+            arena.take(sequence, place, len);
+            used.push_back(new);
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn the_least_arena_always_has_room_for_the_next_message(
+            keep in 1_u64..5,
+            longest in 1_u64..20,
+            spare in 0_u64..60,
+            one_cell: bool,
+            lens in prop::collection::vec((0.0_f64..=1.0, 0_u64..9), 21),
+        ) {
+            let longest = longest * UNIT;
+            let lens: Vec<_> = lens
+                .into_iter()
+                .map(|(part, lag)| (((longest as f64 * part) as u64).max(1), lag))
+                .collect();
+            let least = longest * if one_cell { keep + 2 } else { keep + 1 };
+            let arena = Arena::new(least + spare * UNIT, 64);
+            let arena = if one_cell { arena } else { arena.in_cells(longest) };
+            flow(arena, keep, longest, &lens)?;
+        }
     }
 }

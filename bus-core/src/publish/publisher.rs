@@ -69,7 +69,10 @@ impl Publisher {
         let ring = MappedRing::new(Arc::new(mapping), &settings);
         ring.identify(RING_MAGIC);
         let inline = u64::from(ring.inline());
-        let arena = Arena::new(settings.arena, u64::from(settings.depth));
+        let mut arena = Arena::new(settings.arena, u64::from(settings.depth));
+        if settings.tight_arena() {
+            arena = arena.in_cells(settings.max_payload);
+        }
         let keep = u64::from(settings.keep);
         let index = usize::from(index);
         let overrun = settings.overrun();
