@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::commands::{batching, compression, cost, handoff, latency, state, stopped, throughput, wake};
+use crate::commands::{batching, compression, cost, handoff, latency, placement, state, stopped, throughput, wake};
 use crate::side;
 use crate::subject::{DEFAULT, Subject};
 use anyhow::Result;
@@ -42,6 +42,8 @@ enum Command {
     Compression(compression::Options),
     /// What a long message costs more than a short one, built and read in place
     Handoff(handoff::Options),
+    /// What huge, mapped and locked pages, a node, and pinned threads do here
+    Placement(placement::Options),
     /// One side of a job: started by bus-bench itself
     #[command(name = side::SUBCOMMAND, hide = true)]
     Side {
@@ -66,6 +68,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Batching(options) => batching::run(options, subject)?,
         Command::Compression(options) => compression::run(options, subject)?,
         Command::Handoff(options) => handoff::run(options)?,
+        Command::Placement(options) => placement::run(options)?,
         Command::Side { side } => return side::run(side),
     };
     report.print(arguments.json)

@@ -21,7 +21,7 @@ pub const BLOCK: u64 = 500;
 /// Bytes of a short message.
 pub const SHORT: usize = 8;
 
-/// Hands over `job.messages` pairs of blocks of [`SHORT`] and of `job.payload` bytes.
+/// Hands over, in a ring whose arena holds `job.batch` of the long messages, `job.messages` pairs of blocks of [`SHORT`] and of `job.payload` bytes.
 ///
 /// # Errors
 /// The broker is gone, or a message is not the one that was sent.
@@ -78,11 +78,18 @@ impl Ends {
         };
         let topic = |way: &str| {
             let topic = bus.topic(format!("{}/{len}/{way}", side.name))?;
+            // A short message lies in its slot.
+            let arena = if len == SHORT {
+                0
+            } else {
+                len.next_multiple_of(64) as u64 * side.job.batch as u64
+            };
             anyhow::Ok(
                 topic
                     .depth(side.job.depth as u32)
                     .max_payload(len as u64)
-                    .stride(64),
+                    .stride(64)
+                    .arena(arena),
             )
         };
         Ok(Self {

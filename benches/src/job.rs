@@ -4,6 +4,7 @@ use crate::clock::Tick;
 use crate::coalesced::Coalescing;
 use crate::content::Content;
 use crate::payload::Payload;
+use crate::placed::Wish;
 use crate::subject::Subject;
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,11 @@ pub enum Work {
     Burst,
     /// Hand messages over that are built in place, short ones and long ones in turns. Bus only.
     HandOver,
+    /// Measure one setting of memory or threads, alone. Bus only.
+    Place {
+        /// The setting.
+        wish: Wish,
+    },
     /// Copy memory, alone.
     Copy,
     /// Open a publisher and a subscriber on each of so many topics, then go on joining until
@@ -169,7 +175,7 @@ impl Job {
                 .chain((0..self.subscribers).map(Role::Subscriber))
                 .collect(),
             Work::Copy => vec![Role::Copier],
-            Work::Join { .. } => vec![Role::Joiner],
+            Work::Join { .. } | Work::Place { .. } => vec![Role::Joiner],
         }
     }
 

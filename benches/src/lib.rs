@@ -5,6 +5,7 @@
 //! - [`bus`]: bus itself. [`floor`]: the floors. [`coalesced`], [`compressed`]: what could be put on top of bus.
 //! - [`measure`]: the loops that every transport runs through.
 //! - [`joins`]: the time and memory that joining takes. [`handoff`]: messages built in place.
+//! - [`placed`]: where memory is and threads run.
 //! - [`harness`], [`side`], [`job`], [`outcome`]: one process for each side.
 //! - [`brackets`], [`turns`], [`stretches`], [`trips`], [`report`]: rounds, ratios, figures.
 //! - [`payload`], [`content`]: what is sent.
@@ -35,6 +36,7 @@ pub mod measure;
 pub mod outcome;
 pub mod patience;
 pub mod payload;
+pub mod placed;
 pub mod report;
 pub mod side;
 pub mod stretches;

@@ -6,6 +6,7 @@ use crate::counters::usage::Usage;
 use crate::counters::{allocations, syscalls};
 use crate::joins::Joins;
 use crate::stretches::Stretch;
+use crate::placed::Placed;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,8 @@ pub struct Outcome {
     pub resident_kib: u64,
     /// Medians of the round trips of two neighbouring blocks, in nanoseconds, if messages were handed over.
     pub pairs: Vec<[f64; 2]>,
+    /// What came of a setting of memory or threads, if that was the work.
+    pub placed: Option<Placed>,
     /// What joining took, if that was the work.
     pub joins: Option<Joins>,
 }

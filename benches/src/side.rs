@@ -50,6 +50,22 @@ pub struct Side {
     pub name: String,
 }
 
+impl Side {
+    /// Lets the calling thread run on both processors of a job.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn unpin(&self) -> Result<(), bus_client::Error> {
+        let mut set = CpuSet::new();
+        let both = [0, 1].into_iter().try_for_each(|cpu| set.set(cpu));
+        let unpinned = both.and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+        unpinned.map_err(|error| bus_client::Error::Processor {
+            cpu: 0,
+            why: error.desc().into(),
+        })
+    }
+}
+
 /// A child's line to its parent.
 #[derive(Default)]
 pub struct Signal {

@@ -21,6 +21,7 @@ use crate::measure;
 use crate::outcome::Outcome;
 use crate::patience::Patience;
 use crate::payload::{Payload, Tally};
+use crate::placed;
 use crate::side::{Side, Signal};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,9 @@ impl Subject {
 pub fn perform(side: &Side, memory: &'static Shared, signal: &mut Signal) -> Result<Outcome> {
     if let (Work::Join { topics }, Role::Joiner) = (side.job.work, side.role) {
         return joins::perform(side, topics, signal);
+    }
+    if let Work::Place { wish } = side.job.work {
+        return placed::perform(side, wish, signal);
     }
     if side.job.work == Work::HandOver {
         return handoff::perform(side, signal);

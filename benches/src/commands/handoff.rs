@@ -20,6 +20,9 @@ pub struct Options {
     /// Messages that a ring holds, a power of two
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..=1 << 16))]
     pub depth: u32,
+    /// Long messages that the memory of a ring holds at once
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(2..=1024))]
+    pub arena: u16,
     /// Pairs of blocks, of 500 round trips each
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub pairs: u32,
@@ -34,6 +37,7 @@ pub fn run(options: &Options) -> Result<Report> {
         work: Work::HandOver,
         payload: options.payload as usize,
         depth: options.depth as usize,
+        batch: usize::from(options.arena),
         spin_us: POLL,
         warm_up: 10,
         messages: u64::from(options.pairs),
@@ -56,6 +60,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let mut report = Report::default();
     report.count("short.bytes", SHORT as u64);
     report.count("long.bytes", u64::from(options.payload));
+    report.count("long.arena", u64::from(options.arena));
     report.count("pairs", pairs.len() as u64);
     report.number("short.p50_ns", median(&of(0)));
     report.number("long.p50_ns", median(&of(1)));

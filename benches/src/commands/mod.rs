@@ -7,6 +7,7 @@ pub mod handoff;
 mod joins;
 pub mod latency;
 pub mod state;
+pub mod placement;
 pub mod stopped;
 pub mod throughput;
 mod versus;

@@ -7,6 +7,7 @@
 //! A backend promises the semantics of C++20 atomics between processes. It does not know what a
 //! ring is.
 
+mod ahead;
 mod futex;
 mod membarrier;
 mod native;
@@ -64,6 +65,9 @@ pub trait RingMemory<B: Backend> {
     fn slot(&self, sequence: u64) -> &SlotHeader<B>;
     /// Number of slots, a power of two.
     fn depth(&self) -> u64;
+    /// Somebody waits for the next message: where its payload probably lies, it may come nearer. A hint without a meaning.
+    #[inline(always)]
+    fn foresee(&self) {}
 }
 
 /// A subscriber's words.

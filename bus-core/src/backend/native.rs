@@ -3,6 +3,7 @@
 //! This file holds the crate's pointer arithmetic: a mapping was checked against its size when it was made or received,
 //! and every address below is inside it by construction.
 
+use std::cell::Cell;
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::SeqCst;
@@ -10,7 +11,7 @@ use std::sync::atomic::{compiler_fence, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use super::{Backend, ReaderMemory, RingMemory, Site, futex, membarrier};
+use super::{Backend, ReaderMemory, RingMemory, Site, ahead, futex, membarrier};
 use crate::memory::layout::{
     INLINE, Identity, LAYOUT_VERSION, MAX_PUBLISHERS, PAGE, ReaderHeader, ReaderPage, RegistryPage,
     RingHeader, SlotHeader,
@@ -232,6 +233,8 @@ pub struct MappedRing {
     arena_bytes: u64,
     inline: u32,
     max_payload: u32,
+    /// Where the first and the last byte of the next payload in the arena are expected.
+    next: Cell<Option<(u64, u64)>>,
     mapping: Arc<Mapping>,
 }
 
@@ -256,6 +259,7 @@ impl MappedRing {
             arena_bytes: settings.arena,
             inline: settings.inline().min(settings.max_payload) as u32,
             max_payload: settings.max_payload as u32,
+            next: Cell::new(None),
             mapping,
         }
     }
@@ -311,12 +315,36 @@ impl MappedRing {
         if len > self.max_payload || start + u64::from(len) > self.arena_bytes {
             return None;
         }
+        self.expect(start, u64::from(len.max(1)));
         // SAFETY: start and end are within the arena. Neither sum overflows: both parts have 38 bits at most.
         Some(unsafe { self.arena.add(start as usize) })
     }
 }
 
+impl MappedRing {
+    /// A payload lies here: one of the same length is expected behind it, or at the start where it would not fit.
+    #[inline(always)]
+    fn expect(&self, start: u64, len: u64) {
+        let behind = start + len.next_multiple_of(64);
+        let next = if behind + len > self.arena_bytes {
+            0
+        } else {
+            behind
+        };
+        self.next.set(Some((next, next + len - 1)));
+    }
+}
+
 impl RingMemory<Native> for MappedRing {
+    #[inline(always)]
+    fn foresee(&self) {
+        if let Some((first, last)) = self.next.get() {
+            let arena = self.arena.as_ptr();
+            ahead::read(arena.wrapping_add(first as usize));
+            ahead::read(arena.wrapping_add(last as usize));
+        }
+    }
+
     #[inline(always)]
     fn header(&self) -> &RingHeader<Native> {
         // SAFETY: the mapping starts with a page for the header, page-aligned, and lives as long as `self`.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::ring::{Found, Refused, RingReader};
-use crate::backend::{Backend, ReaderMemory, site};
+use crate::backend::{Backend, ReaderMemory, RingMemory, site};
 use crate::memory::layout::{JOINED, LEFT, MAX_PUBLISHERS};
 use crate::wake::{Sleeper, ring as ring_bell};
 
@@ -211,10 +211,14 @@ impl<B: Backend> Receiver<B> {
         self.select_next()
     }
 
-    /// Whether a poll would find something.
+    /// Whether a poll would find something; for who waits.
     #[inline(always)]
     pub fn has_message(&self) -> bool {
-        self.rings().any(|ring| ring.ready())
+        self.rings().any(|ring| {
+            // Asked for before the stamp is, it comes together with it.
+            ring.ring().foresee();
+            ring.ready()
+        })
     }
 
     /// Whether a poll, or a look at the ends, would find something.
