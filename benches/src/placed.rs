@@ -2,12 +2,12 @@
 //!
 //! With one process and one thread nothing is measured but the pages: the time to open both ends, a first lap through the ring's
 //! memory and later ones with a byte touched in each small page, and copies of whole messages. With two threads, pinned or
-//! not, round trips.
+//! not, round trips. What one thread does is counted in processor time, the kernel's included, so that neighbours do not count.
 //!
 //! Promises: what is reported beside a figure is what the handles say of their memory. It asks for a broker in another process.
 
 use crate::bus::connect;
-use crate::clock::{self, monotonic_ns};
+use crate::clock::{self, cpu_ns};
 use crate::counters::usage::Usage;
 use crate::outcome::Outcome;
 use crate::payload::digest;
@@ -111,11 +111,11 @@ fn memory(side: &Side, bus: &Bus, wish: Wish) -> Result<Placed> {
         let topic = topic.max_payload(MESSAGE as u64).arena(arena);
         Ok(wish.of(topic.depth(MESSAGES as u32).stride(64)))
     };
-    let begun = monotonic_ns()?;
+    let begun = cpu_ns()?;
     let mut publisher = topic()?.bytes_publisher()?;
-    let opened = monotonic_ns()?;
+    let opened = cpu_ns()?;
     let subscriber = topic()?.bytes_subscriber()?;
-    let joined = monotonic_ns()?;
+    let joined = cpu_ns()?;
     // Both ends meet before anything is timed.
     publisher.subscribers()?;
 
@@ -152,11 +152,11 @@ fn memory(side: &Side, bus: &Bus, wish: Wish) -> Result<Placed> {
 
 /// Does something with as many messages as make so many laps; nanoseconds for each.
 fn laps(laps: usize, mut message: impl FnMut() -> Result<()>) -> Result<f64> {
-    let begun = monotonic_ns()?;
+    let begun = cpu_ns()?;
     for _ in 0..laps * MESSAGES {
         message()?;
     }
-    Ok((monotonic_ns()? - begun) as f64 / (laps * MESSAGES) as f64)
+    Ok((cpu_ns()? - begun) as f64 / (laps * MESSAGES) as f64)
 }
 
 /// Writes and reads a byte in each small page of a message.

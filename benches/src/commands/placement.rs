@@ -59,7 +59,7 @@ pub fn run(options: &Options) -> Result<Report> {
     }
     report.note(format!(
         "Memory: one thread with both ends of a topic, {MESSAGES} messages of {} MiB. A touch writes and reads one byte in each 4 KiB; \
-         a copy is sent and read whole. Threads: round trips of 8 bytes with the default spin. Medians of {} rounds in turns.",
+         a copy is sent and read whole. All of it in processor time, the kernel's included. Threads: round trips of 8 bytes with the default spin. Medians of {} rounds in turns.",
         MESSAGE >> 20,
         options.rounds
     ));

@@ -182,10 +182,13 @@ impl Arena {
         let kept = next.wrapping_sub(floor);
         while let Some(span) = self.spans.front() {
             if next.wrapping_sub(span.sequence) <= kept {
-                // What was passed over for it is free as well.
-                self.tail = span.start;
+                if self.cell < self.bytes {
+                    // The rest of the cell before it is free as well: else the next one would not be free as a whole.
+                    self.tail = span.start;
+                }
                 return;
             }
+            self.tail = span.end;
             self.spans.pop_front();
         }
         self.tail = self.head;
