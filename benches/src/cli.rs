@@ -1,6 +1,8 @@
 //! The command line.
 
-use crate::commands::{batching, compression, cost, handoff, latency, placement, state, stopped, throughput, wake};
+use crate::commands::{
+    batching, compression, cost, handoff, latency, placement, state, stopped, throughput, wake,
+};
 use crate::side;
 use crate::subject::{DEFAULT, Subject};
 use anyhow::Result;

@@ -5,8 +5,8 @@ use crate::counters::memory::Resident;
 use crate::counters::usage::Usage;
 use crate::counters::{allocations, syscalls};
 use crate::joins::Joins;
-use crate::stretches::Stretch;
 use crate::placed::Placed;
+use crate::stretches::Stretch;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
