@@ -236,6 +236,26 @@ fn bus_allocates_nothing_for_a_message_and_joins_are_timed() {
 }
 
 #[test]
+fn hand_offs_and_placements_have_their_figures() {
+    let run = ["handoff", "--pairs", "3", "--payload", "100000"];
+    let handed = figures(&run);
+    for key in ["short.p50_ns", "long.p50_ns", "ratio"] {
+        assert!(number(&handed, key) > 0.0, "{key}");
+    }
+    let placed = figures(&["placement", "--rounds", "1", "--trips", "100"]);
+    for wish in ["plain", "no_prefault", "huge_pages", "locked", "node_0"] {
+        for key in ["publisher_open_us", "first_touch_us_per_mib"] {
+            assert!(number(&placed, &format!("{wish}.{key}")) > 0.0, "{wish}");
+        }
+        assert!(placed[format!("{wish}.report")].is_string(), "{wish}");
+    }
+    // Both ends of 64 MiB are touched for the first time, unless they were mapped.
+    assert!(number(&placed, "no_prefault.first_touch_faults_per_mib") > 1.0);
+    assert!(number(&placed, "plain.first_touch_faults_per_mib") < 1.0);
+    assert!(number(&placed, "threads_apart.p50_ns") > 0.0);
+}
+
+#[test]
 fn a_killed_side_fails_the_run_and_leaves_nobody() {
     let mut run = program()
         .args(["throughput", "--seconds", "600", "--json"])
