@@ -12,5 +12,8 @@ BUS_TEST_MESSAGES=1000000 scripts/ten-million.sh
 echo "-- kill -9 at other moments than in debug (BUS_TEST_KILLS=N for N of each kind)"
 run --test kills -- --nocapture --test-threads=1
 
+echo "-- the same where publishers go past subscribers"
+run --test past -- --nocapture --test-threads=1
+
 echo "-- joins, leaves, brokers that go, stopped processes and wake-ups, at full speed"
 run --test joins --test hosts --test stopped --test quiet --test threads -- --nocapture

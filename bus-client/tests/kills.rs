@@ -8,14 +8,12 @@
 
 mod common;
 
-use std::env;
 use std::fmt::Display;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use bus_client::{BytesPublisher, BytesSubscriber, Error};
-use common::chance::Chance;
+use common::chance::{Chance, kills, some_time};
 use common::content::Content;
 use common::ledger::Ledger;
 use common::process::Process;
@@ -44,13 +42,6 @@ fn role() {
         ("solo", solo),
         ("mourner", mourner),
     ]);
-}
-
-fn kills(of: u64) -> u64 {
-    match env::var("BUS_TEST_KILLS") {
-        Ok(count) => count.parse().unwrap(),
-        Err(_) => of,
-    }
 }
 
 /// Sends without a pause. Says `stuck` with its next sequence number each time that a taster holds it up. At `on` it
@@ -230,11 +221,6 @@ fn solo(given: &Given) {
         assert!(ledger.accounts().iter().all(|a| a.first == 0));
         say(format_args!("received {}", ledger.count()));
     }
-}
-
-/// Lets a random time pass. It is not for being in step with anybody: it picks the moment of a kill.
-fn some_time(chance: &mut Chance, micros: u64) {
-    thread::sleep(Duration::from_micros(chance.of(0..micros)));
 }
 
 /// How long survivors took.

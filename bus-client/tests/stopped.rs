@@ -5,20 +5,17 @@
 
 mod common;
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bus_client::{BytesPublisher, BytesSubscriber, Error};
 use common::content::Content;
 use common::ledger::Ledger;
-use common::process::{Process, WATCHDOG};
+use common::process::WATCHDOG;
 use common::role::{Given, hear, play, say};
 use common::roles::{HOST, start_host};
 use common::stage::{Stage, connect};
-use nix::libc::SYS_futex_waitv;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use common::stops::{go_on, stop_asleep};
 
 /// Slots of each ring.
 const DEPTH: u64 = 8;
@@ -85,36 +82,6 @@ fn send(publisher: &mut BytesPublisher, tag: u32, sequences: std::ops::Range<u64
     end
 }
 
-fn signal(process: &Process, signal: Signal) {
-    kill(Pid::from_raw(process.pid() as i32), signal).unwrap();
-}
-
-/// Waits until the kernel says so of a thread of the process.
-fn await_thread(process: &Process, file: &str, says: impl Fn(&str) -> bool) {
-    let tasks = format!("/proc/{}/task", process.pid());
-    let deadline = Instant::now() + WATCHDOG;
-    while Instant::now() < deadline {
-        let mut threads = fs::read_dir(&tasks).unwrap();
-        if threads.any(|t| fs::read_to_string(t.unwrap().path().join(file)).is_ok_and(|t| says(&t)))
-        {
-            return;
-        }
-        thread::yield_now();
-    }
-    panic!(
-        "process {}: {file} never says what it should",
-        process.pid()
-    );
-}
-
-/// Stops it in its sleep.
-fn stop_asleep(process: &Process) {
-    let number = format!("{SYS_futex_waitv} ");
-    await_thread(process, "syscall", |call| call.starts_with(&number));
-    signal(process, Signal::SIGSTOP);
-    await_thread(process, "stat", |stat| stat.contains(") T "));
-}
-
 #[test]
 fn a_stopped_subscriber_is_waited_for() {
     let stage = Stage::new();
@@ -134,7 +101,7 @@ fn a_stopped_subscriber_is_waited_for() {
     content.write(&mut bytes);
     let full = publisher.send_timeout(&bytes, 3 * WHILE);
     assert!(matches!(full, Err(Error::Timeout { .. })), "{full:?}");
-    signal(&listener, Signal::SIGCONT);
+    go_on(&listener);
     send(&mut publisher, 7, next..100);
     drop(publisher);
     for sequence in 0..100 {
@@ -160,7 +127,7 @@ fn a_publisher_that_came_to_a_stopped_subscriber_is_heard_though_the_broker_went
     host.reap();
     // Nobody to be in step with: it is to be late.
     thread::sleep(WHILE);
-    signal(&listener, Signal::SIGCONT);
+    go_on(&listener);
     for sequence in 0..DEPTH {
         assert_eq!(listener.expect("got"), format!("7 {sequence}"));
     }
@@ -184,7 +151,7 @@ fn a_subscriber_that_came_to_a_stopped_publisher_misses_nothing_though_the_broke
     host.reap();
     // As above.
     thread::sleep(WHILE);
-    signal(&talker, Signal::SIGCONT);
+    go_on(&talker);
     // The first goes ahead as far as it may: that is one ring before the second, which then gets all from its start on.
     let mut ledgers = [Ledger::default(), Ledger::default()];
     let take = |ledger: &mut Ledger, subscriber: &BytesSubscriber, time| {

@@ -2,7 +2,8 @@
 
 use std::env;
 use std::ops::Range;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A source of choices (xorshift64*).
 pub struct Chance(u64);
@@ -35,4 +36,17 @@ impl Chance {
         let random = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11;
         range.start + random % (range.end - range.start)
     }
+}
+
+/// How many of a kind, unless `BUS_TEST_KILLS` says otherwise.
+pub fn kills(of: u64) -> u64 {
+    match env::var("BUS_TEST_KILLS") {
+        Ok(count) => count.parse().unwrap(),
+        Err(_) => of,
+    }
+}
+
+/// Lets a random time pass. It is not for being in step with anybody: it picks the moment of a kill or a stop.
+pub fn some_time(chance: &mut Chance, micros: u64) {
+    thread::sleep(Duration::from_micros(chance.of(0..micros)));
 }

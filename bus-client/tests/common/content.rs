@@ -4,7 +4,8 @@
 //! ```text
 //! +0 checksum u64 | +8 sequence u64 | +16 tag u32 | +20 note u32 | +24 body, 0 to 200 bytes; each 97th or so: 1 to 5 KiB
 //! ```
-//! With a stride of 256 the short ones lie in a slot and the long ones in the arena.
+//! With a stride of 256 the short ones lie in a slot and the long ones in the arena. A padded message has words behind it that
+//! follow from it as well, and its own length at the end, so that it is as long as a test likes.
 
 const HEAD: usize = 24;
 /// Longest message, in bytes.
@@ -64,6 +65,36 @@ impl Content {
             ));
         }
         Ok(content)
+    }
+
+    /// As [`write`](Self::write), with up to `words` more words of eight bytes, and one for the length.
+    pub fn write_padded(self, words: u64, buffer: &mut Vec<u8>) {
+        self.write(buffer);
+        let len = buffer.len() as u64;
+        for word in 0..(self.seed() >> 24) % (words + 1) {
+            buffer.extend_from_slice(&self.padding(word).to_le_bytes());
+        }
+        buffer.extend_from_slice(&len.to_le_bytes());
+    }
+
+    /// Reads what [`write_padded`](Self::write_padded) wrote, and says what is wrong with it.
+    pub fn read_padded(bytes: &[u8]) -> Result<Self, String> {
+        let split = bytes.split_last_chunk::<8>().and_then(|(rest, len)| {
+            rest.split_at_checked(usize::try_from(u64::from_le_bytes(*len)).ok()?)
+        });
+        let (own, padding) =
+            split.ok_or_else(|| format!("{} bytes with a wrong length at the end", bytes.len()))?;
+        let content = Self::read(own)?;
+        let (words, rest) = padding.as_chunks::<8>();
+        let right = |(at, word): (u64, &[u8; 8])| u64::from_le_bytes(*word) == content.padding(at);
+        if !rest.is_empty() || !(0..).zip(words).all(right) {
+            return Err(format!("its padding is wrong: {content:?}"));
+        }
+        Ok(content)
+    }
+
+    fn padding(self, word: u64) -> u64 {
+        self.seed().wrapping_add(word)
     }
 
     fn seed(self) -> u64 {

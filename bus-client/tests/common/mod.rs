@@ -9,8 +9,11 @@
 //! | `process` | starting, telling, hearing, and killing a process |
 //! | `role` | what a started process knows, says, and hears |
 //! | `roles` | the roles that several tests use |
+//! | `passing` | roles on topics where publishers go past subscribers |
 //! | `content` | messages that tell whether they are right |
 //! | `ledger` | the check that each publisher's messages come whole, in order, without a gap |
+//! | `tally` | the same where publishers go past: what was received and what was lost add up |
+//! | `stops` | stopping a process, asleep or at any moment, and letting it go on |
 //! | `stage` | a place for a broker, and what errors tell |
 //! | `chance` | random choices that can be made again |
 
@@ -19,7 +22,10 @@
 pub mod chance;
 pub mod content;
 pub mod ledger;
+pub mod passing;
 pub mod process;
 pub mod role;
 pub mod roles;
 pub mod stage;
+pub mod stops;
+pub mod tally;
