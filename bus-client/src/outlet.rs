@@ -141,7 +141,7 @@ impl Outlet {
             self.refresh()?;
             match attempt(&mut self.core) {
                 Ok(Some(done)) => return Ok(done),
-                Ok(None) if self.goes_on() => {}
+                Ok(None) if self.goes_on()? => {}
                 Ok(None) => {
                     if self.attempts.failed() {
                         self.patrol()?;
@@ -154,19 +154,27 @@ impl Outlet {
     }
 
     /// There was no room, as far as the core could see: is there some now, without waiting?
+    ///
+    /// # Errors
+    /// [`Error::Full`] where it has waited as long as the topic allows, and evicting somebody would not help.
     #[cold]
-    fn goes_on(&mut self) -> bool {
+    fn goes_on(&mut self) -> Result<bool> {
         match self.settings.delivery {
             // It only wants to know of somebody who joins before it goes on.
-            Delivery::Lossy => true,
-            Delivery::Evict { .. } => {
-                let evicted = self.core.evict_stalled();
-                if evicted {
+            Delivery::Lossy => Ok(true),
+            Delivery::Evict { .. } => match self.core.evict_stalled() {
+                publish::Overdue::No => Ok(false),
+                publish::Overdue::Evicted => {
                     tracing::warn!(topic = self.member.topic(), "evicted who made no progress");
+                    Ok(true)
                 }
-                evicted
-            }
-            Delivery::Wait | Delivery::Fail => false,
+                publish::Overdue::Held => Err(Error::Full {
+                    topic: self.member.topic(),
+                    slowest: "nobody who is waited for is behind, but messages that subscribers hold take all the room".into(),
+                    advice: "a larger arena takes more of them",
+                }),
+            },
+            Delivery::Wait | Delivery::Fail => Ok(false),
         }
     }
 
@@ -227,7 +235,7 @@ impl Outlet {
     /// One step of a wait for room. Sleeps, at most as long as it may without looking after the peers and the time that they are allowed.
     #[inline(always)]
     fn step(&mut self, wait: &mut Wait) -> Result<Step> {
-        if self.settings.delivery.overruns() && self.goes_on() {
+        if self.settings.delivery.overruns() && self.goes_on()? {
             return Ok(Step::Again);
         }
         let step = wait.step();

@@ -109,6 +109,9 @@ pub const NOWHERE: u32 = u32::MAX - 1;
 /// Set in a slot's `commit` while the publisher replaces its header under a message that is still held.
 pub const REPLACED: u64 = 1 << 63;
 
+/// Set in a cursor that protects nothing, where publishers may go past: its subscriber reads nothing at the moment.
+pub const IDLE: u64 = 1 << 63;
+
 /// The first lines of a reader segment; [`MAX_PUBLISHERS`] cursors follow, a line each. Where publishers may go past subscribers, pins
 /// follow on further pages: for each ring as many words as messages may be held.
 ///

@@ -23,9 +23,10 @@ use std::time::{Duration, Instant};
 
 use super::arena;
 use super::ring::{Claim, Follower, RingPublisher};
+use super::stall::Stall;
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
-use crate::memory::layout::{INLINE, NOWHERE, REPLACED};
+use crate::memory::layout::{IDLE, INLINE, NOWHERE, REPLACED};
 use crate::wake::MAX_WORDS;
 
 /// What a publisher leaves alone below its floor.
@@ -40,6 +41,19 @@ pub(super) struct Floor {
     seen: Vec<u64>,
     /// Messages that found no room.
     nowhere: u64,
+    /// How long there has been no room, though nobody who is waited for is behind.
+    held_up: Stall,
+}
+
+/// Why an evicting publisher has waited as long as its topic allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    /// It has not.
+    No,
+    /// For subscribers that made no progress; nobody waits for them any more.
+    Evicted,
+    /// For messages that subscribers hold, which take all the room. Evicting their holders would not give it back.
+    Held,
 }
 
 /// A message below the floor that is left alone: somebody reads it, or is about to look where it lies.
@@ -79,6 +93,7 @@ impl Floor {
             kept: Vec::with_capacity(64),
             seen: Vec::with_capacity(64),
             nowhere: 0,
+            held_up: Stall::default(),
         }
     }
 
@@ -106,8 +121,10 @@ impl Floor {
         for follower in followers.iter().filter(|f| !f.left()) {
             // ORDERING: acquire pairs with the subscriber's `RELEASE_CURSOR`: a pin that it stored before it moved on is seen below.
             let cursor = B::load64(follower.reader.cursor(index), site::PUBLISH_CURSOR);
-            let window = (0..self.rules.window).map(|ahead| cursor.wrapping_add(ahead));
-            self.seen.extend(window);
+            if cursor & IDLE == 0 {
+                let window = (0..self.rules.window).map(|ahead| cursor.wrapping_add(ahead));
+                self.seen.extend(window);
+            }
             let pins = (0..self.rules.pins).map(|number| {
                 // ORDERING: acquire pairs with the subscriber's `RELEASE_PIN`: its reads are over.
                 B::load64(follower.reader.pin(index, number), site::FLOOR_PIN)
@@ -217,7 +234,11 @@ impl<B: Backend> RingPublisher<B> {
         let mut moved = B::load32(version.0, site::RELAXED) != version.1;
         for follower in self.followers.iter().filter(|f| !f.evicted) {
             let cursor = B::load64(follower.reader.cursor(self.index), site::RELAXED);
-            let seen = if follower.left() { self.head } else { cursor };
+            let seen = if follower.left() {
+                self.head
+            } else {
+                cursor & !IDLE
+            };
             moved |= seen != follower.seen;
         }
         let gone = floor.let_go(&self.followers, self.index);
@@ -315,26 +336,35 @@ impl<B: Backend> RingPublisher<B> {
     }
 
     /// Evicts those subscribers without whose messages nothing more can be published, and that have not moved for `patience` while this was
-    /// asked; whether there were any. To be asked when a claim failed, eight times or more within that time.
+    /// asked. To be asked when a claim failed, eight times or more within that time.
     #[cold]
-    pub fn evict_stalled(&mut self, patience: Duration) -> bool {
-        let Some(floor) = self.floor.as_ref().filter(|floor| floor.rules.evicts) else {
-            return false;
+    pub fn evict_stalled(&mut self, patience: Duration) -> Overdue {
+        let Some(floor) = self.floor.as_mut().filter(|floor| floor.rules.evicts) else {
+            return Overdue::No;
         };
-        let mut evicted = false;
+        let (mut evicted, mut gated) = (false, false);
         for follower in self.followers.iter_mut().filter(|f| !f.evicted) {
             // Only a cursor that the floor cannot pass holds anybody up.
             if (follower.seen.wrapping_sub(floor.at) as i64) > 0 {
                 follower.stall.clear();
-            } else if follower.stall.look(follower.seen, patience / 8) >= patience {
+                continue;
+            }
+            gated = true;
+            if follower.stall.look(follower.seen, patience / 8) >= patience {
                 follower.evicted = true;
                 evicted = true;
             }
         }
         if evicted {
             self.room = 0;
+            return Overdue::Evicted;
         }
-        evicted
+        // The head stands for progress: it moves when room was found.
+        if !gated && floor.held_up.look(self.head, patience / 8) >= patience {
+            floor.held_up.clear();
+            return Overdue::Held;
+        }
+        Overdue::No
     }
 
     /// Whether this subscriber was evicted.

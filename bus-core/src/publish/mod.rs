@@ -12,6 +12,7 @@ mod serialise;
 mod stall;
 
 pub use arena::Arena;
+pub use floor::Overdue;
 pub use loan::Loan;
 pub use publisher::{Batch, Publisher, Slot};
 pub use ring::{Claim, Full, RingPublisher};

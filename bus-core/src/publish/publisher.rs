@@ -13,6 +13,7 @@ use rkyv::ser::allocator;
 use rkyv::util::AlignedVec;
 
 use super::arena::Arena;
+use super::floor::Overdue;
 use super::ring::{Claim, RingPublisher};
 use super::serialise::{Payload, into_span};
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
@@ -154,11 +155,11 @@ impl Publisher {
         self.ring.slowest()
     }
 
-    /// No room was found: evicts who has held this publisher up for as long as the topic allows; whether there was anybody.
+    /// No room was found: evicts who has held this publisher up for as long as the topic allows.
     #[cold]
-    pub fn evict_stalled(&mut self) -> bool {
+    pub fn evict_stalled(&mut self) -> Overdue {
         let Delivery::Evict { after_us } = self.settings.delivery else {
-            return false;
+            return Overdue::No;
         };
         self.ring.evict_stalled(Duration::from_micros(after_us))
     }

@@ -14,7 +14,7 @@ use super::floor::Floor;
 use super::stall::Stall;
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
-use crate::memory::layout::{CLOSED, INLINE, JOINED, LEFT, NOWHERE};
+use crate::memory::layout::{CLOSED, IDLE, INLINE, JOINED, LEFT, NOWHERE};
 use crate::wake::{Alarm, MAX_WORDS, Sleeper};
 
 /// A subscriber that this publisher waits for and wakes.
@@ -217,11 +217,18 @@ impl<B: Backend> RingPublisher<B> {
             .release_before(self.head.wrapping_sub(kept), self.head);
     }
 
+    /// Bits of a cursor that are no part of its sequence number.
+    fn ignored(&self) -> u64 {
+        if self.floor.is_some() { IDLE } else { 0 }
+    }
+
     pub(super) fn look_at_cursors(&mut self) {
+        let ignored = self.ignored();
         for follower in &mut self.followers {
             // ORDERING: acquire pairs with the subscriber's `RELEASE_CURSOR`: its reads of what it released are
             // over before this side writes there.
-            follower.seen = B::load64(follower.reader.cursor(self.index), site::PUBLISH_CURSOR);
+            let cursor = B::load64(follower.reader.cursor(self.index), site::PUBLISH_CURSOR);
+            follower.seen = cursor & !ignored;
             // Whoever has left waits for nothing, also where no broker is there to say so.
             if follower.left() {
                 follower.seen = self.head;
@@ -351,7 +358,7 @@ impl<B: Backend> RingPublisher<B> {
             .announce::<B>(waiting, site::SLEEP_PUBLISHER_FENCE);
         // ORDERING: both after the heavy fence, which pairs with `RELEASE_FENCE`. What the cursor frees is
         // acquired by the claim that follows.
-        let cursor = B::load64(slowest.reader.cursor(self.index), site::RELAXED);
+        let cursor = B::load64(slowest.reader.cursor(self.index), site::RELAXED) & !self.ignored();
         let version = B::load32(&self.registry.subscribers.0, site::RELAXED);
         let waits = cursor == slowest.seen && self.lag(cursor) > 0 && !slowest.left();
         if waits && version == self.version {

@@ -15,15 +15,17 @@ pub(super) struct Stall {
 }
 
 impl Stall {
-    /// The publisher is held up by the subscriber whose cursor is this; how long it has not moved, where a gap between two
-    /// looks counts for `gap` at most.
+    /// The publisher is held up by the subscriber whose cursor is this; how long it has not moved on, where a gap between two
+    /// looks counts for `gap` at most. Moving back is no progress.
     pub(super) fn look(&mut self, cursor: u64, gap: Duration) -> Duration {
         let time = Instant::now();
-        self.now = match self.looked {
-            Some((seen, at)) if seen == cursor => self.now + time.duration_since(at).min(gap),
-            _ => Duration::ZERO,
+        let (best, at) = self.looked.unwrap_or((cursor, time));
+        let on = (cursor.wrapping_sub(best) as i64) > 0;
+        self.now = match on {
+            true => Duration::ZERO,
+            false => self.now + time.duration_since(at).min(gap),
         };
-        self.looked = Some((cursor, time));
+        self.looked = Some((if on { cursor } else { best }, time));
         self.now
     }
 

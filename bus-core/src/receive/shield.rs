@@ -6,7 +6,8 @@
 //!   -----o-----------+----------------+----+       everything in the window stays until the window moves on
 //!                    |<---- window ------->|
 //! ```
-//! The window costs one store and one fence for as many messages as it is wide; a message that is released inside it costs nothing. Before the
+//! The window costs one store and one fence for as many messages as it is wide; a message that is released inside it costs nothing, but where the
+//! window is one message wide: then it rests, with a store, and who stands still protects no large message for nothing. Before the
 //! window leaves a message that is not released, that one gets a pin.
 //!
 //! Promises: what was handed out stays as it is until it is released. A publisher that went past this subscriber is noticed before
@@ -18,6 +19,7 @@ use std::cell::Cell;
 use super::Refused;
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
+use crate::memory::layout::IDLE;
 
 /// Attempts to get in front of a publisher that moves on meanwhile. Each costs it a step of its floor.
 const ATTEMPTS: usize = 16;
@@ -195,9 +197,18 @@ impl Shield {
         let ahead = sequence.wrapping_sub(self.start.get());
         if ahead < self.rules.window && self.live.get() & (1 << ahead) != 0 {
             self.live.set(self.live.get() & !(1 << ahead));
-            return false;
+            return self.rules.window == 1 && self.rest::<B>(reader, index, sequence);
         }
         self.unpin::<B>(reader, index, sequence)
+    }
+
+    /// A window of one message, which is released, protects nothing until it moves: what lies there may be large. Whether that may have
+    /// made room.
+    fn rest<B: Backend>(&self, reader: &B::Reader, index: usize, sequence: u64) -> bool {
+        let cursor = sequence.wrapping_add(1) | IDLE;
+        // ORDERING: release pairs with the publisher's `PUBLISH_CURSOR`: reads of the message are over.
+        B::store64(reader.cursor(index), cursor, site::RELEASE_CURSOR);
+        self.rules.evicts
     }
 
     #[cold]

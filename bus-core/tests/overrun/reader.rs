@@ -7,6 +7,8 @@ use std::sync::{Arc, Weak};
 use bus_core::memory::reader_bytes;
 use bus_core::receive::{Message, Subscriber};
 
+use bus_core::memory::layout::IDLE;
+
 use crate::common::{Topic, Words, cursor_offset, pin_offset};
 
 /// A subscriber, the messages it keeps, and the model beside it.
@@ -90,12 +92,14 @@ impl Reader {
 
     /// What the shared word says.
     pub fn cursor(&self) -> u64 {
-        self.words.at64(cursor_offset(0))
+        self.words.at64(cursor_offset(0)) & !IDLE
     }
 
     /// What the shared words protect, of messages below `head`.
     pub fn protected(&self, window: u64, head: u64) -> BTreeSet<u64> {
         let cursor = self.cursor();
+        let rests = self.words.at64(cursor_offset(0)) & IDLE != 0;
+        let window = if rests { 0 } else { window };
         let pins = (0..self.pins).map(|number| self.words.at64(pin_offset(number)));
         let pinned = pins.filter(|pin| *pin != 0).map(|pin| pin - 1);
         let all = (cursor..cursor + window).chain(pinned);

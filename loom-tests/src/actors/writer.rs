@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bus_core::Overrun;
 use bus_core::backend::RingMemory;
-use bus_core::publish::{Arena, Claim, RingPublisher};
+use bus_core::publish::{Arena, Claim, Overdue, RingPublisher};
 use bus_core::receive::Holding;
 
 use super::Broker;
@@ -169,7 +169,7 @@ impl Writer {
 
     /// Evicts whoever stands in the way now, as if all its time was over; whether there was anybody.
     pub fn evict(&mut self) -> bool {
-        self.ring.evict_stalled(Duration::ZERO)
+        self.ring.evict_stalled(Duration::ZERO) == Overdue::Evicted
     }
 
     /// Whether this subscriber was evicted.
