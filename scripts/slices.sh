@@ -13,7 +13,7 @@ echo "-- kill -9 at other moments than in debug (BUS_TEST_KILLS=N for N of each 
 run --test kills -- --nocapture --test-threads=1
 
 echo "-- the same where publishers go past subscribers"
-run --test past -- --nocapture --test-threads=1
+run --test past --test evicted -- --nocapture --test-threads=1
 
 echo "-- joins, leaves, brokers that go, stopped processes and wake-ups, at full speed"
 run --test joins --test hosts --test stopped --test quiet --test threads -- --nocapture

@@ -13,7 +13,9 @@ use std::sync::mpsc::TryRecvError;
 use bus_client::Delivery;
 use common::chance::{Chance, kills, some_time};
 use common::content::Content;
-use common::passing::{DEPTH, Ended, READER, SENDER, Shape, send, topic};
+use common::passing::{
+    Cast, DEPTH, Ended, READER, SENDER, Shape, await_progress, kill, over, send, topic,
+};
 use common::process::{Process, WATCHDOG};
 use common::role::{Given, lines, play, say};
 use common::roles::{HOST, start_host};
@@ -30,65 +32,18 @@ fn role() {
     play(&[HOST, SENDER, READER, ("holder", holder)]);
 }
 
-fn sender(stage: &Stage, shape: Shape, tag: u64, paced: bool) -> Process {
-    let socket = stage.path.display();
-    let shape = format!("{shape:?}");
-    let settings: [(&str, &dyn std::fmt::Display); 4] = [
-        ("socket", &socket),
-        ("shape", &shape),
-        ("tag", &tag),
-        ("paced", &paced),
-    ];
-    let mut sender = Process::start("sender", &settings);
-    sender.expect("joined");
-    sender
-}
-
-/// A reader that holds up to so many messages; one that holds none acknowledges bursts.
-fn reader(stage: &Stage, shape: Shape, holds: u64, seed: u64) -> Process {
-    let socket = stage.path.display();
-    let shape = format!("{shape:?}");
-    let settings: [(&str, &dyn std::fmt::Display); 5] = [
-        ("socket", &socket),
-        ("shape", &shape),
-        ("holds", &holds),
-        ("acknowledges", &(holds == 0)),
-        ("seed", &seed),
-    ];
-    Process::start("reader", &settings)
-}
-
-/// Kills it and waits until it is gone.
-fn kill(process: &mut Process) {
-    process.kill();
-    process.reap();
-}
-
-/// Waits until the sender has sent some rings full from now on; how many messages it has sent then.
-fn await_progress(sender: &mut Process) -> u64 {
-    sender.tell("on");
-    sender.await_word("on").parse().unwrap()
-}
-
-/// Stops the sender; how many messages it sent, and how many of them found no room.
-fn over(sender: &mut Process) -> (u64, u64) {
-    sender.tell("stop");
-    let said = sender.await_word("over");
-    let (sent, nowhere) = said.split_once(' ').unwrap();
-    (sent.parse().unwrap(), nowhere.parse().unwrap())
-}
-
 /// The sender waits for one of the readers, which so never falls behind: it loses nothing at all, whatever the others hold, and
 /// whenever they are killed.
 fn who_keeps_up_loses_nothing(shape: Shape) {
     let mut chance = Chance::new("who_keeps_up_loses_nothing");
     let stage = Stage::new();
     let host = start_host(&stage.path);
-    let mut follower = reader(&stage, shape, 0, 0);
+    let cast = Cast::lossy(&stage, shape);
+    let mut follower = cast.reader(0, 0);
     follower.expect("joined");
-    let mut sender = sender(&stage, shape, 1, true);
+    let mut sender = cast.sender(1, true);
     for _ in 0..kills(6) {
-        let mut holder = reader(&stage, shape, chance.of(1..4), chance.of(0..1 << 32));
+        let mut holder = cast.reader(chance.of(1..4), chance.of(0..1 << 32));
         holder.expect("joined");
         holder.expect("holding");
         some_time(&mut chance, SOON);
@@ -126,13 +81,14 @@ fn never_waits(shape: Shape) {
     let mut chance = Chance::new("never_waits");
     let stage = Stage::new();
     let host = start_host(&stage.path);
+    let cast = Cast::lossy(&stage, shape);
     let start = |chance: &mut Chance| {
-        let mut reader = reader(&stage, shape, chance.of(1..4), chance.of(0..1 << 32));
+        let mut reader = cast.reader(chance.of(1..4), chance.of(0..1 << 32));
         reader.expect("joined");
         reader
     };
     let mut readers = [start(&mut chance), start(&mut chance)];
-    let mut sender = sender(&stage, shape, 1, false);
+    let mut sender = cast.sender(1, false);
     for round in 0..kills(8) {
         let reader = &mut readers[chance.of(0..2) as usize];
         some_time(&mut chance, SOON);
@@ -177,13 +133,14 @@ fn killed_publishers(shape: Shape) {
     let mut chance = Chance::new("killed_publishers");
     let stage = Stage::new();
     let host = start_host(&stage.path);
+    let cast = Cast::lossy(&stage, shape);
     let holds = [0, 3];
-    let mut readers = holds.map(|holds| reader(&stage, shape, holds, chance.of(0..1 << 32)));
+    let mut readers = holds.map(|holds| cast.reader(holds, chance.of(0..1 << 32)));
     for reader in &mut readers {
         reader.expect("joined");
     }
     for tag in 1..=kills(10) {
-        let mut sender = sender(&stage, shape, tag, false);
+        let mut sender = cast.sender(tag, false);
         sender.expect("sent 1");
         some_time(&mut chance, SOON);
         kill(&mut sender);
@@ -309,11 +266,12 @@ fn lossy_traffic_goes_on_when_the_host_of_the_broker_is_killed() {
         let shape = [Shape::Slots, Shape::Mixed, Shape::Large][round as usize % 3];
         let stage = Stage::new();
         let mut host = start_host(&stage.path);
-        let mut readers = [1, 3].map(|holds| reader(&stage, shape, holds, chance.of(0..1 << 32)));
+        let cast = Cast::lossy(&stage, shape);
+        let mut readers = [1, 3].map(|holds| cast.reader(holds, chance.of(0..1 << 32)));
         for reader in &mut readers {
             reader.expect("joined");
         }
-        let mut sender = sender(&stage, shape, 1, false);
+        let mut sender = cast.sender(1, false);
         let [survivor, victim] = &mut readers;
         victim.expect("holding");
         some_time(&mut chance, SOON);

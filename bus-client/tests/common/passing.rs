@@ -1,5 +1,6 @@
 //! Roles on topics where publishers go past subscribers: who sends, and who reads, holds, and counts what it lost.
 
+use std::fmt::{self, Display, Formatter};
 use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
@@ -9,8 +10,9 @@ use bus_client::{
 
 use super::chance::Chance;
 use super::content::{Content, LONGEST};
-use super::process::WATCHDOG;
+use super::process::{Process, WATCHDOG};
 use super::role::{Given, Part, lines, say};
+use super::stage::Stage;
 use super::tally::{Tallies, Tally};
 
 /// Slots of each ring.
@@ -134,6 +136,86 @@ fn sender(given: &Given) {
     }
 }
 
+/// Starts the roles of this file on one topic.
+pub struct Cast<'a> {
+    stage: &'a Stage,
+    shape: Shape,
+    /// Milliseconds until a publisher evicts; none on a lossy topic.
+    patience: Option<u64>,
+}
+
+impl<'a> Cast<'a> {
+    /// On a lossy topic.
+    pub fn lossy(stage: &'a Stage, shape: Shape) -> Self {
+        let patience = None;
+        Self {
+            stage,
+            shape,
+            patience,
+        }
+    }
+
+    /// On one whose publishers evict after so many milliseconds.
+    pub fn evicting(stage: &'a Stage, shape: Shape, patience: u64) -> Self {
+        let patience = Some(patience);
+        Self {
+            stage,
+            shape,
+            patience,
+        }
+    }
+
+    fn start(&self, role: &str, settings: &[(&str, &dyn Display)]) -> Process {
+        let (socket, shape) = (self.stage.path.display(), format!("{:?}", self.shape));
+        let mut all: Vec<(&str, &dyn Display)> = vec![("socket", &socket), ("shape", &shape)];
+        if let Some(patience) = &self.patience {
+            all.push(("patience", patience));
+        }
+        all.extend(settings);
+        Process::start(role, &all)
+    }
+
+    /// A sender that has joined; a paced one waits for acknowledgements.
+    pub fn sender(&self, tag: u64, paced: bool) -> Process {
+        let mut sender = self.start("sender", &[("tag", &tag), ("paced", &paced)]);
+        sender.expect("joined");
+        sender
+    }
+
+    /// A reader that holds up to so many messages; one that holds none acknowledges bursts.
+    pub fn reader(&self, holds: u64, seed: u64) -> Process {
+        let acknowledges = holds == 0;
+        self.start(
+            "reader",
+            &[
+                ("holds", &holds),
+                ("acknowledges", &acknowledges),
+                ("seed", &seed),
+            ],
+        )
+    }
+}
+
+/// Kills it and waits until it is gone.
+pub fn kill(process: &mut Process) {
+    process.kill();
+    process.reap();
+}
+
+/// Waits until the sender has sent some rings full from now on; how many messages it has sent then.
+pub fn await_progress(sender: &mut Process) -> u64 {
+    sender.tell("on");
+    sender.await_word("on").parse().unwrap()
+}
+
+/// Stops the sender; how many messages it sent, and how many of them found no room.
+pub fn over(sender: &mut Process) -> (u64, u64) {
+    sender.tell("stop");
+    let said = sender.await_word("over");
+    let (sent, nowhere) = said.split_once(' ').unwrap();
+    (sent.parse().unwrap(), nowhere.parse().unwrap())
+}
+
 /// What a reader holds, and what it had read there.
 struct Kept(Held, Content);
 
@@ -247,8 +329,8 @@ impl Ended {
     }
 }
 
-impl std::fmt::Display for Ended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for Ended {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self {
             tag,
             start,
@@ -262,7 +344,7 @@ impl std::fmt::Display for Ended {
 
 /// Joins and says `joined`; reads and checks, and holds up to `holds` messages, others all the time; says `holding` when it first has as many.
 /// Acknowledges bursts if it `acknowledges`. Says [`Ended`] when a publisher is gone, one at a time. Where it is evicted it checks
-/// what it holds, says `evicted` with the number after the last message that came, and joins again. Leaves when the test says no more.
+/// what it holds, says `evicted` with the number after the last message that came, and joins again if there is a broker. Leaves when the test says no more.
 fn reader(given: &Given) {
     let bus = given.bus();
     let (_, topic) = topic(given, &bus);
@@ -271,8 +353,13 @@ fn reader(given: &Given) {
         .then(|| bus.publisher::<u64>("acknowledged").unwrap());
     let lines = lines();
     let mut chance = Chance::seeded(given.or("seed", 0));
+    let mut evicted = false;
     loop {
-        let subscriber = topic.clone().bytes_subscriber().unwrap();
+        let subscriber = match topic.clone().bytes_subscriber() {
+            Ok(subscriber) => subscriber,
+            Err(Error::Broker { .. }) if evicted => return,
+            Err(error) => panic!("{error}"),
+        };
         say("joined");
         let mut reader = Reader {
             subscriber: &subscriber,
@@ -303,6 +390,7 @@ fn reader(given: &Given) {
                     reader.release();
                     let next = reader.tallies.0.last().map_or(0, Tally::next);
                     say(format_args!("evicted {next}"));
+                    evicted = true;
                     break;
                 }
                 Err(error) => panic!("{error}"),
