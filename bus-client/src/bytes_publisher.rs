@@ -1,6 +1,7 @@
 //! Sending raw bytes.
 
 use std::iter::Peekable;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use crate::outlet::Outlet;
@@ -91,6 +92,27 @@ impl BytesPublisher {
     /// [`Error::Timeout`](crate::Error::Timeout); else as [`loan`](Self::loan).
     pub fn loan_timeout(&mut self, len: usize, timeout: Duration) -> Result<BytesLoan<'_>> {
         Ok(BytesLoan::new(self.outlet.loan(len, Some(timeout))?))
+    }
+
+    /// A descriptor to wait for; see [`Publisher::poll_fd`](crate::Publisher::poll_fd).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_fd(&mut self) -> Result<BorrowedFd<'_>> {
+        Ok(self.outlet.own()?.as_fd())
+    }
+
+    /// Before waiting; see [`Publisher::arm`](crate::Publisher::arm).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn arm(&mut self) -> Result<bool> {
+        self.outlet.arm()
+    }
+
+    /// After waiting; see [`Publisher::disarm`](crate::Publisher::disarm).
+    pub fn disarm(&mut self) {
+        self.outlet.disarm();
     }
 
     /// Waits for subscribers; see [`Publisher::wait_for_subscribers`](crate::Publisher::wait_for_subscribers).

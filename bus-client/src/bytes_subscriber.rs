@@ -1,5 +1,6 @@
 //! Receiving raw bytes.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use bus_core::receive::{self, Message};
@@ -63,6 +64,27 @@ impl BytesSubscriber {
                 });
             }
         }
+    }
+
+    /// A descriptor to wait for; see [`Subscriber::poll_fd`](crate::Subscriber::poll_fd).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_fd(&self) -> Result<BorrowedFd<'_>> {
+        Ok(self.inlet.own()?.as_fd())
+    }
+
+    /// Before waiting; see [`Subscriber::arm`](crate::Subscriber::arm).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn arm(&self) -> Result<bool> {
+        self.inlet.arm()
+    }
+
+    /// After waiting; see [`Subscriber::disarm`](crate::Subscriber::disarm).
+    pub fn disarm(&self) {
+        self.inlet.disarm();
     }
 
     /// Waits for publishers; see [`Subscriber::wait_for_publishers`](crate::Subscriber::wait_for_publishers).

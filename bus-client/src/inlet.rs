@@ -1,6 +1,8 @@
 //! The receiving end of a handle, of whatever type: membership, waiting, ends, and the core's subscriber.
 
-use std::cell::{Cell, RefCell};
+mod park;
+
+use std::cell::{Cell, OnceCell, RefCell};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +41,10 @@ pub(crate) struct Inlet {
     settings: TopicSettings,
     attempts: Attempts,
     fall_backs: FallBacks,
+    /// Where it parks, once it does.
+    own: OnceCell<Arc<OwnedFd>>,
+    /// Whether all publishers can wake it there.
+    notified: Cell<bool>,
 }
 
 impl Inlet {
@@ -68,7 +74,10 @@ impl Inlet {
             settings: opened.settings,
             attempts: Attempts::default(),
             fall_backs: FallBacks::default(),
+            own: OnceCell::new(),
+            notified: Cell::new(false),
         };
+        inlet.core.set_relay(inlet.member.clone());
         inlet.warn_of_fall_backs();
         // What was sent before the answer to `Open` is read now, so that the cursors are near the heads
         // before anybody waits for them.
@@ -100,7 +109,7 @@ impl Inlet {
                 pid,
                 ended,
             } => {
-                let [ring, pidfd] = self.member.descriptors(descriptors)?;
+                let ([ring, pidfd], eventfd) = self.member.introduction(descriptors)?;
                 let start = if self.joined.get() {
                     Start::First
                 } else {
@@ -113,6 +122,9 @@ impl Inlet {
                         self.followed.set(self.followed.get() + 1);
                         let peer = Peer { id, client, pid };
                         self.peers.borrow_mut().insert(peer, pidfd);
+                        if let Some(eventfd) = eventfd {
+                            self.core.set_notify(id, eventfd);
+                        }
                         self.warn_of_fall_backs();
                         if ended {
                             self.end(id);
@@ -129,6 +141,17 @@ impl Inlet {
             }
             Event::PublisherLeft { version, id, .. } => {
                 self.end(id);
+                self.version.set(version);
+            }
+            Event::PublisherNotify { version, id } => {
+                let [eventfd] = self.member.descriptors(descriptors)?;
+                if let Some(eventfd) = self.member.eventfd(eventfd) {
+                    self.core.set_notify(id, eventfd);
+                }
+                self.version.set(version);
+            }
+            Event::Notified { version } => {
+                self.notified.set(true);
                 self.version.set(version);
             }
             event => return Err(self.member.unexpected(&event)),

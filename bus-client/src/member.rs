@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use bus_core::backend::eventfd;
 use bus_core::control::{Connection, Event, Request, Role, pidfd_alive};
 use bus_core::schema::Schema;
+use bus_core::wake::Relay;
 use bus_core::{TopicName, TopicSettings};
 
 use crate::host::Host;
@@ -81,6 +83,15 @@ impl Drop for Member {
     }
 }
 
+impl Relay for Member {
+    fn relay(&self) {
+        // Who parks looks around by itself once the broker is gone.
+        if !self.orphaned() {
+            let _ = self.connection.try_send(&Request::Wake, &[]);
+        }
+    }
+}
+
 /// What the broker said of a topic at its opening.
 pub(crate) struct Opened {
     pub settings: TopicSettings,
@@ -144,6 +155,16 @@ impl Member {
     /// Takes part, with this segment. Events up to [`Event::Joined`] follow.
     pub(crate) fn join(&self, segment: BorrowedFd<'_>) -> Result<()> {
         self.ask(&Request::Join, &[segment])
+    }
+
+    /// Lets this handle park at `eventfd`. Events up to [`Event::Notified`] follow.
+    pub(crate) fn notify(&self, eventfd: BorrowedFd<'_>) -> Result<()> {
+        // What a broker that is gone said last is for whoever looks next.
+        if self.lost_broker() {
+            return Err(self.wrap(bus_core::Error::Closed));
+        }
+        let asked = self.connection.send(&Request::Notify, &[eventfd]);
+        asked.map_err(|e| self.wrap(e))
     }
 
     fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
@@ -268,6 +289,27 @@ impl Member {
                 got.len()
             )))
         })
+    }
+
+    /// The descriptors of who has joined: two, and its eventfd if it may park.
+    pub(crate) fn introduction(
+        &self,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Result<([OwnedFd; 2], Option<OwnedFd>)> {
+        let third = (descriptors.len() == 3).then(|| descriptors.pop());
+        let third = third.flatten().and_then(|fd| self.eventfd(fd));
+        Ok((self.descriptors(descriptors)?, third))
+    }
+
+    /// A peer's eventfd, if it is one. One that is not hurts that peer only: it is woken through the broker.
+    pub(crate) fn eventfd(&self, fd: OwnedFd) -> Option<OwnedFd> {
+        match eventfd::check(&fd) {
+            Ok(()) => Some(fd),
+            Err(error) => {
+                tracing::warn!(topic = %self.topic, %error, "an eventfd is not used");
+                None
+            }
+        }
     }
 
     pub(crate) fn topic(&self) -> String {

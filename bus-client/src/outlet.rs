@@ -1,6 +1,9 @@
 //! The sending end of a handle, of whatever type: membership, waiting, and the core's publisher.
 
+mod park;
+
 use std::iter::Peekable;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +29,10 @@ pub(crate) struct Outlet {
     attempts: Attempts,
     stalls: Stalls,
     fall_backs: FallBacks,
+    /// Where it parks, once it does.
+    own: Option<Arc<OwnedFd>>,
+    /// Whether all subscribers can wake it there.
+    notified: bool,
 }
 
 impl Outlet {
@@ -50,7 +57,10 @@ impl Outlet {
             attempts: Attempts::default(),
             stalls: Stalls::default(),
             fall_backs: FallBacks::default(),
+            own: None,
+            notified: false,
         };
+        outlet.core.set_relay(outlet.member.clone());
         outlet.warn_of_fall_backs();
         loop {
             match outlet.member.answer()? {
@@ -64,7 +74,7 @@ impl Outlet {
         }
     }
 
-    fn apply(&mut self, event: Event, descriptors: Vec<std::os::fd::OwnedFd>) -> Result<()> {
+    fn apply(&mut self, event: Event, descriptors: Vec<OwnedFd>) -> Result<()> {
         match event {
             Event::SubscriberJoined {
                 version,
@@ -72,10 +82,13 @@ impl Outlet {
                 client,
                 pid,
             } => {
-                let [reader, pidfd] = self.member.descriptors(descriptors)?;
+                let ([reader, pidfd], eventfd) = self.member.introduction(descriptors)?;
                 match self.core.adopt(id, &reader) {
                     Ok(()) => {
                         self.peers.insert(Peer { id, client, pid }, pidfd);
+                        if let Some(eventfd) = eventfd {
+                            self.core.set_notify(id, eventfd);
+                        }
                         self.warn_of_fall_backs();
                     }
                     // A segment that is not one hurts its own subscriber only.
@@ -88,6 +101,17 @@ impl Outlet {
             }
             Event::SubscriberLeft { version, id, .. } => {
                 self.drop_peer(id);
+                self.version = version;
+            }
+            Event::SubscriberNotify { version, id } => {
+                let [eventfd] = self.member.descriptors(descriptors)?;
+                if let Some(eventfd) = self.member.eventfd(eventfd) {
+                    self.core.set_notify(id, eventfd);
+                }
+                self.version = version;
+            }
+            Event::Notified { version } => {
+                self.notified = true;
                 self.version = version;
             }
             event => return Err(self.member.unexpected(&event)),

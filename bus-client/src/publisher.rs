@@ -2,6 +2,7 @@
 
 use std::iter::Peekable;
 use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use bus_core::publish::Payload;
@@ -137,6 +138,29 @@ impl<T: Payload> Publisher<T> {
         T::Archived: Unpin,
     {
         Loan::new(self.outlet.loan(Loan::<T>::BYTES, Some(timeout))?)
+    }
+
+    /// A descriptor that turns readable when there may be room again, for who waits for descriptors. It does so only after
+    /// [`arm`](Self::arm). As for [`Subscriber::poll_fd`](crate::Subscriber::poll_fd): wait 100 ms at most, then try again.
+    ///
+    /// # Errors
+    /// [`Error::Topic`](crate::Error::Topic) where there is no descriptor left, or the broker is gone at the first call.
+    pub fn poll_fd(&mut self) -> Result<BorrowedFd<'_>> {
+        Ok(self.outlet.own()?.as_fd())
+    }
+
+    /// After [`Error::Full`](crate::Error::Full): from now on [`poll_fd`](Self::poll_fd) turns readable when a subscriber has released
+    /// something or left. False where one has done so since: try again at once.
+    ///
+    /// # Errors
+    /// As for [`poll_fd`](Self::poll_fd).
+    pub fn arm(&mut self) -> Result<bool> {
+        self.outlet.arm()
+    }
+
+    /// Undoes [`arm`](Self::arm): [`poll_fd`](Self::poll_fd) is not readable any more.
+    pub fn disarm(&mut self) {
+        self.outlet.disarm();
     }
 
     /// Waits until at least `count` subscribers are there, or the time is over. What is sent afterwards, they all receive.

@@ -1,6 +1,7 @@
 //! Receiving values of one type.
 
 use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use bus_core::publish::Payload;
@@ -101,6 +102,56 @@ impl<T: Payload> Subscriber<T> {
     /// Messages as they come, for ever or until [`Error::Ended`], which ends the iteration.
     pub fn iter(&self) -> Messages<'_, T> {
         Messages { subscriber: self }
+    }
+
+    /// A descriptor that turns readable when there is something to receive, for `epoll`, `poll`, or whatever else waits for
+    /// descriptors. It does so only after [`arm`](Self::arm), so that messages cost nothing while nobody waits.
+    ///
+    /// Wait when `arm` says that there is nothing; then [`disarm`](Self::disarm), and receive until there is nothing. The first call
+    /// tells the topic's publishers of the descriptor, through the broker.
+    ///
+    /// ```
+    /// use nix::poll::{PollFd, PollFlags, poll};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = bus_client::Bus::builder("loop").socket(dir.path().join("bus.sock")).connect()?;
+    /// let ticks = bus.subscriber::<u64>("ticks")?;
+    /// # let mut feed = bus.publisher::<u64>("ticks")?;
+    /// # std::thread::spawn(move || feed.send(&7));
+    /// 'wait: loop {
+    ///     if ticks.arm()? {
+    ///         let mut descriptors = [PollFd::new(ticks.poll_fd()?, PollFlags::POLLIN)];
+    ///         // No longer, so that the end of a publisher is seen also where the broker is gone.
+    ///         poll(&mut descriptors, 100_u8)?;
+    ///     }
+    ///     ticks.disarm();
+    ///     while let Some(tick) = ticks.try_recv()? {
+    ///         println!("{tick:?}");
+    /// #       break 'wait;
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Topic`] where there is no descriptor left, or the broker is gone at the first call.
+    pub fn poll_fd(&self) -> Result<BorrowedFd<'_>> {
+        Ok(self.inlet.own()?.as_fd())
+    }
+
+    /// From now on [`poll_fd`](Self::poll_fd) turns readable when there is something, once. False where there is something already: receive it
+    /// first.
+    ///
+    /// # Errors
+    /// As for [`poll_fd`](Self::poll_fd) and [`try_recv`](Self::try_recv).
+    pub fn arm(&self) -> Result<bool> {
+        self.inlet.arm()
+    }
+
+    /// Undoes [`arm`](Self::arm): [`poll_fd`](Self::poll_fd) is not readable any more. A call that is left out costs some publisher a
+    /// system call, and nothing else.
+    pub fn disarm(&self) {
+        self.inlet.disarm();
     }
 
     /// Waits until at least `count` publishers are there at once, or the time is over. One that came and left does not count, though

@@ -35,8 +35,9 @@ impl Attempts {
         self.failed.get().is_multiple_of(Self::LOOK) && self.due()
     }
 
+    /// Whether it is time to patrol, by the clock.
     #[cold]
-    fn due(&self) -> bool {
+    pub(crate) fn due(&self) -> bool {
         let now = Instant::now();
         let due = self.patrolled.get().is_none_or(|at| now - at >= PATROL);
         if due {

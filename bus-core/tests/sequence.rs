@@ -5,6 +5,7 @@
 
 mod cells;
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
@@ -226,7 +227,7 @@ fn a_sleeper_that_never_wakes_costs_one_call_for_each_sleep() {
         }
         let bell = &pair.publisher.ring().header().bell.bell;
         assert_eq!(bell.wakes.get(), sleep);
-        waiting.set(2 * sleep + 1);
+        waiting.set(4 * sleep + 1);
     }
     // The other direction: a publisher that died asleep.
     pair.publisher.ring().header().waiting.0.set(5);
@@ -236,4 +237,40 @@ fn a_sleeper_that_never_wakes_costs_one_call_for_each_sleep() {
         pair.reader.release(found.sequence);
     }
     assert_eq!(pair.page.header().bell.bell.wakes.get(), 1);
+}
+
+#[test]
+fn who_is_parked_is_notified_once_for_each_sleep_and_not_by_the_bell() {
+    let mut pair = pair(0, 4);
+    let page = pair.page.clone();
+    let (waiting, bell) = (&page.header().waiting.0, &page.header().bell.bell);
+    let (rings, questions) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    let turn = |pair: &mut Pair| {
+        assert!(pair.send(8));
+        let found = pair.reader.poll().unwrap();
+        pair.reader.release(found.sequence);
+    };
+    // Before the eventfd is known, the broker is asked.
+    pair.publisher.set_relay(questions.clone());
+    waiting.set(4 + 3);
+    (0..10).for_each(|_| turn(&mut pair));
+    assert_eq!((rings.get(), questions.get()), (0, 1));
+    pair.publisher.set_notify(1, rings.clone());
+    for sleep in 2..5 {
+        waiting.set(4 * sleep + 3);
+        (0..10).for_each(|_| turn(&mut pair));
+        assert_eq!((rings.get(), questions.get()), (sleep - 1, 1));
+    }
+    assert_eq!(pair.publisher.ring().header().bell.bell.wakes.get(), 0);
+    // The other direction.
+    let waiting = &pair.publisher.ring().header().waiting.0;
+    waiting.set(4 + 3);
+    pair.reader.set_relay(questions.clone());
+    (0..10).for_each(|_| turn(&mut pair));
+    assert_eq!((rings.get(), questions.get()), (3, 2));
+    pair.reader.set_notify(rings.clone());
+    pair.publisher.ring().header().waiting.0.set(8 + 3);
+    (0..10).for_each(|_| turn(&mut pair));
+    assert_eq!((rings.get(), questions.get()), (4, 2));
+    assert_eq!(bell.wakes.get(), 0);
 }

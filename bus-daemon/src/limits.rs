@@ -3,7 +3,7 @@
 use bus_core::memory::layout;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Connections at a time. Each is a publisher or a subscriber, and takes three descriptors.
+/// Connections at a time. Each is a publisher or a subscriber, and takes three descriptors, or four if it may park.
 pub const MAX_CONNECTIONS: usize = 4096;
 /// Topics at a time.
 pub const MAX_TOPICS: usize = 4096;

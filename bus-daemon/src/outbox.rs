@@ -17,6 +17,8 @@ use crate::limits::MAX_QUEUED;
 enum Subject {
     Joined(u64),
     Left(u64),
+    /// Whose eventfd it brings.
+    Notify(u64),
     /// A leaving whose joining was never told.
     Unheard,
     Nobody,
@@ -28,6 +30,8 @@ pub(crate) struct Outgoing {
     packet: Rc<Packet>,
     descriptors: Vec<Rc<OwnedFd>>,
     subject: Subject,
+    /// What to say instead, to who has not yet heard of the joining that this is about.
+    whole: Option<Rc<Outgoing>>,
 }
 
 impl Outgoing {
@@ -39,13 +43,23 @@ impl Outgoing {
             Event::PublisherLeft { id, .. } | Event::SubscriberLeft { id, .. } => {
                 Subject::Left(*id)
             }
+            Event::PublisherNotify { id, .. } | Event::SubscriberNotify { id, .. } => {
+                Subject::Notify(*id)
+            }
             _ => Subject::Nobody,
         };
         Ok(Self {
             packet: Rc::new(event.pack()?),
             descriptors,
             subject,
+            whole: None,
         })
+    }
+
+    /// An eventfd of who has joined. `whole` tells of the joining with the eventfd, for who has not yet heard of either.
+    pub(crate) fn or_whole(mut self, whole: Outgoing) -> Self {
+        self.whole = Some(Rc::new(whole));
+        self
     }
 }
 
@@ -81,6 +95,18 @@ impl Outbox {
             self.queue.retain(|e| e.subject != Subject::Unheard);
             event.subject = Subject::Unheard;
             posted = Posted::Unheard;
+        }
+        match (event.subject, event.whole.take()) {
+            // Nobody parks any more.
+            (Subject::Left(id), _) => self.queue.retain(|e| e.subject != Subject::Notify(id)),
+            (Subject::Notify(id), Some(whole)) => {
+                let joined = |e: &Outgoing| e.subject == Subject::Joined(id);
+                if let Some(at) = self.queue.iter().position(joined) {
+                    self.queue.remove(at);
+                    event = Outgoing::clone(&whole);
+                }
+            }
+            _ => {}
         }
         if self.queue.len() >= MAX_QUEUED {
             return Posted::Overflow;
@@ -161,6 +187,35 @@ mod tests {
         assert_eq!(outbox.post(joined(2, 8)), Posted::Queued);
         assert_eq!(outbox.post(left(2, 9)), Posted::Unheard);
         assert_eq!(read_all(&mut outbox), [(7, 1), (9, 2)]);
+    }
+
+    fn notify(id: u64, version: u32) -> Outgoing {
+        let event = Event::SubscriberNotify { version, id };
+        let notify = Outgoing::new(&event, Vec::new()).unwrap();
+        notify.or_whole(joined(id, version))
+    }
+
+    #[test]
+    fn an_eventfd_comes_with_the_joining_where_that_still_waits() {
+        let mut outbox = Outbox::default();
+        for id in 0..MAX_QUEUED as u64 {
+            assert_eq!(outbox.post(joined(id, 1)), Posted::Queued);
+        }
+        for id in 0..MAX_QUEUED as u64 {
+            assert_eq!(outbox.post(notify(id, 2)), Posted::Queued);
+        }
+        let subjects: Vec<_> = outbox.queue.iter().map(|e| e.subject).collect();
+        assert_eq!(subjects.len(), MAX_QUEUED);
+        assert_eq!(subjects[7], Subject::Joined(7));
+    }
+
+    #[test]
+    fn an_eventfd_of_who_left_is_not_told() {
+        let mut outbox = Outbox::default();
+        outbox.post(notify(1, 5));
+        assert_eq!(outbox.queue[0].subject, Subject::Notify(1));
+        outbox.post(left(1, 6));
+        assert_eq!(read_all(&mut outbox), [(6, 1)]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use bus_core::backend::eventfd;
 use bus_core::control::{Event, Refusal, Request, Role};
 use bus_core::memory::segment::{self, Kind};
 use bus_core::memory::{reader_bytes, ring_bytes};
@@ -59,7 +60,15 @@ impl Hub {
                     protocol("Released comes without descriptors")
                 }
             }
-            (Request::Join | Request::Released { .. }, None) => {
+            (Request::Notify, Some(topic)) => self.notify(id, &topic, descriptors),
+            (Request::Wake, Some(topic)) => {
+                if descriptors.is_empty() {
+                    self.wake(id, &topic)
+                } else {
+                    protocol("Wake comes without descriptors")
+                }
+            }
+            (Request::Join | Request::Released { .. } | Request::Notify | Request::Wake, None) => {
                 protocol("this connection has no topic open; the first request is Open")
             }
         };
@@ -177,6 +186,38 @@ impl Hub {
         topic
             .join(id, segment, &mut self.clients)
             .map_err(own_fault)
+    }
+
+    fn notify(
+        &mut self,
+        id: u64,
+        name: &TopicName,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Refused> {
+        let Some(topic) = self.topics.get_mut(name) else {
+            return protocol("the topic is closed");
+        };
+        if topic.member(id).is_none_or(|member| !member.may_notify()) {
+            return protocol("Notify comes once, after Join");
+        }
+        let Ok([eventfd]) = <[OwnedFd; 1]>::try_from(descriptors) else {
+            return protocol("Notify comes with one descriptor: the handle's eventfd");
+        };
+        eventfd::check(&eventfd).map_err(|e| (Refusal::Protocol, format!("topic {name}: {e}")))?;
+        topic
+            .notify(id, eventfd, &mut self.clients)
+            .map_err(own_fault)
+    }
+
+    fn wake(&mut self, id: u64, name: &TopicName) -> Result<(), Refused> {
+        let Some(topic) = self.topics.get(name) else {
+            return protocol("the topic is closed");
+        };
+        match topic.member(id) {
+            Some(member) => topic.ring_parked(member.role.other()),
+            None => return protocol("the topic is closed"),
+        }
+        Ok(())
     }
 
     fn release(&mut self, id: u64, name: &TopicName, index: u16) -> Result<(), Refused> {

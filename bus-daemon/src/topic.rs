@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use bus_core::backend::eventfd;
 use bus_core::control::{Event, Role};
 use bus_core::memory::registry::Registry;
 use bus_core::schema::Schema;
@@ -44,6 +45,8 @@ pub(crate) struct Member {
     pub(crate) index: u16,
     /// Its ring or its reader segment, once it has joined.
     segment: Option<Rc<OwnedFd>>,
+    /// What wakes it where it parks, once it may.
+    eventfd: Option<Rc<OwnedFd>>,
 }
 
 /// What a member is to be answered when it has opened the topic.
@@ -178,7 +181,7 @@ impl Topic {
                 self.rings.tell(index, to);
             }
         }
-        self.registry.bump_publishers();
+        self.bump(Role::Publisher);
         Ok(subscribers)
     }
 
@@ -187,8 +190,75 @@ impl Topic {
         if let Some(event) = subscriber_joined(id, &self.members[&id], version)? {
             self.post_to_publishers(&event, clients);
         }
-        self.registry.bump_subscribers();
+        self.bump(Role::Subscriber);
         Ok(self.registry.publishers())
+    }
+
+    /// Lets a member park: from now on it is woken by its eventfd as well.
+    pub(crate) fn notify(
+        &mut self,
+        id: u64,
+        eventfd: OwnedFd,
+        clients: &mut Clients,
+    ) -> Result<()> {
+        let Some(member) = self.members.get_mut(&id) else {
+            return Ok(());
+        };
+        let eventfd = Rc::new(eventfd);
+        member.eventfd = Some(Rc::clone(&eventfd));
+        let member = &self.members[&id];
+        let (publishers, subscribers) = (self.registry.publishers(), self.registry.subscribers());
+        let (event, version, watched) = match member.role {
+            Role::Publisher => {
+                let version = publishers.wrapping_add(1);
+                (Event::PublisherNotify { version, id }, version, subscribers)
+            }
+            Role::Subscriber => {
+                let version = subscribers.wrapping_add(1);
+                let event = Event::SubscriberNotify { version, id };
+                (event, version, publishers)
+            }
+        };
+        let event = Outgoing::new(&event, vec![eventfd])?;
+        let (role, whole) = match member.role {
+            Role::Publisher => (
+                Role::Publisher,
+                publisher_joined(id, member, version, false)?,
+            ),
+            Role::Subscriber => (Role::Subscriber, subscriber_joined(id, member, version)?),
+        };
+        if let Some(whole) = whole {
+            let event = event.or_whole(whole);
+            match role {
+                Role::Publisher => {
+                    for to in self.subscribers() {
+                        clients.post(to, event.clone());
+                    }
+                }
+                Role::Subscriber => self.post_to_publishers(&event, clients),
+            }
+            self.bump(role);
+        }
+        let answer = Event::Notified { version: watched };
+        clients.post(id, Outgoing::new(&answer, Vec::new())?);
+        Ok(())
+    }
+
+    /// Moves the version of the set of those with this role, and wakes the others, however they sleep.
+    fn bump(&mut self, of: Role) {
+        match of {
+            Role::Publisher => self.registry.bump_publishers(),
+            Role::Subscriber => self.registry.bump_subscribers(),
+        };
+        self.ring_parked(of.other());
+    }
+
+    /// Rings the eventfds of all with this role that may be parked.
+    pub(crate) fn ring_parked(&self, role: Role) {
+        let members = self.members.values().filter(|m| m.role == role);
+        members
+            .filter_map(|m| m.eventfd.as_deref())
+            .for_each(eventfd::ring);
     }
 
     /// A subscriber reads the ring with this index no more.
@@ -210,11 +280,13 @@ impl Topic {
     fn leave_publisher(
         &mut self,
         id: u64,
-        member: Member,
+        mut member: Member,
         exited: bool,
         clients: &mut Clients,
     ) -> Result<()> {
         let index = member.index;
+        // It sleeps no more.
+        member.eventfd = None;
         if !member.has_joined() {
             self.rings.give_back(index);
             return Ok(());
@@ -233,7 +305,7 @@ impl Topic {
                 self.rings.release(index, to);
             }
         }
-        self.registry.bump_publishers();
+        self.bump(Role::Publisher);
         Ok(())
     }
 
@@ -256,7 +328,7 @@ impl Topic {
         };
         let event = Outgoing::new(&event, Vec::new())?;
         self.post_to_publishers(&event, clients);
-        self.registry.bump_subscribers();
+        self.bump(Role::Subscriber);
         Ok(())
     }
 
@@ -292,20 +364,28 @@ impl Member {
             pidfd,
             index,
             segment: None,
+            eventfd: None,
         }
+    }
+
+    /// Whether it takes part and has not brought an eventfd yet.
+    pub(crate) fn may_notify(&self) -> bool {
+        self.has_joined() && self.eventfd.is_none()
     }
 
     pub(crate) fn has_joined(&self) -> bool {
         self.segment.is_some()
     }
 
-    /// An event that tells of this member, with its segment and its pidfd; none if it takes no part.
+    /// An event that tells of this member, with its segment, its pidfd, and its eventfd if it has one; none if it takes no part.
     fn tell(&self, event: impl FnOnce(String, u32) -> Event) -> Result<Option<Outgoing>> {
         let Some(segment) = &self.segment else {
             return Ok(None);
         };
         let event = event(self.client.to_string(), self.pid);
-        Outgoing::new(&event, vec![Rc::clone(segment), Rc::clone(&self.pidfd)]).map(Some)
+        let mut descriptors = vec![Rc::clone(segment), Rc::clone(&self.pidfd)];
+        descriptors.extend(self.eventfd.clone());
+        Outgoing::new(&event, descriptors).map(Some)
     }
 }
 

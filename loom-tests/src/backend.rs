@@ -1,4 +1,4 @@
-//! The backend of the models: loom's atomics, the fence pair, the futex.
+//! The backend of the models: loom's atomics, the fence pair, the futex, the eventfd.
 //!
 //! Promises: an access has its site's ordering, or none where the site is the weakened one; then a fence is left
 //! out. It does not model time: a deadline is ignored, so that no wake-up is missed and yet made good.
@@ -11,6 +11,7 @@ use bus_core::backend::{Backend, Site};
 use bus_core::memory::layout::RegistryPage;
 use loom::sync::atomic::{AtomicU32, AtomicU64};
 
+use crate::eventfd::{Eventfd, Known};
 use crate::memory::{ModelReader, ModelRing};
 use crate::{kernel, mutant};
 
@@ -63,6 +64,8 @@ impl Backend for Loom {
     type Ring = ModelRing;
     type Reader = ModelReader;
     type Registry = Rc<RegistryPage<Self>>;
+    type Notify = Rc<Eventfd>;
+    type Relay = Known;
 
     fn load32(word: &Self::Word32, site: Site) -> u32 {
         // ORDERING: the site's, or none.
@@ -111,6 +114,14 @@ impl Backend for Loom {
 
     fn wake(word: &Self::Word32) {
         kernel::current().futex.wake(word);
+    }
+
+    fn notify(notify: &Rc<Eventfd>) {
+        notify.ring();
+    }
+
+    fn relay(relay: &Known) {
+        relay.ring();
     }
 
     fn spin() {

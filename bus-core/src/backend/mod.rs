@@ -8,6 +8,7 @@
 //! ring is.
 
 mod ahead;
+pub mod eventfd;
 mod futex;
 mod membarrier;
 mod native;
@@ -33,6 +34,10 @@ pub trait Backend: Sized + 'static {
     type Reader: ReaderMemory<Self>;
     /// A topic's registry.
     type Registry: Deref<Target = RegistryPage<Self>>;
+    /// What wakes one sleeper that is parked: its eventfd.
+    type Notify;
+    /// The way to parked sleepers of the topic whose eventfd is not known here: through the broker.
+    type Relay: Clone;
 
     /// Loads a 32-bit word with the site's ordering.
     fn load32(word: &Self::Word32, site: Site) -> u32;
@@ -53,6 +58,10 @@ pub trait Backend: Sized + 'static {
     fn sleep(words: &[(&Self::Word32, u32)], deadline: Option<Instant>);
     /// Wakes everyone asleep on this word.
     fn wake(word: &Self::Word32);
+    /// Wakes the sleeper that is parked there, now or when it next looks. Never waits.
+    fn notify(notify: &Self::Notify);
+    /// Has the parked sleepers of the other side woken, by who knows them. Never waits.
+    fn relay(relay: &Self::Relay);
     /// One turn of a spin loop.
     fn spin();
 }

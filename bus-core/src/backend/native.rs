@@ -5,19 +5,21 @@
 
 use std::cell::Cell;
 use std::ops::Deref;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{compiler_fence, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use super::{Backend, ReaderMemory, RingMemory, Site, ahead, futex, membarrier};
+use super::{Backend, ReaderMemory, RingMemory, Site, ahead, eventfd, futex, membarrier};
 use crate::memory::layout::{
     INLINE, Identity, LAYOUT_VERSION, MAX_PUBLISHERS, PAGE, ReaderHeader, ReaderPage, RegistryPage,
     RingHeader, SlotHeader,
 };
 use crate::memory::segment::{Kind, Mapping};
 use crate::memory::{REGISTRY_BYTES, reader_bytes, ring_bytes, slot_bytes};
+use crate::wake::Relay;
 use crate::{Error, Result, TopicSettings};
 
 #[allow(clippy::disallowed_types)]
@@ -38,6 +40,8 @@ impl Backend for Native {
     type Ring = MappedRing;
     type Reader = MappedReader;
     type Registry = MappedRegistry;
+    type Notify = OwnedFd;
+    type Relay = Arc<dyn Relay>;
 
     #[inline(always)]
     fn load32(word: &Word32, site: Site) -> u32 {
@@ -87,6 +91,14 @@ impl Backend for Native {
 
     fn wake(word: &Word32) {
         futex::wake_all(word);
+    }
+
+    fn notify(notify: &OwnedFd) {
+        eventfd::ring(notify);
+    }
+
+    fn relay(relay: &Arc<dyn Relay>) {
+        relay.relay();
     }
 
     #[inline(always)]

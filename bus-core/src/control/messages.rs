@@ -20,6 +20,16 @@ pub enum Role {
     Subscriber,
 }
 
+impl Role {
+    /// What those do whom a handle of this role talks to.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Publisher => Self::Subscriber,
+            Self::Subscriber => Self::Publisher,
+        }
+    }
+}
+
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -62,6 +72,12 @@ pub enum Request {
         /// The ring's index.
         index: u16,
     },
+    /// The handle, which has joined, may park from now on: whoever finds it parked rings its eventfd. One descriptor: the
+    /// eventfd, which does not block. Once at most. Answered by [`Event::Notified`] or [`Event::Refused`].
+    Notify,
+    /// Somebody on the other side of the topic is parked, or may be, and this handle has not heard of an eventfd: the
+    /// broker is to ring all that it knows of. Not answered.
+    Wake,
 }
 
 /// Why the broker refuses.
@@ -108,6 +124,11 @@ pub enum Event {
         /// Version of the set that the receiver watches, at this moment.
         version: u32,
     },
+    /// Everybody whom it concerns can wake the handle by its eventfd, or through the broker.
+    Notified {
+        /// Version of the set that the receiver watches, at this moment.
+        version: u32,
+    },
     /// The broker refuses, and closes the connection. No other event follows.
     Refused {
         /// Why, for programs.
@@ -115,7 +136,8 @@ pub enum Event {
         /// Why, for people: a sentence that names both sides.
         why: String,
     },
-    /// To subscribers: a publisher takes part. Two descriptors: its ring, and a pidfd of its process.
+    /// To subscribers: a publisher takes part. Two descriptors: its ring, and a pidfd of its process; a third one if it may park: its
+    /// eventfd.
     PublisherJoined {
         /// Version of the set of publishers that this leads to.
         version: u32,
@@ -143,7 +165,8 @@ pub enum Event {
         /// Its process is gone. Best effort: `false` says nothing.
         exited: bool,
     },
-    /// To publishers: a subscriber takes part. Two descriptors: its reader segment, and a pidfd of its process.
+    /// To publishers: a subscriber takes part. Two descriptors: its reader segment, and a pidfd of its process; a third one if it may
+    /// park: its eventfd.
     SubscriberJoined {
         /// Version of the set of subscribers that this leads to.
         version: u32,
@@ -163,5 +186,21 @@ pub enum Event {
         id: u64,
         /// Its process is gone. Best effort: `false` says nothing.
         exited: bool,
+    },
+    /// To subscribers: a publisher that has joined may park from now on. One descriptor: its eventfd. As for
+    /// [`Event::PublisherLeft`], it may name one whose joining was never told.
+    PublisherNotify {
+        /// Version of the set of publishers that this leads to.
+        version: u32,
+        /// The publisher.
+        id: u64,
+    },
+    /// To publishers: a subscriber that has joined may park from now on. One descriptor: its eventfd. As for
+    /// [`Event::PublisherLeft`], it may name one whose joining was never told.
+    SubscriberNotify {
+        /// Version of the set of subscribers that this leads to.
+        version: u32,
+        /// The subscriber.
+        id: u64,
     },
 }

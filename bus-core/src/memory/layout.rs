@@ -80,7 +80,7 @@ pub struct RingHeader<B: Backend> {
     pub identity: Identity<B>,
     /// Wakes subscribers; ends the ring.
     pub bell: BellLine<B>,
-    /// Odd while the publisher sleeps for room; a new value for each sleep.
+    /// How the publisher sleeps for room, if it does; a new value for each sleep: see [`wake`](crate::wake).
     pub waiting: Line<B::Word32>,
     /// Where publishers may go past subscribers: every message from this one on is intact.
     pub floor: Line<B::Word64>,
@@ -129,7 +129,7 @@ pub const IDLE: u64 = 1 << 63;
 pub struct ReaderHeader<B: Backend> {
     /// What this segment is.
     pub identity: Identity<B>,
-    /// Odd while the subscriber sleeps for messages; a new value for each sleep.
+    /// How the subscriber sleeps for messages, if it does; a new value for each sleep: see [`wake`](crate::wake).
     pub waiting: Line<B::Word32>,
     /// Wakes publishers; says that it has joined, and that it leaves.
     pub bell: BellLine<B>,

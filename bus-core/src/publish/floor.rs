@@ -217,7 +217,6 @@ impl<B: Backend> RingPublisher<B> {
     /// As [`sleep`](Self::sleep), where something below the floor is held: wakes also when that is given back, by whomever.
     #[cold]
     pub(super) fn sleep_for_kept(&mut self, deadline: Option<Instant>) {
-        let Some(floor) = &mut self.floor else { return };
         let version = (&self.registry.subscribers.0, self.version);
         let mut words = [version; MAX_WORDS];
         let mut count = 1;
@@ -230,8 +229,31 @@ impl<B: Backend> RingPublisher<B> {
         let waiting = &self.ring.header().waiting.0;
         self.sleeper
             .announce::<B>(waiting, site::SLEEP_PUBLISHER_FENCE);
+        let mut moved = self.moved();
+        if let Some(floor) = &mut self.floor {
+            moved |= floor.let_go(&self.followers, self.index);
+        }
+        if !moved {
+            B::sleep(&words[..count], deadline);
+        }
+        self.sleeper.retract::<B>(waiting);
+        self.go_round_kept();
+    }
+
+    /// As [`park`](Self::park), where something below the floor is held: after the heavy fence, whether nothing has changed.
+    pub(super) fn still_kept(&mut self) -> bool {
+        let mut moved = self.moved();
+        if let Some(floor) = &mut self.floor {
+            moved |= floor.let_go(&self.followers, self.index);
+        }
+        self.go_round_kept();
+        !moved
+    }
+
+    /// Whether a cursor or the set of subscribers has moved since it was looked at.
+    fn moved(&self) -> bool {
         // ORDERING: all after the heavy fence, which pairs with `RELEASE_FENCE`.
-        let mut moved = B::load32(version.0, site::RELAXED) != version.1;
+        let mut moved = B::load32(&self.registry.subscribers.0, site::RELAXED) != self.version;
         for follower in self.followers.iter().filter(|f| !f.evicted) {
             let cursor = B::load64(follower.reader.cursor(self.index), site::RELAXED);
             let seen = if follower.left() {
@@ -241,12 +263,7 @@ impl<B: Backend> RingPublisher<B> {
             };
             moved |= seen != follower.seen;
         }
-        let gone = floor.let_go(&self.followers, self.index);
-        if !gone && !moved {
-            B::sleep(&words[..count], deadline);
-        }
-        self.sleeper.retract::<B>(waiting);
-        self.go_round_kept();
+        moved
     }
 
     /// Commits a message in whose slot an older one is left alone. Somebody who protects that one may be about to read where it lies: so

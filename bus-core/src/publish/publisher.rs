@@ -21,6 +21,7 @@ use crate::memory::layout::{MAX_PUBLISHERS, NOWHERE, READER_MAGIC, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
 use crate::memory::segment::{self, Kind};
 use crate::memory::{reader_bytes, registry, ring_bytes};
+use crate::wake::Relay;
 use crate::{Delivery, Error, Result, TopicSettings};
 
 /// Writes one topic's messages into its own ring.
@@ -123,6 +124,26 @@ impl Publisher {
         reader.header().identity.check(Kind::Reader, READER_MAGIC)?;
         self.ring.adopt(id, reader);
         Ok(())
+    }
+
+    /// See [`RingPublisher::set_notify`]. The descriptor is one that [`check`](crate::backend::eventfd::check) passed.
+    pub fn set_notify(&mut self, id: u64, notify: OwnedFd) {
+        self.ring.set_notify(id, notify);
+    }
+
+    /// See [`RingPublisher::set_relay`].
+    pub fn set_relay(&mut self, relay: Arc<dyn Relay>) {
+        self.ring.set_relay(relay);
+    }
+
+    /// See [`RingPublisher::park`].
+    pub fn park(&mut self) -> bool {
+        self.ring.park()
+    }
+
+    /// See [`RingPublisher::unpark`].
+    pub fn unpark(&mut self) {
+        self.ring.unpark();
     }
 
     /// See [`RingPublisher::drop_follower`].

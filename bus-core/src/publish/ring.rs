@@ -15,7 +15,7 @@ use super::stall::Stall;
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
 use crate::memory::layout::{CLOSED, IDLE, INLINE, JOINED, LEFT, NOWHERE};
-use crate::wake::{Alarm, MAX_WORDS, Sleeper};
+use crate::wake::{Alarm, Call, MAX_WORDS, Sleeper};
 
 /// A subscriber that this publisher waits for and wakes.
 pub(super) struct Follower<B: Backend> {
@@ -28,6 +28,8 @@ pub(super) struct Follower<B: Backend> {
     /// Nobody waits for it any more; what it holds is left alone.
     pub(super) evicted: bool,
     alarm: Alarm,
+    /// Wakes it where it is parked, once that is known here.
+    notify: Option<B::Notify>,
 }
 
 impl<B: Backend> Follower<B> {
@@ -69,6 +71,8 @@ pub struct RingPublisher<B: Backend> {
     /// Where this publisher may go past subscribers: what it leaves alone.
     pub(super) floor: Option<Floor>,
     pub(super) sleeper: Sleeper,
+    /// Wakes who is parked and not known here.
+    relay: Option<B::Relay>,
 }
 
 /// Where the next message goes. Dropping it leaves the ring as it was.
@@ -120,7 +124,13 @@ impl<B: Backend> RingPublisher<B> {
             followers: Vec::new(),
             floor: overrun.map(|rules| Floor::new(rules, start)),
             sleeper: Sleeper::default(),
+            relay: None,
         }
+    }
+
+    /// From now on wakes through this whom it cannot wake itself.
+    pub fn set_relay(&mut self, relay: B::Relay) {
+        self.relay = Some(relay);
     }
 
     /// The ring's memory.
@@ -159,8 +169,16 @@ impl<B: Backend> RingPublisher<B> {
             stall: Stall::default(),
             evicted: false,
             alarm: Alarm::default(),
+            notify: None,
         });
         self.room = 0;
+    }
+
+    /// This subscriber may park from now on, and is woken so. Unknown ids are no error, as for [`drop_follower`](Self::drop_follower).
+    pub fn set_notify(&mut self, id: u64, notify: B::Notify) {
+        if let Some(follower) = self.followers.iter_mut().find(|f| f.id == id) {
+            follower.notify = Some(notify);
+        }
     }
 
     /// From now on waits for this subscriber no longer. Unknown ids are no error: it may have left before it was adopted.
@@ -330,12 +348,38 @@ impl<B: Backend> RingPublisher<B> {
         B::light_fence(site::PUBLISH_FENCE);
         // ORDERING: as in `stale`. Who is about to join may sleep already, and is not yet known here.
         let seen = B::load32(&self.registry.subscribers.0, site::RELAXED);
-        let mut asleep = seen != self.version;
-        for follower in &mut self.followers {
+        let moved = seen != self.version;
+        let mut asleep = moved;
+        for follower in &self.followers {
             asleep |= follower.alarm.due::<B>(&follower.reader.header().waiting.0);
         }
         if asleep {
+            self.wake(moved);
+        }
+    }
+
+    /// Wakes each who sleeps as it sleeps; where somebody may be `unknown` here, in both ways.
+    #[cold]
+    fn wake(&self, unknown: bool) {
+        let (mut ring, mut relay) = (unknown, unknown);
+        for follower in &self.followers {
+            match follower
+                .alarm
+                .take::<B>(&follower.reader.header().waiting.0)
+            {
+                Some(Call::Bell) => ring = true,
+                Some(Call::Notify) => match &follower.notify {
+                    Some(notify) => B::notify(notify),
+                    None => relay = true,
+                },
+                None => {}
+            }
+        }
+        if ring {
             crate::wake::ring::<B>(&self.ring.header().bell.bell);
+        }
+        if let Some(broker) = self.relay.as_ref().filter(|_| relay) {
+            B::relay(broker);
         }
     }
 
@@ -356,16 +400,44 @@ impl<B: Backend> RingPublisher<B> {
         let waiting = &self.ring.header().waiting.0;
         self.sleeper
             .announce::<B>(waiting, site::SLEEP_PUBLISHER_FENCE);
+        if self.still_behind(slowest) {
+            let version = (&self.registry.subscribers.0, self.version);
+            B::sleep(&[(its_bell, bell), version], deadline);
+        }
+        self.sleeper.retract::<B>(waiting);
+    }
+
+    /// Whether nothing has changed since the claim failed, after the heavy fence of who is about to sleep.
+    fn still_behind(&self, slowest: &Follower<B>) -> bool {
         // ORDERING: both after the heavy fence, which pairs with `RELEASE_FENCE`. What the cursor frees is
         // acquired by the claim that follows.
         let cursor = B::load64(slowest.reader.cursor(self.index), site::RELAXED) & !self.ignored();
         let version = B::load32(&self.registry.subscribers.0, site::RELAXED);
         let waits = cursor == slowest.seen && self.lag(cursor) > 0 && !slowest.left();
-        if waits && version == self.version {
-            let words = [(its_bell, bell), (&self.registry.subscribers.0, version)];
-            B::sleep(&words, deadline);
+        waits && version == self.version
+    }
+
+    /// Parks: from now on its eventfd is rung when a subscriber releases something. False, and awake, where something has changed since
+    /// the claim failed: claim again.
+    #[cold]
+    pub fn park(&mut self) -> bool {
+        self.sleeper.park::<B>(&self.ring.header().waiting.0);
+        B::heavy_fence(site::SLEEP_PUBLISHER_FENCE);
+        let sleeps = if self.floor.as_ref().is_some_and(Floor::keeps) {
+            self.still_kept()
+        } else {
+            let slowest = self.slowest_follower();
+            slowest.is_some_and(|slowest| self.still_behind(slowest))
+        };
+        if !sleeps {
+            self.unpark();
         }
-        self.sleeper.retract::<B>(waiting);
+        sleeps
+    }
+
+    /// Is awake again, after [`park`](Self::park).
+    pub fn unpark(&mut self) {
+        self.sleeper.retract::<B>(&self.ring.header().waiting.0);
     }
 
     /// Sleeps until other than `known` subscribers have joined, the set of subscribers moves, or the deadline.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,6 +44,8 @@ struct State {
     returned: Vec<(u64, u64)>,
     /// The rings, once the subscriber is gone.
     left: Option<Receiver<Native>>,
+    /// What to ring when something is given back, while the subscriber is parked there.
+    parked: Option<Arc<OwnedFd>>,
 }
 
 impl Desk {
@@ -68,6 +71,16 @@ impl Desk {
     pub(super) fn bell(&self) -> (&<Native as Backend>::Word32, u32) {
         // ORDERING: pairs with the move in `give_back`, which comes after what it stands for.
         (&self.bell, self.bell.load(SeqCst))
+    }
+
+    /// The subscriber is about to sleep there. Fetch after this, and sleep then.
+    pub(super) fn park(&self, own: &Arc<OwnedFd>) {
+        self.state().parked = Some(own.clone());
+    }
+
+    /// The subscriber is awake.
+    pub(super) fn unpark(&self) {
+        self.state().parked = None;
     }
 
     /// The subscriber is gone and leaves its rings here.
@@ -120,7 +133,12 @@ impl Desk {
             return;
         }
         state.returned.push((publisher, sequence));
+        // Once for each sleep.
+        let parked = state.parked.take();
         drop(state);
+        if let Some(own) = parked {
+            Native::notify(&own);
+        }
         // ORDERING: pairs with the load in `bell`.
         self.bell.fetch_add(1, SeqCst);
         Native::wake(&self.bell);

@@ -4,7 +4,7 @@
 //! publishes or closes, or when the set of publishers moves. It asks its owner to look at
 //! [`stale`](Receiver::stale) before it polls, and to attach and end rings until that version is reached.
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{Cell, OnceCell, UnsafeCell};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,6 +30,8 @@ pub struct Receiver<B: Backend> {
     sleeper: Sleeper,
     /// Messages lost of rings that were let go of.
     lost: Cell<u64>,
+    /// Wakes publishers that are parked and not known here.
+    relay: OnceCell<B::Relay>,
 }
 
 // SAFETY: a receiver owns its rings: no `Arc` of them leaves it, so whole it may move to another thread.
@@ -38,6 +40,8 @@ where
     B::Ring: Send,
     B::Reader: Send,
     B::Registry: Send,
+    B::Notify: Send,
+    B::Relay: Send,
 {
 }
 
@@ -49,6 +53,9 @@ impl<B: Backend> Drop for Receiver<B> {
         B::store32(&bell.state, LEFT, site::LEAVE_STATE);
         B::light_fence(site::RELEASE_FENCE);
         ring_bell::<B>(&bell.bell);
+        for ring in self.rings() {
+            ring.wake_publisher();
+        }
     }
 }
 
@@ -64,6 +71,19 @@ impl<B: Backend> Receiver<B> {
             left: Cell::new(TURN),
             sleeper: Sleeper::default(),
             lost: Cell::new(0),
+            relay: OnceCell::new(),
+        }
+    }
+
+    /// Rings that are attached from now on wake through this whom they cannot wake themselves. The first one holds.
+    pub fn set_relay(&self, relay: B::Relay) {
+        let _ = self.relay.set(relay);
+    }
+
+    /// This publisher may park from now on, and is woken so. An unknown one is no error: it may have left before its ring was attached.
+    pub fn set_notify(&self, publisher: u64, notify: B::Notify) {
+        if let Some(ring) = self.rings().find(|ring| ring.publisher() == publisher) {
+            ring.set_notify(notify);
         }
     }
 
@@ -129,6 +149,9 @@ impl<B: Backend> Receiver<B> {
 
     /// From now on reads this ring as well.
     pub fn attach(&self, ring: RingReader<B>) {
+        if let Some(relay) = self.relay.get() {
+            ring.set_relay(relay.clone());
+        }
         // SAFETY: as for `ring`: nobody borrows the list now.
         unsafe { &mut *self.rings.get() }.push(Arc::new(ring));
     }
@@ -232,6 +255,17 @@ impl<B: Backend> Receiver<B> {
         // The broker wakes who sleeps here with every move, so there is nothing to announce.
         let publishers = (&self.registry.publishers.0, self.version.get());
         B::sleep(&[publishers], deadline);
+    }
+
+    /// Parks: from now on its eventfd is rung when a publisher publishes or closes. After a heavy fence, which several may share, look
+    /// whether it is [`ready`](Self::ready); then sleep or [`unpark`](Self::unpark).
+    pub fn park(&self) {
+        self.sleeper.park::<B>(&self.reader.header().waiting.0);
+    }
+
+    /// Is awake again, after [`park`](Self::park).
+    pub fn unpark(&self) {
+        self.sleeper.retract::<B>(&self.reader.header().waiting.0);
     }
 
     /// Sleeps until [`ready`](Self::ready), until `extra` no longer holds its value, or until the deadline.

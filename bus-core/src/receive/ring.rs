@@ -4,7 +4,7 @@
 //! any order; whoever publishes and slept for the room is woken, once. It believes nothing that a slot says but its
 //! stamp: the ring's memory checks place and length against the registration.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 
 use super::early::Early;
 use super::head;
@@ -12,7 +12,7 @@ use super::shield::Shield;
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
 use crate::memory::layout::{CLOSED, NOWHERE, REPLACED};
-use crate::wake::{Alarm, ring as ring_bell};
+use crate::wake::{Alarm, Call, ring as ring_bell};
 
 /// A message that was found: received, not yet released. `place` and `len` are its publisher's words, not yet checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,10 @@ pub struct RingReader<B: Backend> {
     /// The owner has been told of the end.
     end_seen: Cell<bool>,
     alarm: Alarm,
+    /// Wakes its publisher where that is parked, once that is known here.
+    notify: OnceCell<B::Notify>,
+    /// Wakes it where that is not known here.
+    relay: OnceCell<B::Relay>,
     /// Batches that borrow this ring, also those without a message.
     batches: Cell<u32>,
     /// Who publishes here, as the broker numbers them.
@@ -103,6 +107,8 @@ impl<B: Backend> RingReader<B> {
             end_seen: Cell::new(false),
             publisher,
             alarm: Alarm::default(),
+            notify: OnceCell::new(),
+            relay: OnceCell::new(),
             batches: Cell::new(0),
         };
         this.store_cursor();
@@ -363,11 +369,35 @@ impl<B: Backend> RingReader<B> {
 
     /// Wakes the publisher if it sleeps for something that this subscriber has changed.
     #[inline(always)]
-    fn wake_publisher(&self) {
+    pub(super) fn wake_publisher(&self) {
         B::light_fence(site::RELEASE_FENCE);
         if self.alarm.due::<B>(&self.ring.header().waiting.0) {
-            ring_bell::<B>(&self.reader.header().bell.bell);
+            self.wake();
         }
+    }
+
+    /// Wakes the publisher as it sleeps.
+    #[cold]
+    fn wake(&self) {
+        match self.alarm.take::<B>(&self.ring.header().waiting.0) {
+            Some(Call::Bell) => ring_bell::<B>(&self.reader.header().bell.bell),
+            Some(Call::Notify) => match (self.notify.get(), self.relay.get()) {
+                (Some(notify), _) => B::notify(notify),
+                (None, Some(relay)) => B::relay(relay),
+                (None, None) => {}
+            },
+            None => {}
+        }
+    }
+
+    /// Its publisher may park from now on, and is woken so. The first one holds.
+    pub fn set_notify(&self, notify: B::Notify) {
+        let _ = self.notify.set(notify);
+    }
+
+    /// From now on wakes its publisher through this while it cannot do so itself. The first one holds.
+    pub fn set_relay(&self, relay: B::Relay) {
+        let _ = self.relay.set(relay);
     }
 
     /// Messages received and not yet released.

@@ -17,6 +17,7 @@ use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
 use crate::memory::segment::{self, Kind};
 use crate::memory::{reader_bytes, registry, ring_bytes};
+use crate::wake::Relay;
 use crate::{Error, Result, TopicSettings};
 
 /// Reads one topic's messages from the rings of its publishers.
@@ -293,6 +294,30 @@ impl Subscriber {
     /// Whether a poll, or a look at ends or versions, would find something.
     pub fn ready(&self) -> bool {
         self.receiver().ready()
+    }
+
+    /// See [`Receiver::set_relay`].
+    pub fn set_relay(&self, relay: Arc<dyn Relay>) {
+        self.receiver().set_relay(relay);
+    }
+
+    /// See [`Receiver::set_notify`]. The descriptor is one that [`check`](crate::backend::eventfd::check) passed.
+    pub fn set_notify(&self, publisher: u64, notify: OwnedFd) {
+        self.receiver().set_notify(publisher, notify);
+    }
+
+    /// Parks: from now on `own`, its eventfd, is rung when there is something to receive or a message held is given back. Then
+    /// [`fence_parked`](crate::wake::fence_parked), once for any number of subscribers; then look for messages, ends and versions;
+    /// then sleep or [`unpark`](Self::unpark).
+    pub fn park(&self, own: &Arc<OwnedFd>) {
+        self.receiver().park();
+        self.desk.park(own);
+    }
+
+    /// Is awake again, after [`park`](Self::park).
+    pub fn unpark(&self) {
+        self.desk.unpark();
+        self.receiver().unpark();
     }
 
     /// See [`Receiver::sleep_for_publishers`].

@@ -3,15 +3,24 @@
 //! ```text
 //!  sleeper                                waker
 //!  read every waker's bell                change what the sleeper waits for
-//!  waiting += 1  (odd)                    light fence
-//!  heavy fence                            waiting odd, and not the value woken last?
+//!  waiting: asleep, a new value           light fence
+//!  heavy fence                            waiting asleep, and not the value woken last?
 //!  look again; something? -> awake           bell += 1; wake who sleeps on it
-//!  sleep while the bells are as read
-//!  waiting += 1  (even)
+//!  sleep while the bells are as read      waiting parked, and not the value woken last?
+//!  waiting: awake                            ring the sleeper's eventfd
+//! ```
+//! One who parks does the same, but sleeps on its own eventfd instead of the bells: where and how is its owner's choice.
+//!
+//! ```text
+//!  waiting   31                     2 1 0
+//!           +------------------------+---+
+//!           | number of the sleep    |how|   00 awake   01 asleep on futexes   11 parked on its eventfd
+//!           +------------------------+---+
 //! ```
 //!
 //! Promises: no wake-up is lost, and each sleep costs each waker at most one system call. A sleeper
-//! that died asleep keeps its odd value: it costs one call, not one for every message.
+//! that died asleep keeps its value: it costs one call, not one for every message. An eventfd is rung only while its
+//! owner is parked.
 
 /// Words that one sleep can watch.
 pub const MAX_WORDS: usize = 128;
@@ -22,31 +31,64 @@ pub use spin::{Spin, SpinBudget};
 
 use std::cell::Cell;
 
-use crate::backend::{Backend, Site, site};
+use crate::backend::{Backend, Native, Site, site};
 
-/// The sleeper's own count: odd while it sleeps.
+/// The bits that say how.
+const HOW: u32 = 0b11;
+const ASLEEP: u32 = 0b01;
+const PARKED: u32 = 0b11;
+/// One sleep later.
+const NEXT: u32 = HOW + 1;
+
+/// Asks the broker to ring the eventfds of the parked ones on the other side of the topic. For a waker that has not heard of one yet.
+pub trait Relay: Send + Sync {
+    /// Asks; does not wait, and does not say whether anybody heard.
+    fn relay(&self);
+}
+
+/// The sleeper's own count of its sleeps, and how it sleeps.
 #[derive(Debug, Default)]
 pub struct Sleeper {
-    count: Cell<u32>,
+    state: Cell<u32>,
 }
 
 impl Sleeper {
-    /// Says that this side is about to sleep. After it, look again; then sleep or [`retract`](Self::retract).
+    /// Says that this side is about to sleep on bells. After it, look again; then sleep or [`retract`](Self::retract).
     pub fn announce<B: Backend>(&self, waiting: &B::Word32, fence: Site) {
-        self.step::<B>(waiting);
+        self.begin::<B>(waiting, ASLEEP);
         B::heavy_fence(fence);
+    }
+
+    /// Says that this side is about to sleep on its eventfd. After it a heavy fence, which several may share; then look again; then
+    /// sleep or [`retract`](Self::retract).
+    pub fn park<B: Backend>(&self, waiting: &B::Word32) {
+        self.begin::<B>(waiting, PARKED);
     }
 
     /// Says that this side is awake.
     pub fn retract<B: Backend>(&self, waiting: &B::Word32) {
-        self.step::<B>(waiting);
+        self.store::<B>(waiting, self.state.get() & !HOW);
     }
 
-    fn step<B: Backend>(&self, waiting: &B::Word32) {
-        self.count.set(self.count.get().wrapping_add(1));
-        // ORDERING: the fence in `announce` orders what needs an order; awake needs none.
-        B::store32(waiting, self.count.get(), site::RELAXED);
+    fn begin<B: Backend>(&self, waiting: &B::Word32, how: u32) {
+        let sleep = (self.state.get() & !HOW).wrapping_add(NEXT);
+        self.store::<B>(waiting, sleep | how);
     }
+
+    fn store<B: Backend>(&self, waiting: &B::Word32, state: u32) {
+        self.state.set(state);
+        // ORDERING: the heavy fence orders what needs an order; awake needs none.
+        B::store32(waiting, state, site::RELAXED);
+    }
+}
+
+/// How a sleeper is to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// By the bell of this side.
+    Bell,
+    /// By its own eventfd.
+    Notify,
 }
 
 /// A waker's memory of one sleeper: which of its sleeps was ended last.
@@ -56,16 +98,25 @@ pub struct Alarm {
 }
 
 impl Alarm {
-    /// Whether the sleeper needs waking, after a fence. Says so once for each sleep.
+    /// Whether the sleeper needs waking, after a fence.
     #[inline(always)]
     pub fn due<B: Backend>(&self, waiting: &B::Word32) -> bool {
         // ORDERING: after the light fence, which pairs with the heavy one of the sleeper.
         let seen = B::load32(waiting, site::RELAXED);
-        if seen & 1 == 0 || seen == self.woken.get() {
-            return false;
-        }
-        self.woken.set(seen);
-        true
+        seen & 1 != 0 && seen != self.woken.get()
+    }
+
+    /// How the sleeper is to be woken, if it is [`due`](Self::due). Says so once for each sleep.
+    #[cold]
+    pub fn take<B: Backend>(&self, waiting: &B::Word32) -> Option<Call> {
+        // ORDERING: as in `due`. What came since is another sleep, whose second look is yet to come, or the same.
+        let seen = B::load32(waiting, site::RELAXED);
+        let how = match seen & HOW {
+            ASLEEP => Call::Bell,
+            PARKED => Call::Notify,
+            _ => return None,
+        };
+        (self.woken.replace(seen) != seen).then_some(how)
     }
 }
 
@@ -76,4 +127,9 @@ pub fn ring<B: Backend>(bell: &B::Word32) {
     let value = B::load32(bell, site::RELAXED);
     B::store32(bell, value.wrapping_add(1), site::RELAXED);
     B::wake(bell);
+}
+
+/// The one fence of any number of subscribers of this process that have just [parked](Sleeper::park). Each of them looks again after it.
+pub fn fence_parked() {
+    Native::heavy_fence(site::SLEEP_READER_FENCE);
 }

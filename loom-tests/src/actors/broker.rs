@@ -9,6 +9,7 @@ use bus_core::backend::{Backend, site};
 use bus_core::memory::layout::{Line, RegistryPage};
 use loom::sync::Mutex;
 
+use crate::eventfd::{Eventfd, Known};
 use crate::memory::{ModelReader, registry};
 use crate::{Loom, kernel};
 
@@ -18,14 +19,26 @@ pub(super) enum ToPublisher {
     Joined(u64, ModelReader),
     /// Drop this subscriber.
     Left(u64),
+    /// This subscriber may park.
+    Notify(u64, Rc<Eventfd>),
+}
+
+/// What a subscriber is told.
+pub(super) enum ToSubscriber {
+    /// This publisher is gone.
+    Left(u64),
+    /// This publisher may park.
+    Notify(u64, Rc<Eventfd>),
 }
 
 /// A topic with at most one publisher and one subscriber that listen to it.
 pub struct Broker {
     registry: Rc<RegistryPage<Loom>>,
     publisher: Mutex<Vec<ToPublisher>>,
-    /// Publishers that are gone.
-    subscriber: Mutex<Vec<u64>>,
+    subscriber: Mutex<Vec<ToSubscriber>>,
+    /// Publishers and subscribers that may park.
+    publishers: Known,
+    subscribers: Known,
 }
 
 impl Broker {
@@ -36,6 +49,8 @@ impl Broker {
             registry: registry(),
             publisher: Mutex::new(Vec::new()),
             subscriber: Mutex::new(Vec::new()),
+            publishers: Known::new(),
+            subscribers: Known::new(),
         })
     }
 
@@ -46,27 +61,58 @@ impl Broker {
 
     /// A subscriber joins.
     pub fn subscriber_joined(&self, id: u64, reader: ModelReader) {
-        post(&self.publisher, ToPublisher::Joined(id, reader));
-        bump(&self.registry.subscribers);
+        self.tell_publisher(ToPublisher::Joined(id, reader));
+    }
+
+    /// A subscriber may park from now on.
+    pub fn subscriber_notified(&self, id: u64, eventfd: Rc<Eventfd>) {
+        self.subscribers.add(eventfd.clone());
+        self.tell_publisher(ToPublisher::Notify(id, eventfd));
+    }
+
+    /// A publisher may park from now on.
+    pub fn publisher_notified(&self, publisher: u64, eventfd: Rc<Eventfd>) {
+        self.publishers.add(eventfd.clone());
+        self.tell_subscriber(ToSubscriber::Notify(publisher, eventfd));
+    }
+
+    /// How a publisher wakes subscribers that it does not know.
+    pub fn relay_to_subscribers(&self) -> Known {
+        self.subscribers.clone()
+    }
+
+    /// How a subscriber wakes publishers that it does not know.
+    pub fn relay_to_publishers(&self) -> Known {
+        self.publishers.clone()
     }
 
     /// A subscriber is gone.
     pub fn subscriber_left(&self, id: u64) {
-        post(&self.publisher, ToPublisher::Left(id));
-        bump(&self.registry.subscribers);
+        self.tell_publisher(ToPublisher::Left(id));
     }
 
     /// A publisher is gone, as the kernel says.
     pub fn publisher_left(&self, publisher: u64) {
-        post(&self.subscriber, publisher);
+        self.tell_subscriber(ToSubscriber::Left(publisher));
+    }
+
+    fn tell_publisher(&self, event: ToPublisher) {
+        post(&self.publisher, event);
+        bump(&self.registry.subscribers);
+        self.publishers.ring();
+    }
+
+    fn tell_subscriber(&self, event: ToSubscriber) {
+        post(&self.subscriber, event);
         bump(&self.registry.publishers);
+        self.subscribers.ring();
     }
 
     pub(super) fn for_publisher(&self) -> Vec<ToPublisher> {
         collect(&self.publisher)
     }
 
-    pub(super) fn for_subscriber(&self) -> Vec<u64> {
+    pub(super) fn for_subscriber(&self) -> Vec<ToSubscriber> {
         collect(&self.subscriber)
     }
 }

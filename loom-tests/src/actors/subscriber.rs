@@ -1,12 +1,15 @@
 //! A subscriber's owner: reads events and messages, checks each payload, sleeps when there is nothing.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
+use bus_core::backend::{Backend, site};
 use bus_core::receive::{Found, Receiver, Refused, RingReader};
 
+use super::broker::ToSubscriber;
 use super::{Broker, Writer};
 use crate::Loom;
+use crate::eventfd::Eventfd;
 use crate::memory::ModelReader;
 
 /// A subscriber and its owner.
@@ -15,6 +18,8 @@ pub struct Subscriber {
     memory: ModelReader,
     broker: Rc<Broker>,
     ended: Cell<usize>,
+    /// Where it sleeps, once it parks.
+    own: OnceCell<Rc<Eventfd>>,
 }
 
 /// A message that was received and is not yet released.
@@ -68,12 +73,22 @@ impl Subscriber {
     /// The same, with pins for each ring.
     pub fn with_pins(broker: &Rc<Broker>, rings: usize, pins: usize) -> Self {
         let memory = ModelReader::new(rings, pins);
+        let receiver = Receiver::new(memory.clone(), broker.registry());
+        receiver.set_relay(broker.relay_to_publishers());
         Self {
-            receiver: Receiver::new(memory.clone(), broker.registry()),
+            receiver,
             memory,
             broker: broker.clone(),
             ended: Cell::new(0),
+            own: OnceCell::new(),
         }
+    }
+
+    /// Parks from now on, as number `id`.
+    pub fn parks(&self, id: u64) {
+        let own = Eventfd::new();
+        self.broker.subscriber_notified(id, own.clone());
+        assert!(self.own.set(own).is_ok(), "it is asked for once");
     }
 
     /// A subscriber of all these writers' rings from their first message on, adopted by each as number `id`.
@@ -128,9 +143,17 @@ impl Subscriber {
         let Some(version) = self.receiver.stale() else {
             return;
         };
-        for gone in self.broker.for_subscriber() {
-            if let Some(ring) = self.receiver.rings().find(|ring| ring.publisher() == gone) {
-                ring.end();
+        for event in self.broker.for_subscriber() {
+            match event {
+                ToSubscriber::Left(gone) => {
+                    let mut rings = self.receiver.rings();
+                    if let Some(ring) = rings.find(|ring| ring.publisher() == gone) {
+                        ring.end();
+                    }
+                }
+                ToSubscriber::Notify(publisher, eventfd) => {
+                    self.receiver.set_notify(publisher, eventfd);
+                }
             }
         }
         self.receiver.set_version(version);
@@ -197,8 +220,20 @@ impl Subscriber {
             if self.ended.get() == self.receiver.len() {
                 return None;
             }
-            self.receiver.sleep(None, None);
+            match self.own.get() {
+                None => self.receiver.sleep(None, None),
+                Some(own) => self.park(own),
+            }
         }
+    }
+
+    fn park(&self, own: &Eventfd) {
+        self.receiver.park();
+        Loom::heavy_fence(site::SLEEP_READER_FENCE);
+        if !self.receiver.ready() {
+            own.sleep();
+        }
+        self.receiver.unpark();
     }
 
     /// Receives and releases a message, asleep for as long as there is none; false when all rings have ended.

@@ -12,6 +12,7 @@ use bus_core::receive::Holding;
 use super::Broker;
 use super::broker::ToPublisher;
 use crate::Loom;
+use crate::eventfd::Eventfd;
 use crate::memory::{ModelReader, ModelRing, SLOT_BYTES, UNIT_BYTES};
 
 /// Size of a modelled ring.
@@ -34,6 +35,8 @@ pub struct Writer {
     published: Rc<Cell<u64>>,
     broker: Rc<Broker>,
     overrun: Option<Overrun>,
+    /// Where it sleeps, once it parks.
+    own: Option<Rc<Eventfd>>,
 }
 
 impl Writer {
@@ -55,7 +58,7 @@ impl Writer {
     ) -> Self {
         let memory = ModelRing::new(shape.depth, shape.units);
         let bytes = shape.units as u64 * u64::from(UNIT_BYTES);
-        let ring = RingPublisher::new(
+        let mut ring = RingPublisher::new(
             memory.clone(),
             broker.registry(),
             index,
@@ -65,6 +68,7 @@ impl Writer {
             Arena::new(bytes, shape.depth as u64),
             overrun,
         );
+        ring.set_relay(broker.relay_to_subscribers());
         Self {
             ring,
             memory,
@@ -72,6 +76,7 @@ impl Writer {
             published: Rc::default(),
             broker: broker.clone(),
             overrun,
+            own: None,
         }
     }
 
@@ -80,6 +85,25 @@ impl Writer {
         Holding {
             most: self.memory.depth(),
             overrun: self.overrun,
+        }
+    }
+
+    /// Parks from now on, where it would sleep for room.
+    pub fn parks(&mut self) {
+        let own = Eventfd::new();
+        self.broker.publisher_notified(self.publisher, own.clone());
+        self.own = Some(own);
+    }
+
+    fn sleep(&mut self) {
+        match &self.own {
+            None => self.ring.sleep(None),
+            Some(own) => {
+                if self.ring.park() {
+                    own.sleep();
+                    self.ring.unpark();
+                }
+            }
         }
     }
 
@@ -112,6 +136,7 @@ impl Writer {
             match event {
                 ToPublisher::Joined(id, reader) => self.ring.adopt(id, reader),
                 ToPublisher::Left(id) => self.ring.drop_follower(id),
+                ToPublisher::Notify(id, eventfd) => self.ring.set_notify(id, eventfd),
             }
         }
         self.ring.set_version(version);
@@ -163,7 +188,7 @@ impl Writer {
     /// Publishes a message, and sleeps for as long as there is no room.
     pub fn send(&mut self, len: u32) {
         while !self.try_send(len) {
-            self.ring.sleep(None);
+            self.sleep();
         }
     }
 
@@ -203,7 +228,7 @@ impl Writer {
         let end = self.head() + count;
         while self.head() < end {
             if self.batch(end - self.head(), len) == 0 {
-                self.ring.sleep(None);
+                self.sleep();
             }
         }
     }

@@ -32,10 +32,20 @@ pub(super) fn wakes_sleeper() {
     run(|_| ());
 }
 
+/// An end without any message wakes who is parked.
+pub(super) fn wakes_parked() {
+    run_with(|subscriber| subscriber.parks(0), |_| ());
+}
+
 fn run(publish: impl FnOnce(&mut Writer) + 'static) {
+    run_with(|_| (), publish);
+}
+
+fn run_with(prepare: fn(&Subscriber), publish: impl FnOnce(&mut Writer) + 'static) {
     let broker = Broker::start(2);
     let mut writer = Writer::new(&broker, 0, SHAPE);
     let subscriber = Subscriber::of(&broker, &mut [&mut writer], 0);
+    prepare(&subscriber);
     let thread = thread::spawn(move || {
         publish(&mut writer);
         writer.close();

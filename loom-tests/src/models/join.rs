@@ -176,3 +176,25 @@ pub(super) fn wakes_for_message() {
     writer.send(SLOT_BYTES);
     reader.join().expect("a failure stops the model");
 }
+
+/// The joiner parks at once, while the only message is on its way from a publisher that does not know of it yet.
+pub(super) fn parked() {
+    let shape = Shape {
+        depth: 2,
+        history: 1,
+        units: 0,
+    };
+    let broker = Broker::start(2);
+    let mut writer = Writer::new(&broker, 0, shape);
+    let subscriber = Subscriber::new(&broker, 1);
+    subscriber.attach(&writer, 0);
+    let reader = thread::spawn(move || {
+        subscriber.join(0, 0);
+        subscriber.parks(0);
+        if subscriber.next(0) == 0 {
+            assert!(subscriber.receive());
+        }
+    });
+    writer.send(SLOT_BYTES);
+    reader.join().expect("a failure stops the model");
+}

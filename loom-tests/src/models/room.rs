@@ -68,3 +68,26 @@ pub(super) fn reader_leaves() {
     writer.send(SLOT_BYTES);
     kernel.join().expect("a failure stops the model");
 }
+
+/// The writer begins to park while the reader, who does not look at the broker's news, releases what is in the ring.
+pub(super) fn parked_unknown() {
+    let broker = Broker::start(2);
+    let (mut writer, mut subscribers) = full_ring(&broker, 1);
+    let subscriber = subscribers.remove(0);
+    let reader = thread::spawn(move || assert!(subscriber.poll() && subscriber.poll()));
+    writer.parks();
+    writer.send(SLOT_BYTES);
+    writer.send(SLOT_BYTES);
+    reader.join().expect("a failure stops the model");
+}
+
+/// A writer that is parked, and a reader that leaves without having released anything.
+pub(super) fn parked_reader_drops() {
+    let broker = Broker::start(2);
+    let (mut writer, mut subscribers) = full_ring(&broker, 1);
+    let subscriber = subscribers.remove(0);
+    writer.parks();
+    let reader = thread::spawn(move || drop(subscriber));
+    writer.send(SLOT_BYTES);
+    reader.join().expect("a failure stops the model");
+}

@@ -67,3 +67,61 @@ pub(super) fn both_sides() {
     }
     thread.join().expect("a failure stops the model");
 }
+
+/// Two messages, and the reader is parked before each. The writer has heard of that.
+pub(super) fn parked() {
+    let broker = Broker::start(2);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
+    let subscriber = Subscriber::of(&broker, &mut [&mut writer], 0);
+    subscriber.parks(0);
+    writer.sync();
+    let thread = thread::spawn(move || {
+        writer.try_send(SLOT_BYTES);
+        writer.try_send(SLOT_BYTES);
+    });
+    assert!(subscriber.receive() && subscriber.receive());
+    thread.join().expect("a failure stops the model");
+}
+
+/// The reader begins to park while a writer that has not heard of it sends the only message.
+pub(super) fn parked_unknown() {
+    let broker = Broker::start(2);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
+    let subscriber = Subscriber::of(&broker, &mut [&mut writer], 0);
+    let thread = thread::spawn(move || {
+        writer.try_send(SLOT_BYTES);
+    });
+    subscriber.parks(0);
+    assert!(subscriber.receive());
+    thread.join().expect("a failure stops the model");
+}
+
+/// One reader is parked, another one asleep: the writer wakes each in its way.
+pub(super) fn parked_and_asleep() {
+    let broker = Broker::start(3);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
+    let parked = Subscriber::of(&broker, &mut [&mut writer], 0);
+    let asleep = Subscriber::of(&broker, &mut [&mut writer], 1);
+    parked.parks(0);
+    writer.sync();
+    let readers =
+        [parked, asleep].map(|subscriber| thread::spawn(move || assert!(subscriber.receive())));
+    writer.try_send(SLOT_BYTES);
+    for reader in readers {
+        reader.join().expect("a failure stops the model");
+    }
+}
+
+/// Writer and reader park for each other in turn, over one lap and a half.
+pub(super) fn both_parked() {
+    let broker = Broker::start(2);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
+    let subscriber = Subscriber::of(&broker, &mut [&mut writer], 0);
+    subscriber.parks(0);
+    writer.parks();
+    let thread = thread::spawn(move || (0..3).for_each(|_| writer.send(SLOT_BYTES)));
+    for _ in 0..3 {
+        assert!(subscriber.receive());
+    }
+    thread.join().expect("a failure stops the model");
+}

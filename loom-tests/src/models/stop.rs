@@ -33,6 +33,17 @@ pub(super) fn after_commit() {
     run(1, |writer| assert!(writer.try_put(SLOT_BYTES)));
 }
 
+/// As before, and its reader is parked: the broker rings the eventfd.
+pub(super) fn parked() {
+    run_with(
+        |subscriber| subscriber.parks(0),
+        1,
+        |writer| {
+            assert!(writer.try_put(SLOT_BYTES));
+        },
+    );
+}
+
 /// It has woken the sleepers.
 pub(super) fn after_announce() {
     run(1, |writer| {
@@ -42,9 +53,14 @@ pub(super) fn after_announce() {
 }
 
 fn run(committed: u64, publish: fn(&mut Writer)) {
+    run_with(|_| (), committed, publish);
+}
+
+fn run_with(prepare: fn(&Subscriber), committed: u64, publish: fn(&mut Writer)) {
     let broker = Broker::start(3);
     let mut writer = Writer::new(&broker, 0, SHAPE);
     let subscriber = Subscriber::of(&broker, &mut [&mut writer], 0);
+    prepare(&subscriber);
     let reader = thread::spawn(move || {
         subscriber.receive_to_the_end();
         subscriber.next(0)

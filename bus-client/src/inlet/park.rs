@@ -1,0 +1,86 @@
+//! A subscriber that sleeps on a descriptor of its own.
+//!
+//! Promises: from [`Inlet::park`] and a fence on, whatever there is to see rings the eventfd; nothing rings it while the handle is awake, but the
+//! broker. It does not sleep: that is for whoever has the descriptor. Without a broker nobody rings for a publisher that died, so
+//! who waits looks around every 100 ms then.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use bus_core::backend::eventfd;
+use bus_core::wake::fence_parked;
+
+use super::Inlet;
+use crate::Result;
+
+impl Inlet {
+    /// The eventfd that it parks at. Made, and told to everybody whom it concerns, at the first call.
+    pub(crate) fn own(&self) -> Result<&Arc<OwnedFd>> {
+        if !self.notified.get() {
+            self.become_notified()?;
+        }
+        match self.own.get() {
+            Some(own) => Ok(own),
+            None => Err(self.member.wrap(bus_core::Error::Closed)),
+        }
+    }
+
+    #[cold]
+    fn become_notified(&self) -> Result<()> {
+        if self.own.get().is_none() {
+            let own = eventfd::create().map_err(|e| self.member.wrap(e))?;
+            self.member.notify(own.as_fd())?;
+            let _ = self.own.set(Arc::new(own));
+        }
+        // An answer that was too late for the last call is still to come.
+        while !self.notified.get() {
+            let (event, descriptors) = self.member.answer()?;
+            self.apply(event, descriptors)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a look would find something else than nothing. Errors that it would find come from here.
+    pub(crate) fn ready(&self) -> Result<bool> {
+        self.refresh()?;
+        if self.core.has_message() {
+            return Ok(true);
+        }
+        self.settle();
+        Ok(self.over())
+    }
+
+    /// Parks: from now on its eventfd is rung when there is something. [`fence_parked`], and a look whether it is [`ready`](Self::ready),
+    /// come next.
+    pub(crate) fn park(&self) -> Result<()> {
+        self.core.park(self.own()?);
+        Ok(())
+    }
+
+    /// Is awake again.
+    pub(crate) fn unpark(&self) {
+        self.core.unpark();
+    }
+
+    /// Parks, if there is nothing to receive: whether it has.
+    pub(crate) fn arm(&self) -> Result<bool> {
+        self.park()?;
+        fence_parked();
+        if self.attempts.due() {
+            self.patrol()?;
+        }
+        let ready = self.ready();
+        if !matches!(ready, Ok(false)) {
+            self.unpark();
+        }
+        ready.map(|ready| !ready)
+    }
+
+    /// Is awake again, and its eventfd is readable no more.
+    pub(crate) fn disarm(&self) {
+        self.unpark();
+        if let Some(own) = self.own.get() {
+            eventfd::drain(own);
+        }
+    }
+}
