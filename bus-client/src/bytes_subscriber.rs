@@ -10,7 +10,7 @@ use crate::{Peer, PlacementReport, Result, TopicSettings};
 
 /// Receives raw bytes of all publishers of one topic. In all else like [`Subscriber`](crate::Subscriber).
 pub struct BytesSubscriber {
-    inlet: Inlet,
+    pub(crate) inlet: Inlet,
 }
 
 impl BytesSubscriber {

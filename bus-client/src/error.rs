@@ -121,12 +121,30 @@ pub enum Error {
         keys: usize,
     },
 
+    /// The kernel refuses something that a selector is made of.
+    #[error("a selector cannot {what}: {source}")]
+    Selector {
+        /// What it was about to do.
+        what: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+
     /// A type cannot be built in place, because zeroes are no value of it.
     #[error("{kind} cannot be built in place, for zeroes are no value of it; use send()")]
     NoLoan {
         /// The message type.
         kind: &'static str,
     },
+}
+
+impl Error {
+    pub(crate) fn selector(what: &'static str, source: impl Into<std::io::Error>) -> Self {
+        Self::Selector {
+            what,
+            source: source.into(),
+        }
+    }
 }
 
 /// A result with this crate's [`Error`].

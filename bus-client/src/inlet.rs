@@ -21,7 +21,8 @@ use crate::{Error, Peer, PlacementReport, Result, TopicBuilder};
 /// Messages between two looks whether rings of who has left are drained.
 const SETTLE: u32 = 64;
 
-pub(crate) struct Inlet {
+/// A subscriber of whatever type. No name of the crate leads here: it is shown to selectors only.
+pub struct Inlet {
     pub(crate) core: receive::Subscriber,
     member: Arc<Member>,
     peers: RefCell<Peers>,
@@ -328,7 +329,7 @@ impl Inlet {
     }
 
     /// With no broker any more, takes its last words, and asks the kernel which publishers are gone.
-    fn patrol(&self) -> Result<()> {
+    pub(crate) fn patrol(&self) -> Result<()> {
         if self.member.lost_broker() {
             while let Some((event, descriptors)) = self.member.event()? {
                 self.apply(event, descriptors)?;

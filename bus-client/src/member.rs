@@ -278,6 +278,11 @@ impl Member {
         self.orphaned()
     }
 
+    /// The connection: its other end hangs up when the broker is gone.
+    pub(crate) fn connection(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+
     /// Exactly as many descriptors as an event must carry.
     pub(crate) fn descriptors<const N: usize>(
         &self,

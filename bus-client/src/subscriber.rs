@@ -18,7 +18,7 @@ use crate::{Error, Peer, PlacementReport, Result, TopicSettings};
 ///
 /// `Send`, not `Sync`: one thread at a time. Dropping it leaves the topic.
 pub struct Subscriber<T: Payload> {
-    inlet: Inlet,
+    pub(crate) inlet: Inlet,
     _receives: PhantomData<fn() -> T>,
 }
 

@@ -4,7 +4,7 @@
 //! broker. It does not sleep: that is for whoever has the descriptor. Without a broker nobody rings for a publisher that died, so
 //! who waits looks around every 100 ms then.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use bus_core::backend::eventfd;
@@ -55,6 +55,22 @@ impl Inlet {
     pub(crate) fn park(&self) -> Result<()> {
         self.core.park(self.own()?);
         Ok(())
+    }
+
+    /// As [`park`](Self::park), at the eventfd that [`own`](Self::own) gave.
+    pub(crate) fn park_at(&self, own: &Arc<OwnedFd>) {
+        self.core.park(own);
+    }
+
+    /// Whether there is something to look at, as far as a glance shows: ends of rings it does not see.
+    #[inline]
+    pub(crate) fn glance(&self) -> bool {
+        self.core.stale().is_some() || self.core.has_message()
+    }
+
+    /// The connection: its other end hangs up when the broker is gone.
+    pub(crate) fn connection(&self) -> BorrowedFd<'_> {
+        self.member.connection()
     }
 
     /// Is awake again.
