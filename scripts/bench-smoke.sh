@@ -60,6 +60,8 @@ for content in telemetry quotes random; do
     figures "$versus size_ratio" compression --seconds 0.5 --rounds 1 --content "$content"
 done
 
+figures "$(of "alone idle_16" "floor\.p50_ns select\.p50_ns ratio\.p50") idle_16\.ratio_to_alone" select --seconds 1 --rounds 1 --idle 16
+
 sides="$(of "bus.publisher bus.subscriber floor.publisher floor.subscriber" \
     "syscalls_per_msg context_switches_per_msg allocations_per_msg page_faults_per_msg resident_kib")"
 joins="$(of "bus.topics_1 bus.topics_20" "joins_per_s join_p50_us join_p99_us publisher_join_p50_us \

@@ -149,6 +149,14 @@ pub struct BusSubscriber {
     from: BytesSubscriber,
 }
 
+impl BusSubscriber {
+    /// The subscriber itself.
+    #[must_use]
+    pub fn into_inner(self) -> BytesSubscriber {
+        self.from
+    }
+}
+
 impl Receive for BusSubscriber {
     #[inline]
     fn receive(&mut self, limit: usize, tally: &mut Tally) -> Result<()> {

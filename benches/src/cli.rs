@@ -1,7 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    batching, compression, cost, handoff, latency, placement, state, stopped, throughput, wake,
+    batching, compression, cost, handoff, latency, placement, select, state, stopped, throughput,
+    wake,
 };
 use crate::side;
 use crate::subject::{DEFAULT, Subject};
@@ -36,6 +37,8 @@ enum Command {
     State(state::Options),
     /// What subscribers that stand still cost the publisher of a lossy topic
     Stopped(stopped::Options),
+    /// The round trip of sides that wait for many subscriptions at once, against a bare epoll
+    Select(select::Options),
     /// What a message costs besides time
     Cost(cost::Options),
     /// Coalescing of small messages, against bus as it is
@@ -66,6 +69,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Wake(options) => wake::run(options, subject)?,
         Command::State(options) => state::run(options)?,
         Command::Stopped(options) => stopped::run(options)?,
+        Command::Select(options) => select::run(options)?,
         Command::Cost(options) => cost::run(options, subject)?,
         Command::Batching(options) => batching::run(options, subject)?,
         Command::Compression(options) => compression::run(options, subject)?,

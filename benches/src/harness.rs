@@ -7,13 +7,13 @@
 
 use crate::bus::Broker;
 use crate::counters::syscalls::{Calls, Tracer};
-use crate::floor::{layout, memory};
+use crate::floor::{epoll, layout, memory};
 use crate::job::{Job, Role};
 use crate::outcome::Outcome;
 use crate::side::{BEGIN, GO, READY, SUBCOMMAND, Side};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -106,6 +106,7 @@ struct Crew {
 impl Crew {
     fn start(job: &Job) -> Result<Self> {
         let file = memory::create(layout::total(job))?;
+        let eventfds = [epoll::create()?, epoll::create()?];
         // ORDERING: Relaxed: only the number counts.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("bench-{}-{number}", std::process::id());
@@ -123,6 +124,7 @@ impl Crew {
                 job: job.clone(),
                 role,
                 memory: file.as_raw_fd(),
+                eventfds: eventfds.each_ref().map(|fd| fd.as_fd().as_raw_fd()),
                 socket: socket.clone(),
                 name: name.clone(),
             };

@@ -55,6 +55,8 @@ pub struct Job {
     pub lossy: bool,
     /// Further subscribers of bus's that stand still: they have joined, and never look.
     pub still: usize,
+    /// Subscriptions beside the one that has messages, where a selector waits for all of them.
+    pub idle: usize,
     /// The unit of single round trips.
     pub tick: Tick,
     /// The sides whose system calls are counted.
@@ -158,6 +160,7 @@ impl Job {
             stretch: None,
             pauses: 1,
             spin_us: None,
+            idle: 0,
             lossy: false,
             still: 0,
             tick,

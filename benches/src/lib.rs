@@ -4,6 +4,7 @@
 //! - [`subject`]: what is measured, and where a transport is plugged in.
 //! - [`bus`]: bus itself. [`floor`]: the floors. [`coalesced`], [`compressed`]: what could be put on top of bus.
 //! - [`measure`]: the loops that every transport runs through.
+//! - [`select`]: bus through a selector.
 //! - [`joins`]: the time and memory that joining takes. [`handoff`]: messages built in place.
 //! - [`placed`]: where memory is and threads run.
 //! - [`harness`], [`side`], [`job`], [`outcome`]: one process for each side.
@@ -38,6 +39,7 @@ pub mod patience;
 pub mod payload;
 pub mod placed;
 pub mod report;
+pub mod select;
 pub mod side;
 pub mod stretches;
 pub mod subject;

@@ -33,6 +33,7 @@ pub fn perform<T: Transport>(
         index,
         memory,
         socket: side.socket.as_deref(),
+        eventfds: side.eventfds,
         name: &side.name,
     };
     let traced = job.traced.contains(&side.role);

@@ -44,6 +44,8 @@ pub struct Side {
     pub role: Role,
     /// The inherited shared memory.
     pub memory: RawFd,
+    /// An inherited eventfd for each link.
+    pub eventfds: [RawFd; 2],
     /// Where the job's broker listens, if it has one.
     pub socket: Option<PathBuf>,
     /// A name of this job that no other job on the machine has.

@@ -9,6 +9,7 @@
 use crate::bus::Bus;
 use crate::coalesced::Coalesced;
 use crate::compressed::Compressed;
+use crate::floor::epoll::Epoll;
 use crate::floor::futex::Futex;
 use crate::floor::line::Lines;
 use crate::floor::memory::Shared;
@@ -22,9 +23,11 @@ use crate::outcome::Outcome;
 use crate::patience::Patience;
 use crate::payload::{Payload, Tally};
 use crate::placed;
+use crate::select::Select;
 use crate::side::{Side, Signal};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use std::os::fd::RawFd;
 use std::path::Path;
 
 /// What is measured against the floors unless the command line names another.
@@ -37,6 +40,8 @@ pub enum Subject {
     Lines,
     /// A bare futex.
     Futex,
+    /// A bare eventfd in a bare epoll.
+    Epoll,
     /// The minimal ring of stamped slots.
     Stamped,
     /// The minimal ring of packed messages.
@@ -49,6 +54,8 @@ pub enum Subject {
     /// Bus, with compressed payloads.
     #[value(skip)]
     Compressed,
+    /// Bus through a selector.
+    Select,
 }
 
 impl Subject {
@@ -63,19 +70,24 @@ impl Subject {
             Self::Bus => "bus",
             Self::Coalesced => "coalesced",
             Self::Compressed => "compressed",
+            Self::Epoll => "epoll",
+            Self::Select => "select",
         }
     }
 
     /// Does it need a broker?
     #[must_use]
     pub fn on_bus(self) -> bool {
-        matches!(self, Self::Bus | Self::Coalesced | Self::Compressed)
+        matches!(
+            self,
+            Self::Bus | Self::Select | Self::Coalesced | Self::Compressed
+        )
     }
 
     /// Does it carry one word and nothing else, one message at a time?
     #[must_use]
     pub fn fixed_word(self) -> bool {
-        matches!(self, Self::Lines | Self::Futex)
+        matches!(self, Self::Lines | Self::Futex | Self::Epoll)
     }
 }
 
@@ -98,9 +110,11 @@ pub fn perform(side: &Side, memory: &'static Shared, signal: &mut Signal) -> Res
         Subject::Futex => measure::perform::<Futex>(side, memory, signal),
         Subject::Stamped => measure::perform::<Stamped>(side, memory, signal),
         Subject::Packed => measure::perform::<Packed>(side, memory, signal),
+        Subject::Epoll => measure::perform::<Epoll>(side, memory, signal),
         Subject::Bus => measure::perform::<Bus>(side, memory, signal),
         Subject::Coalesced => measure::perform::<Coalesced>(side, memory, signal),
         Subject::Compressed => measure::perform::<Compressed>(side, memory, signal),
+        Subject::Select => measure::perform::<Select>(side, memory, signal),
     }
 }
 
@@ -174,6 +188,8 @@ pub struct Place<'a> {
     pub memory: &'static Shared,
     /// Where the job's broker listens, if it has one.
     pub socket: Option<&'a Path>,
+    /// An inherited eventfd for each link.
+    pub eventfds: [RawFd; 2],
     /// A name of this job that no other job on the machine has.
     pub name: &'a str,
 }

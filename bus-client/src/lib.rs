@@ -34,6 +34,8 @@
 //! | `affinity`, `fall_backs` | threads on processors; what memory was not had as asked |
 //! | `outlet`, `publisher`, `bytes_publisher`, `loan` | sending |
 //! | `inlet`, `subscriber`, `bytes_subscriber` | receiving |
+//! | `inlet/park`, `outlet/park` | sleeping on a descriptor |
+//! | `selector` | [`Selector`]: one sleep over many things |
 //!
 //! Promises: sending and receiving make no system call, no allocation and no copy that is not needed while the peer is awake and there is room; no
 //! thread is started, but that of the embedded broker in the one process that hosts it. Handles are `Send` and not `Sync`:

@@ -7,6 +7,7 @@ pub mod handoff;
 mod joins;
 pub mod latency;
 pub mod placement;
+pub mod select;
 pub mod state;
 pub mod stopped;
 pub mod throughput;

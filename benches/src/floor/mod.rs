@@ -13,6 +13,7 @@
 #![allow(clippy::disallowed_types)]
 
 pub mod copy;
+pub mod epoll;
 pub mod futex;
 pub mod layout;
 pub mod line;

@@ -111,7 +111,7 @@ pub const MODELS: &[Model] = &[
     Model::new("sleep.parked", 3, sleep::parked),
     Model::new("sleep.parked-unknown", 3, sleep::parked_unknown),
     Model::new("sleep.parked-and-asleep", 3, sleep::parked_and_asleep),
-    Model::new("sleep.both-parked", 3, sleep::both_parked),
+    Model::new("sleep.both-parked", 2, sleep::both_parked),
     Model::new("join.singles", 3, join::singles),
     Model::new("join.history", 2, join::history),
     Model::new("join.batch", 2, join::batch),
