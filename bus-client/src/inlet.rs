@@ -44,6 +44,7 @@ pub struct Inlet {
     fall_backs: FallBacks,
     /// Where it parks, once it does.
     own: OnceCell<Arc<OwnedFd>>,
+    parked: Cell<bool>,
     /// Whether all publishers can wake it there.
     notified: Cell<bool>,
 }
@@ -76,6 +77,7 @@ impl Inlet {
             attempts: Attempts::default(),
             fall_backs: FallBacks::default(),
             own: OnceCell::new(),
+            parked: Cell::new(false),
             notified: Cell::new(false),
         };
         inlet.core.set_relay(inlet.member.clone());
@@ -308,6 +310,7 @@ impl Inlet {
                 Step::Sleep(until) => {
                     self.nothing::<()>()?;
                     self.core.sleep(Some(until));
+                    self.no_longer_parked();
                     if Instant::now() >= until {
                         self.patrol()?;
                     }

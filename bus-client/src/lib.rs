@@ -36,6 +36,7 @@
 //! | `inlet`, `subscriber`, `bytes_subscriber` | receiving |
 //! | `inlet/park`, `outlet/park` | sleeping on a descriptor |
 //! | `selector` | [`Selector`]: one sleep over many things |
+//! | `asynchronous` | with the feature `tokio`: handles whose waits are futures |
 //!
 //! Promises: sending and receiving make no system call, no allocation and no copy that is not needed while the peer is awake and there is room; no
 //! thread is started, but that of the embedded broker in the one process that hosts it. Handles are `Send` and not `Sync`:
@@ -47,6 +48,8 @@ compile_error!(
 );
 
 mod affinity;
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod bus;
 mod bytes_publisher;
 mod bytes_subscriber;
@@ -66,6 +69,8 @@ mod topic;
 mod wait;
 
 pub use affinity::pin_thread;
+#[cfg(feature = "tokio")]
+pub use asynchronous::{AsyncPublisher, AsyncSubscriber, Recv};
 pub use bus::{Bus, BusBuilder};
 pub use bus_core::memory::placement::{PlacementOutcome, PlacementReport};
 pub use bus_core::publish::Payload;

@@ -159,18 +159,30 @@ impl Outlet {
     #[inline(always)]
     pub(crate) fn once<R>(
         &mut self,
-        mut attempt: impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
+        attempt: impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
     ) -> Result<R> {
+        match self.attempt(attempt)? {
+            Some(done) => Ok(done),
+            None => Err(self.full()),
+        }
+    }
+
+    /// Tries once; none where there is no room.
+    #[inline(always)]
+    pub(crate) fn attempt<R>(
+        &mut self,
+        mut attempt: impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
+    ) -> Result<Option<R>> {
         loop {
             self.refresh()?;
             match attempt(&mut self.core) {
-                Ok(Some(done)) => return Ok(done),
+                Ok(Some(done)) => return Ok(Some(done)),
                 Ok(None) if self.goes_on()? => {}
                 Ok(None) => {
                     if self.attempts.failed() {
                         self.patrol()?;
                     }
-                    return Err(self.full());
+                    return Ok(None);
                 }
                 Err(error) => return Err(self.member.wrap(error)),
             }
@@ -286,7 +298,7 @@ impl Outlet {
     }
 
     /// With no broker any more, takes its last words, and asks the kernel which subscribers are gone.
-    fn patrol(&mut self) -> Result<()> {
+    pub(crate) fn patrol(&mut self) -> Result<()> {
         if self.member.lost_broker() {
             while let Some((event, descriptors)) = self.member.event()? {
                 self.apply(event, descriptors)?;
@@ -350,7 +362,7 @@ impl Outlet {
     }
 
     #[cold]
-    fn full(&self) -> Error {
+    pub(crate) fn full(&self) -> Error {
         let slowest = match self.slowest() {
             Some((peer, lag)) => format!(
                 "subscriber {} (process {}) is {lag} messages behind",

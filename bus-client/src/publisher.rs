@@ -140,6 +140,12 @@ impl<T: Payload> Publisher<T> {
         Loan::new(self.outlet.loan(Loan::<T>::BYTES, Some(timeout))?)
     }
 
+    /// The same publisher, whose waits for room are futures.
+    #[cfg(feature = "tokio")]
+    pub fn into_async(self) -> crate::AsyncPublisher<T> {
+        crate::AsyncPublisher::new(self)
+    }
+
     /// A descriptor that turns readable when there may be room again, for who waits for descriptors. It does so only after
     /// [`arm`](Self::arm). As for [`Subscriber::poll_fd`](crate::Subscriber::poll_fd): wait 100 ms at most, then try again.
     ///

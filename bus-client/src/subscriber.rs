@@ -104,6 +104,12 @@ impl<T: Payload> Subscriber<T> {
         Messages { subscriber: self }
     }
 
+    /// The same subscriber, whose waits are futures.
+    #[cfg(feature = "tokio")]
+    pub fn into_async(self) -> crate::AsyncSubscriber<T> {
+        crate::AsyncSubscriber::new(self)
+    }
+
     /// A descriptor that turns readable when there is something to receive, for `epoll`, `poll`, or whatever else waits for
     /// descriptors. It does so only after [`arm`](Self::arm), so that messages cost nothing while nobody waits.
     ///

@@ -491,3 +491,25 @@ fn room_in_a_ring_is_waited_for_by_its_descriptor() {
     publisher.disarm();
     publisher.try_send(&1).unwrap();
 }
+
+#[test]
+fn a_subscriber_that_was_waited_for_by_itself_is_waited_for_again() {
+    let stage = stage();
+    let subscriber = stage.subscribe("t");
+    let mut publisher = stage.publish("t");
+    let mut selector = Selector::new().unwrap();
+    let token = selector.add(&subscriber).unwrap();
+    for _ in 0..50 {
+        assert_eq!(selector.try_wait().unwrap(), None);
+        // It is parked now, and sleeps in another way.
+        let sender = thread::spawn(move || {
+            publisher.send(&1).unwrap();
+            publisher
+        });
+        drop(subscriber.recv().unwrap());
+        publisher = sender.join().unwrap();
+        publisher.send(&2).unwrap();
+        assert_eq!(wait(&mut selector), token);
+        assert_eq!(drain(&subscriber), 1);
+    }
+}

@@ -10,6 +10,9 @@ use std::sync::Arc;
 use bus_core::backend::eventfd;
 use bus_core::wake::fence_parked;
 
+#[cfg(feature = "tokio")]
+use {crate::member::Member, bus_core::backend::Native, bus_core::wake::Spin, std::time::Duration};
+
 use super::Inlet;
 use crate::Result;
 
@@ -53,12 +56,13 @@ impl Inlet {
     /// Parks: from now on its eventfd is rung when there is something. [`fence_parked`], and a look whether it is [`ready`](Self::ready),
     /// come next.
     pub(crate) fn park(&self) -> Result<()> {
-        self.core.park(self.own()?);
+        self.park_at(self.own()?);
         Ok(())
     }
 
     /// As [`park`](Self::park), at the eventfd that [`own`](Self::own) gave.
     pub(crate) fn park_at(&self, own: &Arc<OwnedFd>) {
+        self.parked.set(true);
         self.core.park(own);
     }
 
@@ -75,7 +79,18 @@ impl Inlet {
 
     /// Is awake again.
     pub(crate) fn unpark(&self) {
+        self.parked.set(false);
         self.core.unpark();
+    }
+
+    /// It has slept in another way meanwhile: whoever waits for the eventfd looks, and parks again.
+    #[cold]
+    pub(super) fn no_longer_parked(&self) {
+        if self.parked.replace(false)
+            && let Some(own) = self.own.get()
+        {
+            eventfd::ring(own);
+        }
     }
 
     /// Parks, if there is nothing to receive: whether it has.
@@ -98,5 +113,37 @@ impl Inlet {
         if let Some(own) = self.own.get() {
             eventfd::drain(own);
         }
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Inlet {
+    /// Whether it has parked, and nothing has ended that but rings.
+    pub(crate) fn parked(&self) -> bool {
+        self.parked.get()
+    }
+
+    pub(crate) fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    /// Whether the broker is gone, as far as is known.
+    pub(crate) fn orphaned(&self) -> bool {
+        self.member.orphaned()
+    }
+
+    /// How long it spins at most.
+    pub(crate) fn spin(&self) -> Duration {
+        self.spin.borrow().full()
+    }
+
+    /// Looks again for as long as this says; whether something is there.
+    pub(crate) fn spins(&self, spin: &mut Spin) -> bool {
+        while spin.turn::<Native>() {
+            if self.core.has_message() {
+                return true;
+            }
+        }
+        false
     }
 }

@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use bus_core::backend::eventfd;
 
+#[cfg(feature = "tokio")]
+use {crate::member::Member, std::time::Duration};
+
 use super::Outlet;
 use crate::Result;
 
@@ -60,5 +63,22 @@ impl Outlet {
         if let Some(own) = &self.own {
             eventfd::drain(own);
         }
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Outlet {
+    pub(crate) fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    /// Whether the broker is gone, as far as is known.
+    pub(crate) fn orphaned(&self) -> bool {
+        self.member.orphaned()
+    }
+
+    /// How long it spins at most.
+    pub(crate) fn spin(&self) -> Duration {
+        self.spin.full()
     }
 }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus_core::backend::Native;
-use bus_core::wake::{SpinBudget, fence_parked};
+use bus_core::wake::{Spin, SpinBudget, fence_parked};
 
 use crate::inlet::Inlet;
 use crate::wait::{PATROL, deadline};
@@ -313,7 +313,16 @@ impl<'a> Selector<'a> {
         if let Some(token) = self.next_hot() {
             return Ok(Some(token));
         }
-        self.look_again(deadline);
+        let spin = self.look_again(deadline);
+        let found = self.sleep_until(deadline);
+        if let Some(spin) = spin {
+            self.spin.learn(&spin);
+        }
+        found
+    }
+
+    /// Sleeps until something is ready, with all that is quiet parked.
+    fn sleep_until(&mut self, deadline: Option<Instant>) -> Result<Option<Token>> {
         loop {
             if let Some(token) = self.next_hot() {
                 return Ok(Some(token));
@@ -373,11 +382,11 @@ impl<'a> Selector<'a> {
     }
 
     /// Looks again for a while, where there is little to look at.
-    fn look_again(&mut self, deadline: Option<Instant>) {
+    fn look_again(&mut self, deadline: Option<Instant>) -> Option<Spin> {
         let quiet = self.quiet.len();
         let no_time = deadline.is_some_and(|deadline| Instant::now() >= deadline);
         if quiet == 0 || quiet > SPIN_SOURCES || no_time {
-            return;
+            return None;
         }
         let mut spin = self.spin.start();
         while spin.turn::<Native>() {
@@ -391,7 +400,7 @@ impl<'a> Selector<'a> {
                 break;
             }
         }
-        self.spin.learn(&spin);
+        Some(spin)
     }
 
     /// The next in turn that is ready.

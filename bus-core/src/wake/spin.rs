@@ -24,6 +24,11 @@ impl SpinBudget {
         Self { full, now: full }
     }
 
+    /// How long it spins at most.
+    pub fn full(&self) -> Duration {
+        self.full
+    }
+
     /// Begins a wait.
     #[inline]
     pub fn start(&self) -> Spin {

@@ -1,0 +1,23 @@
+//! Handles whose waits are futures, for the tokio runtime. Only with the feature `tokio`.
+//!
+//! Promises: a future that is dropped loses nothing and sends nothing; a handle and its futures may move between threads; who waits for
+//! messages or room is woken by its eventfd, which is rung only then. While there is something, no call makes a system call. A
+//! handle that always has something lets other tasks in, as everything of tokio does.
+//!
+//! It asks for a runtime with its I/O driver, and its clock where the broker may go or a topic evicts (`enable_all`), and for one
+//! runtime in the life of a handle. Before it waits it looks again for as long as the handle spins, 5 microseconds at most, for its thread
+//! has other tasks: zero spin looks once.
+
+mod publisher;
+mod recv;
+mod subscriber;
+mod watch;
+
+use std::time::Duration;
+
+pub use publisher::AsyncPublisher;
+pub use recv::Recv;
+pub use subscriber::AsyncSubscriber;
+
+/// Longest look again before a wait.
+const SPIN: Duration = Duration::from_micros(5);

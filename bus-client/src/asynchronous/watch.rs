@@ -1,0 +1,113 @@
+//! What a task waits for: its handle's eventfd, the hang-up of its broker, and a time to look around.
+
+use std::future::Future;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::time::Sleep;
+
+use crate::member::Member;
+use crate::{Error, Result};
+
+/// A handle's eventfd, which is open for as long as this is.
+struct Own(Arc<OwnedFd>);
+
+impl AsRawFd for Own {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// A handle's connection, which is open for as long as this is.
+struct Line(Arc<Member>);
+
+impl AsRawFd for Line {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.connection().as_fd().as_raw_fd()
+    }
+}
+
+/// The runtime's part of a handle.
+pub(super) struct Watch {
+    own: AsyncFd<Own>,
+    line: AsyncFd<Line>,
+    /// When to look around, if at all.
+    clock: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a task goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fired {
+    /// Somebody rang.
+    Rung,
+    /// It is time to ask whether the broker and the peers live.
+    LookAround,
+}
+
+impl Watch {
+    /// Watches for a handle, in the runtime of this task.
+    pub(super) fn new(own: &Arc<OwnedFd>, member: &Arc<Member>) -> Result<Self> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            let why = std::io::Error::other("this is no task of a tokio runtime");
+            return Err(Error::selector("wait", why));
+        }
+        // SAFETY: what is registered has one descriptor, which it keeps open, and never another one.
+        let own = unsafe { AsyncFd::register_with_interest(Own(own.clone()), Interest::READABLE) };
+        let own = own.map_err(|e| Error::selector("watch an eventfd", e))?;
+        // SAFETY: as above.
+        let line =
+            unsafe { AsyncFd::register_with_interest(Line(member.clone()), Interest::READABLE) };
+        let line = line.map_err(|e| Error::selector("watch a connection", e))?;
+        Ok(Self {
+            own,
+            line,
+            clock: None,
+        })
+    }
+
+    /// Ready, once, when somebody rang, the broker had something to say or hung up, or it is time to look around; pending with this task to be
+    /// woken then. Says whether to look around, which a ring is no reason for.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        look_around: Option<Duration>,
+    ) -> Poll<Fired> {
+        let (mut rung, mut around) = (false, false);
+        if let Poll::Ready(ready) = self.own.poll_read_ready(cx) {
+            rung = true;
+            clear(ready);
+        }
+        if let Poll::Ready(ready) = self.line.poll_read_ready(cx) {
+            around = true;
+            clear(ready);
+        }
+        match look_around {
+            None => self.clock = None,
+            Some(after) => {
+                let sleep = || Box::pin(tokio::time::sleep(after));
+                let clock = self.clock.get_or_insert_with(sleep);
+                if clock.as_mut().poll(cx).is_ready() {
+                    self.clock = None;
+                    around = true;
+                }
+            }
+        }
+        match (rung, around) {
+            (false, false) => Poll::Pending,
+            (true, false) => Poll::Ready(Fired::Rung),
+            (_, true) => Poll::Ready(Fired::LookAround),
+        }
+    }
+}
+
+/// Says that this was heard. An error means that the runtime is on its way out.
+fn clear<T: AsRawFd>(ready: std::io::Result<AsyncFdReadyGuard<'_, T>>) {
+    if let Ok(mut ready) = ready {
+        ready.clear_ready();
+    }
+}
