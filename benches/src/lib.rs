@@ -4,7 +4,7 @@
 //! - [`subject`]: what is measured, and where a transport is plugged in.
 //! - [`bus`]: bus itself. [`floor`]: the floors. [`coalesced`], [`compressed`]: what could be put on top of bus.
 //! - [`measure`]: the loops that every transport runs through.
-//! - [`select`]: bus through a selector.
+//! - [`select`]: bus through a selector. [`tasks`]: bus in tasks of a tokio runtime.
 //! - [`joins`]: the time and memory that joining takes. [`handoff`]: messages built in place.
 //! - [`placed`]: where memory is and threads run.
 //! - [`harness`], [`side`], [`job`], [`outcome`]: one process for each side.
@@ -43,5 +43,6 @@ pub mod select;
 pub mod side;
 pub mod stretches;
 pub mod subject;
+pub mod tasks;
 pub mod trips;
 pub mod turns;

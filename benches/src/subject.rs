@@ -25,6 +25,7 @@ use crate::payload::{Payload, Tally};
 use crate::placed;
 use crate::select::Select;
 use crate::side::{Side, Signal};
+use crate::tasks::Tasks;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::os::fd::RawFd;
@@ -56,6 +57,8 @@ pub enum Subject {
     Compressed,
     /// Bus through a selector.
     Select,
+    /// Bus in tasks of a tokio runtime.
+    Tasks,
 }
 
 impl Subject {
@@ -72,6 +75,7 @@ impl Subject {
             Self::Compressed => "compressed",
             Self::Epoll => "epoll",
             Self::Select => "select",
+            Self::Tasks => "tasks",
         }
     }
 
@@ -80,7 +84,7 @@ impl Subject {
     pub fn on_bus(self) -> bool {
         matches!(
             self,
-            Self::Bus | Self::Select | Self::Coalesced | Self::Compressed
+            Self::Bus | Self::Select | Self::Tasks | Self::Coalesced | Self::Compressed
         )
     }
 
@@ -115,6 +119,7 @@ pub fn perform(side: &Side, memory: &'static Shared, signal: &mut Signal) -> Res
         Subject::Coalesced => measure::perform::<Coalesced>(side, memory, signal),
         Subject::Compressed => measure::perform::<Compressed>(side, memory, signal),
         Subject::Select => measure::perform::<Select>(side, memory, signal),
+        Subject::Tasks => measure::perform::<Tasks>(side, memory, signal),
     }
 }
 
