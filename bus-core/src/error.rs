@@ -17,6 +17,17 @@ pub enum Error {
         why: &'static str,
     },
 
+    /// A pattern breaks the rules of [`Pattern`](crate::Pattern).
+    #[error(
+        "bad pattern {pattern:?}: {why}; a pattern is a name of up to 127 bytes in which a part may be '*', for any one part, or '**', for any number of them"
+    )]
+    Pattern {
+        /// The pattern as given, shortened.
+        pattern: String,
+        /// Which rule it breaks.
+        why: &'static str,
+    },
+
     /// A setting is outside its limits.
     #[error("bad setting {setting}: {value} is not allowed; use {allowed}")]
     Setting {

@@ -5,7 +5,13 @@ use std::fmt;
 use crate::{Error, Result};
 
 /// Longest name in bytes.
-const MAX_LEN: usize = 127;
+pub(crate) const MAX_LEN: usize = 127;
+
+/// Whether this may stand between two `/`.
+pub(crate) fn is_part(part: &str) -> bool {
+    let allowed = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-');
+    !part.is_empty() && part.bytes().all(allowed)
+}
 
 fn check(name: &str) -> Result<()> {
     let why = if name.is_empty() {
@@ -14,10 +20,7 @@ fn check(name: &str) -> Result<()> {
         "it is longer than 127 bytes"
     } else if name.split('/').any(str::is_empty) {
         "it has an empty part"
-    } else if !name
-        .bytes()
-        .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'/'))
-    {
+    } else if !name.split('/').all(is_part) {
         "it has a character that is not allowed"
     } else {
         return Ok(());
