@@ -8,7 +8,10 @@ use bus_core::publish::Payload;
 use bus_core::{ClientName, TopicName};
 
 use crate::host::Host;
-use crate::{BytesPublisher, BytesSubscriber, Publisher, Result, Subscriber, TopicBuilder};
+use crate::{
+    BytesPublisher, BytesSubscriber, PatternBytesSubscriber, PatternSubscriber, Publisher, Result,
+    Subscriber, TopicBuilder,
+};
 
 /// How long to look again before sleeping, unless told otherwise: a measured choice, see `docs/measurements.md`.
 const DEFAULT_SPIN: Duration = Duration::from_micros(20);
@@ -101,6 +104,33 @@ impl Bus {
     /// As for [`subscriber`](Self::subscriber).
     pub fn bytes_subscriber(&self, topic: impl Into<String>) -> Result<BytesSubscriber> {
         self.topic(topic)?.bytes_subscriber()
+    }
+
+    /// A subscriber to `T` on all topics that match a pattern, those that are there and those to come: `market/*` means one more part,
+    /// `market/**` any number of them, `**` everything.
+    ///
+    /// Topics of another type are [skipped](PatternSubscriber::skipped). Of those that are there it gets what is published after this
+    /// returns; of a topic to come everything, from its first message on: see [`PatternSubscriber`].
+    ///
+    /// # Errors
+    /// [`Error::Argument`](crate::Error::Argument) for a bad pattern, [`Error::Broker`](crate::Error::Broker) where the broker cannot
+    /// be reached.
+    pub fn pattern_subscriber<T: Payload>(
+        &self,
+        pattern: impl Into<String>,
+    ) -> Result<PatternSubscriber<T>> {
+        PatternSubscriber::open(self, pattern)
+    }
+
+    /// A subscriber to raw bytes on all topics that match a pattern.
+    ///
+    /// # Errors
+    /// As for [`pattern_subscriber`](Self::pattern_subscriber).
+    pub fn pattern_bytes_subscriber(
+        &self,
+        pattern: impl Into<String>,
+    ) -> Result<PatternBytesSubscriber> {
+        PatternBytesSubscriber::open(self, pattern)
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Inlet {
     spin: RefCell<SpinBudget>,
     version: Cell<u32>,
     history: u32,
+    /// A place was kept for it since the topic's first message.
+    whole: bool,
     /// Whether [`Event::Joined`] came: rings that come later are newer than this subscriber.
     joined: Cell<bool>,
     ends: bool,
@@ -69,6 +71,7 @@ impl Inlet {
             spin: RefCell::new(SpinBudget::new(builder.spin)),
             version: Cell::new(0),
             history: builder.history,
+            whole: builder.place.is_some_and(|place| place.whole),
             joined: Cell::new(false),
             ends: builder.ends,
             followed: Cell::new(0),
@@ -91,7 +94,11 @@ impl Inlet {
         loop {
             match inlet.member.answer()? {
                 (Event::Joined { version }, _) => {
-                    inlet.core.joined(inlet.history);
+                    if inlet.whole {
+                        inlet.core.joined_at_first();
+                    } else {
+                        inlet.core.joined(inlet.history);
+                    }
                     inlet.joined.set(true);
                     inlet.version.set(version);
                     inlet.core.set_version(version);
@@ -113,7 +120,7 @@ impl Inlet {
                 ended,
             } => {
                 let ([ring, pidfd], eventfd) = self.member.introduction(descriptors)?;
-                let start = if self.joined.get() {
+                let start = if self.whole || self.joined.get() {
                     Start::First
                 } else {
                     Start::Head {
@@ -232,6 +239,19 @@ impl Inlet {
                 self.settle();
             }
         }
+    }
+
+    /// Takes in who has joined and left; whether a look would find something then.
+    pub(crate) fn look_ahead(&self) -> Result<bool> {
+        self.refresh()?;
+        Ok(self.core.has_message())
+    }
+
+    /// Whether everything of all publishers was received and they have ended, as far as is known.
+    pub(crate) fn finished(&self) -> Result<bool> {
+        self.refresh()?;
+        self.settle();
+        Ok(self.drained.get() >= self.followed.get())
     }
 
     fn over(&self) -> bool {

@@ -33,6 +33,7 @@
 //! | `member` | opening, joining, and the events of one handle |
 //! | `affinity`, `fall_backs` | threads on processors; what memory was not had as asked |
 //! | `outlet`, `publisher`, `bytes_publisher`, `loan` | sending |
+//! | `watch`, `followed`, `pattern` | receiving from all topics that match a pattern |
 //! | `inlet`, `subscriber`, `bytes_subscriber` | receiving |
 //! | `inlet/park`, `outlet/park` | sleeping on a descriptor |
 //! | `selector` | [`Selector`]: one sleep over many things |
@@ -55,11 +56,13 @@ mod bytes_publisher;
 mod bytes_subscriber;
 mod error;
 mod fall_backs;
+mod followed;
 mod host;
 mod inlet;
 mod loan;
 mod member;
 mod outlet;
+mod pattern;
 mod publisher;
 mod selector;
 mod stall;
@@ -67,6 +70,7 @@ mod state;
 mod subscriber;
 mod topic;
 mod wait;
+mod watch;
 
 pub use affinity::pin_thread;
 #[cfg(feature = "tokio")]
@@ -80,8 +84,10 @@ pub use bus_derive::message;
 pub use bytes_publisher::BytesPublisher;
 pub use bytes_subscriber::{BytesBatch, BytesSubscriber};
 pub use error::{Error, Result};
+pub use followed::SkippedTopic;
 pub use loan::{BytesLoan, Loan};
 pub use member::Peer;
+pub use pattern::{PatternBytesSubscriber, PatternSubscriber, TopicMessage};
 pub use publisher::Publisher;
 pub use rkyv;
 pub use selector::{Interest, Selector, Source, Token};

@@ -127,6 +127,7 @@ impl Member {
                 Role::Publisher => 0,
                 Role::Subscriber => builder.history,
             },
+            watched: builder.place.map(|place| place.watched),
         };
         member.ask(&open, &[])?;
         let opened = match member.answer()? {

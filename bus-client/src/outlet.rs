@@ -22,6 +22,8 @@ pub(crate) struct Outlet {
     pub(crate) core: publish::Publisher,
     member: Arc<Member>,
     peers: Peers,
+    /// Those of them that are places kept for who is to come.
+    places: Vec<u64>,
     spin: SpinBudget,
     version: u32,
     id: u64,
@@ -50,6 +52,7 @@ impl Outlet {
             core,
             member: Arc::new(member),
             peers: Peers::default(),
+            places: Vec::new(),
             spin: SpinBudget::new(builder.spin),
             version: 0,
             id: opened.id,
@@ -81,6 +84,7 @@ impl Outlet {
                 id,
                 client,
                 pid,
+                kept,
             } => {
                 let ([reader, pidfd], eventfd) = self.member.introduction(descriptors)?;
                 match self.core.adopt(id, &reader) {
@@ -89,6 +93,7 @@ impl Outlet {
                         if let Some(eventfd) = eventfd {
                             self.core.set_notify(id, eventfd);
                         }
+                        self.places.extend(kept.then_some(id));
                         self.warn_of_fall_backs();
                     }
                     // A segment that is not one hurts its own subscriber only.
@@ -131,6 +136,7 @@ impl Outlet {
     fn drop_peer(&mut self, id: u64) {
         self.core.drop_follower(id);
         self.peers.remove(id);
+        self.places.retain(|place| *place != id);
         self.stalls.remove(id);
     }
 
@@ -303,7 +309,9 @@ impl Outlet {
             while let Some((event, descriptors)) = self.member.event()? {
                 self.apply(event, descriptors)?;
             }
-            for id in self.peers.dead() {
+            // Nobody can come any more and take a place.
+            let gone = self.peers.dead().into_iter().chain(self.places.clone());
+            for id in gone {
                 self.drop_peer(id);
             }
         }

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bus_core::control::Watched;
 use bus_core::memory::placement::Placement;
 use bus_core::publish::Payload;
 use bus_core::schema::Schema;
@@ -35,8 +36,17 @@ pub struct TopicBuilder {
     pub(crate) settings: Settings,
     pub(crate) spin: Duration,
     pub(crate) history: u32,
+    pub(crate) place: Option<Place>,
     pub(crate) ends: bool,
     pub(crate) placement: Placement,
+}
+
+/// What a subscriber is opened for, if for a watch.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) watched: Watched,
+    /// It was kept since the topic's first message.
+    pub(crate) whole: bool,
 }
 
 impl TopicBuilder {
@@ -48,6 +58,7 @@ impl TopicBuilder {
             settings: Settings::default(),
             spin,
             history: 0,
+            place: None,
             ends: false,
             placement: Placement::default(),
         }

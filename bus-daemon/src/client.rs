@@ -23,9 +23,21 @@ pub(crate) struct Client {
     pub(crate) pidfd: Rc<OwnedFd>,
     /// The topic that it has open.
     pub(crate) topic: Option<TopicName>,
+    pub(crate) kind: Kind,
     outbox: Outbox,
     /// What its outbox waits for; [`Sent::Yes`] if it is empty.
     waits: Sent,
+}
+
+/// What a connection is, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A publisher or subscriber, or not yet anything.
+    Handle,
+    /// A watch.
+    Watch,
+    /// A subscriber whose topic was closed; it reads what is there.
+    Dismissed,
 }
 
 /// Why a client leaves.
@@ -128,6 +140,7 @@ impl Clients {
             peer,
             pidfd: Rc::new(pidfd),
             topic: None,
+            kind: Kind::Handle,
             outbox: Outbox::default(),
             waits: Sent::Yes,
         };
@@ -211,6 +224,14 @@ impl Clients {
         self.leave(id, Leaving::Refused);
     }
 
+    /// The topic of a client is closed, and it is none of who keep it open.
+    pub(crate) fn dismiss(&mut self, id: u64) {
+        if let Some(client) = self.table.get_mut(&id) {
+            client.topic = None;
+            client.kind = Kind::Dismissed;
+        }
+    }
+
     /// Puts a client on the list of those who leave.
     pub(crate) fn leave(&mut self, id: u64, why: Leaving) {
         self.leaving.push_back((id, why));
@@ -224,14 +245,17 @@ impl Clients {
 
 /// A refusal with a sentence of bounded length.
 pub(crate) fn refused(kind: Refusal, why: &str) -> Event {
-    let longest = MAX_WHY.min(why.len());
-    let end = (0..=longest)
-        .rfind(|&end| why.is_char_boundary(end))
-        .unwrap_or(0);
     Event::Refused {
         kind,
-        why: why[..end].to_owned(),
+        why: cut(why).to_owned(),
     }
+}
+
+/// As much of a sentence as is told.
+pub(crate) fn cut(why: &str) -> &str {
+    let longest = MAX_WHY.min(why.len());
+    let end = (0..=longest).rfind(|&end| why.is_char_boundary(end));
+    &why[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]

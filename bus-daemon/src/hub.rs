@@ -1,17 +1,18 @@
 //! Connections come, speak, and go; topics live as long as somebody has them open. One that keeps rings for who comes later
 //! stays idle, until there are too many of those.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
 use bus_core::control::{Connection, Refusal, Request, pidfd_alive};
 use bus_core::{Error, TopicName};
 use nix::sys::epoll::{Epoll, EpollFlags};
 
-use crate::client::{Clients, Leaving, refused};
+use crate::client::{Clients, Kind, Leaving, refused};
 use crate::limits::{MAX_CONNECTIONS, MAX_IDLE_TOPICS, REQUESTS_PER_TURN};
 use crate::reserve::is_exhaustion;
 use crate::topic::Topic;
+use crate::watch::Watch;
 
 /// Everything that the broker knows.
 pub(crate) struct Hub {
@@ -19,6 +20,9 @@ pub(crate) struct Hub {
     pub(crate) topics: HashMap<TopicName, Topic>,
     /// The topics that nobody has open, the longest idle first.
     idle: VecDeque<TopicName>,
+    pub(crate) watches: BTreeMap<u64, Watch>,
+    /// Topics so far.
+    pub(crate) created: u64,
     uid: u32,
 }
 
@@ -28,6 +32,8 @@ impl Hub {
             clients: Clients::new(epoll),
             topics: HashMap::new(),
             idle: VecDeque::new(),
+            watches: BTreeMap::new(),
+            created: 0,
             uid: nix::unistd::geteuid().as_raw(),
         }
     }
@@ -98,6 +104,11 @@ impl Hub {
                 continue;
             };
             let exited = why == Leaving::Died || !pidfd_alive(&*client.pidfd);
+            if client.kind == Kind::Watch {
+                tracing::info!(id, pid = client.peer.pid, ?why, "watch left");
+                self.unwatch(id);
+                continue;
+            }
             let Some(name) = client.topic else {
                 tracing::debug!(id, pid = client.peer.pid, ?why, "gone without a topic");
                 continue;
@@ -118,15 +129,17 @@ impl Hub {
         }
     }
 
-    /// Lets go of a topic that nobody has open, or lets it be idle if it keeps rings for who comes.
+    /// Lets go of a topic that nobody has open but watches, or lets it be idle if it keeps rings for who comes.
     pub(crate) fn drop_if_empty(&mut self, name: &TopicName) {
         let Some(topic) = self.topics.get(name).filter(|topic| topic.is_empty()) else {
             return;
         };
-        if !topic.retains() {
+        if !topic.keeps_rings() {
             return self.close(name);
         }
-        self.idle.push_back(name.clone());
+        if !self.idle.contains(name) {
+            self.idle.push_back(name.clone());
+        }
         if self.idle.len() > MAX_IDLE_TOPICS {
             self.close_longest_idle();
         }
@@ -139,15 +152,20 @@ impl Hub {
 
     /// Lets go of the topic that nobody has had open for the longest time, if there is one.
     pub(crate) fn close_longest_idle(&mut self) {
-        if let Some(name) = self.idle.pop_front() {
+        if let Some(name) = self.idle.front().cloned() {
             self.close(&name);
         }
     }
 
-    /// Forgets a topic that nobody has open.
-    fn close(&mut self, name: &TopicName) {
-        self.topics.remove(name);
+    /// Forgets a topic that nobody has open but watches, whose subscribers read what is there.
+    pub(crate) fn close(&mut self, name: &TopicName) {
+        self.rouse(name);
+        let Some(topic) = self.topics.remove(name) else {
+            return;
+        };
         tracing::info!(topic = %name, "topic closed");
+        topic.members().for_each(|id| self.clients.dismiss(id));
+        self.tell_gone(&topic);
     }
 }
 

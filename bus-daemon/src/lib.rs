@@ -6,6 +6,7 @@
 //!  broker     the loop: one thread, one epoll, no waiting anywhere else
 //!  hub        connections and what they ask for
 //!  topic      who is on a topic, versions;   rings   indices, and what is kept of who has ended
+//!  watch      who is told of topics that come and go
 //!  client     one connection;   outbox   what it has not read yet
 //! ```
 //! Promises: no message of any topic goes through it; no client, dead, stopped, or hostile, makes it wait, stop or
@@ -36,6 +37,7 @@ mod reserve;
 mod rings;
 mod thread;
 mod topic;
+mod watch;
 
 pub use broker::Broker;
 pub use error::{Error, Result};

@@ -12,7 +12,7 @@ use bus_core::control::{Connection, Event, Message, Packet, Sent};
 
 use crate::limits::MAX_QUEUED;
 
-/// Whose joining or leaving an event is about.
+/// Whose joining or leaving an event is about: a member's, or, for a watch, a topic's. No client hears of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Subject {
     Joined(u64),
@@ -37,12 +37,12 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     pub(crate) fn new(event: &Event, descriptors: Vec<Rc<OwnedFd>>) -> bus_core::Result<Self> {
         let subject = match event {
-            Event::PublisherJoined { id, .. } | Event::SubscriberJoined { id, .. } => {
-                Subject::Joined(*id)
-            }
-            Event::PublisherLeft { id, .. } | Event::SubscriberLeft { id, .. } => {
-                Subject::Left(*id)
-            }
+            Event::PublisherJoined { id, .. }
+            | Event::SubscriberJoined { id, .. }
+            | Event::TopicAppeared { id, .. } => Subject::Joined(*id),
+            Event::PublisherLeft { id, .. }
+            | Event::SubscriberLeft { id, .. }
+            | Event::TopicGone { id } => Subject::Left(*id),
             Event::PublisherNotify { id, .. } | Event::SubscriberNotify { id, .. } => {
                 Subject::Notify(*id)
             }
@@ -139,6 +139,7 @@ mod tests {
             id,
             client: "c".into(),
             pid: 1,
+            kept: false,
         };
         Outgoing::new(&event, Vec::new()).unwrap()
     }

@@ -6,12 +6,13 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use bus_core::backend::eventfd;
-use bus_core::control::{Event, Refusal, Request, Role};
+use bus_core::control::{Event, Refusal, Request, Role, Watched};
 use bus_core::memory::segment::{self, Kind};
 use bus_core::memory::{reader_bytes, ring_bytes};
 use bus_core::schema::Schema;
 use bus_core::{ClientName, Error, Settings, TopicName};
 
+use crate::client::Kind as Connected;
 use crate::hub::Hub;
 use crate::limits::{MAX_PUBLISHERS, MAX_TOPICS};
 use crate::outbox::Outgoing;
@@ -19,13 +20,39 @@ use crate::reserve::is_exhaustion;
 use crate::topic::{Member, Topic};
 
 /// Why a request is not done.
-type Refused = (Refusal, String);
+pub(crate) type Refused = (Refusal, String);
 
 impl Hub {
     /// Does what a client asks for.
     pub(crate) fn serve(&mut self, id: u64, request: Request, descriptors: Vec<OwnedFd>) {
-        let topic = self.clients.get(id).and_then(|client| client.topic.clone());
-        let served = match (request, topic) {
+        let Some(client) = self.clients.get(id) else {
+            return;
+        };
+        let served = match client.kind {
+            Connected::Handle => {
+                let topic = client.topic.clone();
+                self.serve_handle(id, topic, request, descriptors)
+            }
+            Connected::Watch => self.serve_watch(id, &request),
+            // The rings that it read are nobody's any more.
+            Connected::Dismissed if matches!(request, Request::Released { .. } | Request::Wake) => {
+                Ok(())
+            }
+            Connected::Dismissed => Err((Refusal::Gone, "the topic is closed by now".into())),
+        };
+        if let Err((kind, why)) = served {
+            self.clients.refuse(id, kind, &why);
+        }
+    }
+
+    fn serve_handle(
+        &mut self,
+        id: u64,
+        topic: Option<TopicName>,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Refused> {
+        match (request, topic) {
             (
                 Request::Open {
                     client,
@@ -34,6 +61,7 @@ impl Hub {
                     schema,
                     settings,
                     history,
+                    watched,
                 },
                 None,
             ) => {
@@ -43,6 +71,7 @@ impl Hub {
                         schema,
                         settings,
                         history,
+                        watched: watched.filter(|_| role == Role::Subscriber),
                     };
                     self.open(id, &client, topic, asked)
                 } else {
@@ -68,12 +97,27 @@ impl Hub {
                     protocol("Wake comes without descriptors")
                 }
             }
+            (
+                Request::Watch {
+                    client,
+                    pattern,
+                    schema,
+                },
+                None,
+            ) => {
+                if descriptors.is_empty() {
+                    self.watch(id, &client, pattern, schema)
+                } else {
+                    protocol("Watch comes without descriptors")
+                }
+            }
+            (Request::Watch { .. }, Some(topic)) => protocol(&format!(
+                "this connection has topic {topic} open; use another one to watch"
+            )),
+            (Request::Declined { .. }, _) => protocol("only a watch declines"),
             (Request::Join | Request::Released { .. } | Request::Notify | Request::Wake, None) => {
                 protocol("this connection has no topic open; the first request is Open")
             }
-        };
-        if let Err((kind, why)) = served {
-            self.clients.refuse(id, kind, &why);
         }
     }
 
@@ -85,14 +129,20 @@ impl Hub {
             .schema
             .check()
             .map_err(|e| (Refusal::Schema, format!("topic {name}: {e}")))?;
-        match self.topics.get(&name).map(|topic| asked.suits(topic)) {
-            None => self.create(&name, &asked)?,
-            Some(Ok(())) => self.rouse(&name),
-            Some(Err(Unsuited::Yields)) => {
-                // Nobody has it open: what it keeps gives way to a publisher of something else.
-                self.create(&name, &asked)?;
-                self.rouse(&name);
+        if let Some(watched) = asked.watched {
+            let pid = self.clients.get(id).map_or(0, |client| client.peer.pid);
+            if !self.is_watched_by(watched.watch, pid) {
+                return Err(gone(&name));
             }
+        }
+        match self.topics.get(&name).map(|topic| asked.suits(topic)) {
+            None if asked.watched.is_some() => return Err(gone(&name)),
+            None => self.create(&name, &asked)?,
+            // Watches keep nothing open.
+            Some(Ok(())) if asked.watched.is_some() => {}
+            Some(Ok(())) => self.rouse(&name),
+            // Nobody has it open: what it keeps gives way to a publisher of something else.
+            Some(Err(Unsuited::Yields)) => self.create(&name, &asked)?,
             Some(Err(Unsuited::Refused(refused))) => return Err(refused),
         }
         let opened = self.take_in(id, &name, client, &asked);
@@ -117,9 +167,14 @@ impl Hub {
             .decide(&asked.schema)
             .map_err(|e| (Refusal::BadSetting, format!("topic {name}: {e}")))?;
         let schema = asked.schema.clone();
-        let topic = Topic::create(name.clone(), schema, settings).map_err(own_fault)?;
+        self.created += 1;
+        let topic = Topic::create(self.created, name.clone(), schema, settings);
+        let mut topic = topic.map_err(own_fault)?;
         asked.check_history(&topic)?;
+        self.keep_places(&mut topic).map_err(own_fault)?;
+        self.close(name);
         tracing::info!(topic = %name, ?settings, "topic created");
+        self.tell_appeared(&topic);
         self.topics.insert(name.clone(), topic);
         Ok(())
     }
@@ -140,7 +195,8 @@ impl Hub {
             Role::Publisher => topic.find_index().map_err(|why| (Refusal::Limit, why))?,
             Role::Subscriber => 0,
         };
-        let member = Member::new(role, client, entry.peer.pid, Rc::clone(&entry.pidfd), index);
+        let (pidfd, watch) = (Rc::clone(&entry.pidfd), asked.watched.map(|w| w.watch));
+        let member = Member::new(role, client, entry.peer.pid, pidfd, index, watch);
         let opened = topic.open(id, member).map_err(own_fault)?;
         entry.topic = Some(name.clone());
         let event = Event::Opened {
@@ -183,9 +239,10 @@ impl Hub {
             .map_err(|e| (Refusal::Segment, format!("topic {name}: {e}")))?;
         let (role, client, pid) = (member.role, &member.client, member.pid);
         tracing::info!(topic = %name, id, %role, %client, pid, "joined");
-        topic
-            .join(id, segment, &mut self.clients)
-            .map_err(own_fault)
+        let joined = topic.join(id, segment, &mut self.clients);
+        // The place of a watch may have been all that was left.
+        self.drop_if_empty(name);
+        joined.map_err(own_fault)
     }
 
     fn notify(
@@ -247,6 +304,7 @@ struct Asked {
     schema: Schema,
     settings: Settings,
     history: u32,
+    watched: Option<Watched>,
 }
 
 /// Why a topic is not what is asked for.
@@ -267,6 +325,12 @@ impl Asked {
 
     fn agrees(&self, topic: &Topic) -> Result<(), Refused> {
         let name = &topic.name;
+        if self
+            .watched
+            .is_some_and(|watched| watched.topic != topic.id)
+        {
+            return Err(gone(name));
+        }
         if let Some(difference) = self.schema.difference(&topic.schema) {
             let why = format!("topic {name} carries {}: {difference}", topic.schema.name);
             return Err((Refusal::Schema, why));
@@ -299,12 +363,18 @@ impl Asked {
     }
 }
 
-fn protocol(why: &str) -> Result<(), Refused> {
+/// A watch was told of a topic that is none any more; it may be there again, as another one.
+fn gone(name: &TopicName) -> Refused {
+    let why = format!("topic {name} was closed before its watch opened it");
+    (Refusal::Gone, why)
+}
+
+pub(crate) fn protocol(why: &str) -> Result<(), Refused> {
     Err((Refusal::Protocol, why.to_owned()))
 }
 
 /// What the broker could not do, though it was asked for nothing wrong.
-fn own_fault(error: Error) -> Refused {
+pub(crate) fn own_fault(error: Error) -> Refused {
     let kind = if is_exhaustion(&error) {
         Refusal::Limit
     } else {

@@ -1,17 +1,17 @@
 //! The indices of a topic's rings: which line of the readers' cursors belongs to whom.
 //!
 //! ```text
-//!            Open              leave, and the topic retains rings
-//!  free ------------> live ------------------------------------> retained
-//!   ^                  |                                             |  oldest of too many, or its index
-//!   |                  | leave, and it retains none                  |  is the last for a publisher to come
-//!   |                  v                                             |
-//!   +------------- draining <----------------------------------------+
+//!            Open              leave, and it is among the last that the topic retains,
+//!  free ------------> live ---------------- or is owed to a watch ---------------> kept
+//!   ^                  |                                                            |
+//!   |                  | leave, neither                                             | neither any longer, or its index is
+//!   |                  v                                                            | the last for a publisher to come
+//!   +------------- draining <-------------------------------------------------------+
 //!     last Released or leave of who was told of it; at once where nobody was
 //! ```
-//! Promises: an index is given to a publisher only when no live publisher has it, no ring is retained under it, and every
-//! subscriber that was told of a ring there has released it or is gone. At most as many rings are retained as the topic says.
-//! It tells nobody anything; `topic` does.
+//! Promises: an index is given to a publisher only when no live publisher has it, no ring is kept under it, and every
+//! subscriber that was told of a ring there has released it or is gone. A ring that is owed to a watch is kept until that is forgiven;
+//! of others at most as many as the topic says. It tells nobody anything; `topic` does.
 
 use std::collections::BTreeSet;
 
@@ -35,13 +35,15 @@ pub(crate) struct Rings {
 #[derive(Default)]
 struct Line {
     publisher: Option<u64>,
-    retained: Option<Retained>,
+    kept: Option<Ended>,
     /// Subscribers that were told of the ring and have not released it.
     told: BTreeSet<u64>,
+    /// Watches whose subscriber is still to come and reads it from its first message.
+    owed: BTreeSet<u64>,
 }
 
 /// The ring of a publisher that has ended.
-pub(crate) struct Retained {
+pub(crate) struct Ended {
     pub(crate) id: u64,
     pub(crate) member: Member,
     order: u64,
@@ -66,7 +68,7 @@ impl Rings {
         }
     }
 
-    /// An index for a publisher. Where only retained rings are in its way, the oldest that nobody reads is let go of.
+    /// An index for a publisher. Where only kept rings are in its way, the oldest that nobody reads or is owed is let go of.
     pub(crate) fn find(&mut self) -> Result<u16, Full> {
         let live = self.lines.iter().filter(|line| line.publisher.is_some());
         let live = live.count();
@@ -78,9 +80,9 @@ impl Rings {
         if index < usize::from(MAX_PUBLISHERS) {
             return Ok(index as u16);
         }
-        let unread = self.oldest(|line| line.told.is_empty());
+        let unread = self.oldest(|line| line.told.is_empty() && line.owed.is_empty());
         let index = unread.ok_or(Full::Draining(self.lines.len() - live))?;
-        self.lines[index].retained = None;
+        self.lines[index].kept = None;
         Ok(index as u16)
     }
 
@@ -99,23 +101,47 @@ impl Rings {
         }
     }
 
-    /// A publisher that took part is gone: its ring is retained, if the topic retains any.
+    /// A publisher that took part is gone: its ring is kept, if the topic retains any or it is owed to a watch.
     pub(crate) fn end(&mut self, id: u64, member: Member) {
         let Some(line) = self.lines.get_mut(usize::from(member.index)) else {
             return;
         };
         line.publisher = None;
         self.ends += 1;
-        line.retained = Some(Retained {
+        line.kept = Some(Ended {
             id,
             member,
             order: self.ends,
         });
-        while self.retained().count() > self.retain
-            && let Some(oldest) = self.oldest(|_| true)
-        {
-            self.lines[oldest].retained = None;
+        self.trim();
+    }
+
+    /// Lets go of rings that are older than those to be retained, and owed to nobody.
+    fn trim(&mut self) {
+        let mut orders: Vec<_> = self.kept().map(|ended| ended.order).collect();
+        let older = orders.len().saturating_sub(self.retain);
+        orders.truncate(older);
+        for line in &mut self.lines {
+            let old = |ended: &mut Ended| orders.contains(&ended.order);
+            if line.owed.is_empty() {
+                line.kept.take_if(old);
+            }
         }
+    }
+
+    /// The ring with this index is owed to a watch.
+    pub(crate) fn owe(&mut self, index: u16, watch: u64) {
+        if let Some(line) = self.lines.get_mut(usize::from(index)) {
+            line.owed.insert(watch);
+        }
+    }
+
+    /// Nothing is owed to this watch any longer.
+    pub(crate) fn forgive(&mut self, watch: u64) {
+        for line in &mut self.lines {
+            line.owed.remove(&watch);
+        }
+        self.trim();
     }
 
     /// A subscriber is told of the ring with this index.
@@ -140,30 +166,45 @@ impl Rings {
     }
 
     /// The rings of ended publishers that are there for subscribers to come, the oldest first.
-    pub(crate) fn retained(&self) -> impl Iterator<Item = &Retained> {
-        let mut retained: Vec<_> = self
-            .lines
-            .iter()
-            .filter_map(|l| l.retained.as_ref())
-            .collect();
-        retained.sort_unstable_by_key(|retained| retained.order);
-        retained.into_iter()
+    pub(crate) fn retained(&self) -> impl Iterator<Item = &Ended> {
+        let older = self.kept().count().saturating_sub(self.retain);
+        self.kept().skip(older)
     }
 
-    /// Of the lines with a retained ring that are as asked for, the one whose publisher ended first.
+    /// The rings of ended publishers that are owed to a watch, the oldest first.
+    pub(crate) fn owed(&self, watch: u64) -> impl Iterator<Item = &Ended> {
+        let owed = move |ended: &&Ended| {
+            let line = self.lines.get(usize::from(ended.member.index));
+            line.is_some_and(|line| line.owed.contains(&watch))
+        };
+        self.kept().filter(owed)
+    }
+
+    /// Whether the ring of any ended publisher is there for anybody.
+    pub(crate) fn keep_any(&self) -> bool {
+        self.lines.iter().any(|line| line.kept.is_some())
+    }
+
+    fn kept(&self) -> impl Iterator<Item = &Ended> {
+        let mut kept: Vec<_> = self.lines.iter().filter_map(|l| l.kept.as_ref()).collect();
+        kept.sort_unstable_by_key(|ended| ended.order);
+        kept.into_iter()
+    }
+
+    /// Of the lines with a kept ring that are as asked for, the one whose publisher ended first.
     fn oldest(&self, asked: impl Fn(&Line) -> bool) -> Option<usize> {
-        let orders = self
+        let lines = self
             .lines
             .iter()
             .enumerate()
             .filter(|(_, line)| asked(line));
-        let orders = orders.filter_map(|(at, line)| Some((line.retained.as_ref()?.order, at)));
+        let orders = lines.filter_map(|(at, line)| Some((line.kept.as_ref()?.order, at)));
         orders.min().map(|(_, at)| at)
     }
 }
 
 impl Line {
     fn is_free(&self) -> bool {
-        self.publisher.is_none() && self.retained.is_none() && self.told.is_empty()
+        self.publisher.is_none() && self.kept.is_none() && self.told.is_empty()
     }
 }

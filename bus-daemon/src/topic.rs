@@ -4,6 +4,9 @@
 //! whom it concerns, *then* the version moves, *then* the one who asked is answered. An event has the version
 //! that it leads to. Which ring has which index, and which rings of ended publishers are kept: `rings`.
 //!
+//! A *watch* is told of the topic when it is created, and then a place is kept for its subscriber: to publishers it is one that reads nothing,
+//! so that none of their messages is lost to who comes. The subscriber takes the place when it joins.
+//!
 //! It asks for requests in order: a member joins once. It does not check what a client sent; `request` does.
 
 use std::collections::BTreeMap;
@@ -26,11 +29,15 @@ const NAMED: usize = 8;
 
 /// A topic that somebody has open, or that keeps rings for who comes.
 pub(crate) struct Topic {
+    /// Never used again, not for one of the same name either.
+    pub(crate) id: u64,
     pub(crate) name: TopicName,
     pub(crate) schema: Schema,
     pub(crate) settings: TopicSettings,
     registry: Registry,
     members: BTreeMap<u64, Member>,
+    /// The places that are kept, by the watches that they are kept for.
+    places: BTreeMap<u64, Member>,
     rings: Rings,
 }
 
@@ -47,6 +54,8 @@ pub(crate) struct Member {
     segment: Option<Rc<OwnedFd>>,
     /// What wakes it where it parks, once it may.
     eventfd: Option<Rc<OwnedFd>>,
+    /// Of a subscriber: the watch that it is opened for.
+    watch: Option<u64>,
 }
 
 /// What a member is to be answered when it has opened the topic.
@@ -56,26 +65,57 @@ pub(crate) struct Opened {
 }
 
 impl Topic {
-    pub(crate) fn create(name: TopicName, schema: Schema, settings: TopicSettings) -> Result<Self> {
+    pub(crate) fn create(
+        id: u64,
+        name: TopicName,
+        schema: Schema,
+        settings: TopicSettings,
+    ) -> Result<Self> {
         let registry = Registry::create()?;
         Ok(Self {
+            id,
             name,
             schema,
             settings,
             registry,
             members: BTreeMap::new(),
+            places: BTreeMap::new(),
             rings: Rings::new(&settings),
         })
     }
 
-    /// Whether nobody has it open.
+    /// Whether nobody has it open but watches.
     pub(crate) fn is_empty(&self) -> bool {
-        self.members.is_empty()
+        self.members.values().all(|member| member.watch.is_some())
     }
 
     /// Whether rings of ended publishers are there for subscribers to come.
-    pub(crate) fn retains(&self) -> bool {
-        self.rings.retained().next().is_some()
+    pub(crate) fn keeps_rings(&self) -> bool {
+        self.rings.keep_any()
+    }
+
+    /// Everybody who has it open.
+    pub(crate) fn members(&self) -> impl Iterator<Item = u64> {
+        self.members.keys().copied()
+    }
+
+    /// Keeps a place for the subscriber of a watch, before the first publisher comes. It has joined as what publishers are to take it for.
+    pub(crate) fn keep_place(&mut self, watch: u64, place: Member) {
+        self.places.insert(watch, place);
+    }
+
+    /// Whether a place is kept for this watch.
+    pub(crate) fn has_place(&self, watch: u64) -> bool {
+        self.places.contains_key(&watch)
+    }
+
+    /// Gives up the place that is kept for a watch, if there is one: its subscriber has joined, or will not come.
+    pub(crate) fn give_up_place(&mut self, watch: u64, clients: &mut Clients) -> Result<()> {
+        if self.places.remove(&watch).is_none() {
+            return Ok(());
+        }
+        self.rings.forgive(watch);
+        self.tell_subscriber_left(watch, false, clients)
     }
 
     pub(crate) fn member(&self, id: u64) -> Option<&Member> {
@@ -126,7 +166,7 @@ impl Topic {
     }
 
     /// Tells a subscriber that has just opened the topic about the publishers that are there, and about the ended ones whose rings
-    /// are kept, where it asks for history.
+    /// are kept: all that its place is owed, or where it asks for history.
     pub(crate) fn introduce_publishers(
         &mut self,
         to: u64,
@@ -134,8 +174,13 @@ impl Topic {
         clients: &mut Clients,
     ) -> Result<()> {
         let version = self.registry.publishers();
-        let ended = self.rings.retained().filter(|_| history);
-        let ended = ended.map(|ring| (ring.id, &ring.member, true));
+        let watch = self.members.get(&to).and_then(|member| member.watch);
+        let place = watch.filter(|watch| self.has_place(*watch));
+        let owed = place.into_iter().flat_map(|watch| self.rings.owed(watch));
+        let retained = self.rings.retained().filter(|_| history && place.is_none());
+        let ended = owed
+            .chain(retained)
+            .map(|ring| (ring.id, &ring.member, true));
         let live = self.of(Role::Publisher);
         let live = live.map(|(id, member)| (id, member, false));
         let mut told = Vec::new();
@@ -167,8 +212,14 @@ impl Topic {
 
     fn join_publisher(&mut self, id: u64, clients: &mut Clients) -> Result<u32> {
         let subscribers = self.registry.subscribers();
-        for (other, member) in self.of(Role::Subscriber) {
-            if let Some(event) = subscriber_joined(other, member, subscribers)? {
+        let places = self
+            .places
+            .iter()
+            .map(|(&watch, place)| (watch, place, true));
+        let others = self.of(Role::Subscriber);
+        let others = others.map(|(other, member)| (other, member, false));
+        for (other, member, kept) in others.chain(places) {
+            if let Some(event) = subscriber_joined(other, member, subscribers, kept)? {
                 clients.post(id, event);
             }
         }
@@ -180,6 +231,10 @@ impl Topic {
                 clients.post(to, event.clone());
                 self.rings.tell(index, to);
             }
+            let watches: Vec<_> = self.places.keys().copied().collect();
+            watches
+                .into_iter()
+                .for_each(|watch| self.rings.owe(index, watch));
         }
         self.bump(Role::Publisher);
         Ok(subscribers)
@@ -187,10 +242,16 @@ impl Topic {
 
     fn join_subscriber(&mut self, id: u64, clients: &mut Clients) -> Result<u32> {
         let version = self.registry.subscribers().wrapping_add(1);
-        if let Some(event) = subscriber_joined(id, &self.members[&id], version)? {
+        let member = &self.members[&id];
+        let watch = member.watch;
+        if let Some(event) = subscriber_joined(id, member, version, false)? {
             self.post_to_publishers(&event, clients);
         }
         self.bump(Role::Subscriber);
+        // Only now, so that there is no moment at which publishers know neither.
+        if let Some(watch) = watch {
+            self.give_up_place(watch, clients)?;
+        }
         Ok(self.registry.publishers())
     }
 
@@ -225,7 +286,10 @@ impl Topic {
                 Role::Publisher,
                 publisher_joined(id, member, version, false)?,
             ),
-            Role::Subscriber => (Role::Subscriber, subscriber_joined(id, member, version)?),
+            Role::Subscriber => (
+                Role::Subscriber,
+                subscriber_joined(id, member, version, false)?,
+            ),
         };
         if let Some(whole) = whole {
             let event = event.or_whole(whole);
@@ -318,8 +382,15 @@ impl Topic {
     ) -> Result<()> {
         self.rings.forget(id);
         if !member.has_joined() {
-            return Ok(());
+            return match member.watch {
+                Some(watch) => self.give_up_place(watch, clients),
+                None => Ok(()),
+            };
         }
+        self.tell_subscriber_left(id, exited, clients)
+    }
+
+    fn tell_subscriber_left(&mut self, id: u64, exited: bool, clients: &mut Clients) -> Result<()> {
         let version = self.registry.subscribers().wrapping_add(1);
         let event = Event::SubscriberLeft {
             version,
@@ -356,6 +427,7 @@ impl Member {
         pid: u32,
         pidfd: Rc<OwnedFd>,
         index: u16,
+        watch: Option<u64>,
     ) -> Self {
         Self {
             role,
@@ -365,6 +437,20 @@ impl Member {
             index,
             segment: None,
             eventfd: None,
+            watch,
+        }
+    }
+
+    /// The place that is kept for a watch, with a segment that nobody moves.
+    pub(crate) fn place(
+        client: ClientName,
+        pid: u32,
+        pidfd: Rc<OwnedFd>,
+        segment: Rc<OwnedFd>,
+    ) -> Self {
+        Self {
+            segment: Some(segment),
+            ..Self::new(Role::Subscriber, client, pid, pidfd, 0, None)
         }
     }
 
@@ -406,12 +492,18 @@ fn publisher_joined(
     })
 }
 
-/// The event that tells of a subscriber, if it takes part.
-fn subscriber_joined(id: u64, member: &Member, version: u32) -> Result<Option<Outgoing>> {
+/// The event that tells of a subscriber, if it takes part, or of the place that is kept for one.
+fn subscriber_joined(
+    id: u64,
+    member: &Member,
+    version: u32,
+    kept: bool,
+) -> Result<Option<Outgoing>> {
     member.tell(|client, pid| Event::SubscriberJoined {
         version,
         id,
         client,
         pid,
+        kept,
     })
 }

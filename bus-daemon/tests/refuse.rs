@@ -25,6 +25,7 @@ fn open_with(schema: Schema, settings: Settings) -> Request {
         schema,
         settings,
         history: 0,
+        watched: None,
     }
 }
 

@@ -22,6 +22,7 @@ fn retaining(role: Role, topic: &str, retain: u32) -> Request {
             ..small()
         },
         history: u32::from(role == Role::Subscriber),
+        watched: None,
     }
 }
 
@@ -167,6 +168,7 @@ fn one_publisher_more_than_admitted_is_refused_and_told_who_is_there() {
             ..small()
         },
         history: 0,
+        watched: None,
     };
     let first = Handle::ask(&host.path, Role::Publisher, &open("feed/main")).joined();
     let (kind, why) = refused(&host, &open("feed/spare"));
@@ -195,6 +197,7 @@ fn more_history_than_is_kept_is_refused_and_a_new_topic_keeps_what_is_asked_for(
             ..Settings::default()
         },
         history,
+        watched: None,
     };
     let role = Role::Publisher;
     let _first = Handle::ask(&host.path, role, &open("t", role, Some(16), 0));

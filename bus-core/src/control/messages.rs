@@ -62,6 +62,23 @@ pub enum Request {
         /// Of a subscriber: how many messages of each ring it will read that were published before it joined. More than the topic
         /// keeps is refused. With any, it is told of retained rings as well.
         history: u32,
+        /// Of a subscriber that is opened for a watch: which topic it was told of. It takes the place that was kept for it.
+        watched: Option<Watched>,
+    },
+    /// The first and only request of another kind of connection: tells of topics that are there and of those to come. Answered by
+    /// [`Event::TopicAppeared`] for each that is there, and then [`Event::Watching`]; or by [`Event::Refused`].
+    Watch {
+        /// The name under which the process connects; a [`ClientName`](crate::ClientName).
+        client: String,
+        /// Which topics; a [`Pattern`](crate::Pattern).
+        pattern: String,
+        /// The message type that its subscribers will ask for.
+        schema: Schema,
+    },
+    /// A watch opens no subscriber to this topic: nobody keeps a place for it any longer.
+    Declined {
+        /// The topic, as [`Event::TopicAppeared`] numbers it.
+        topic: u64,
     },
     /// The second request: the handle is ready. One descriptor: its ring, or its reader segment.
     /// Answered by [`Event::Joined`] or [`Event::Refused`].
@@ -78,6 +95,15 @@ pub enum Request {
     /// Somebody on the other side of the topic is parked, or may be, and this handle has not heard of an eventfd: the
     /// broker is to ring all that it knows of. Not answered.
     Wake,
+}
+
+/// A topic that a watch was told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Watched {
+    /// The watch, as [`Event::Watching`] numbers it.
+    pub watch: u64,
+    /// The topic, as [`Event::TopicAppeared`] numbers it.
+    pub topic: u64,
 }
 
 /// Why the broker refuses.
@@ -100,6 +126,8 @@ pub enum Refusal {
     Protocol,
     /// This user may not.
     NotAllowed,
+    /// The topic that a watch was told of is closed by now.
+    Gone,
     /// The broker itself could not do it.
     Broker,
 }
@@ -135,6 +163,26 @@ pub enum Event {
         kind: Refusal,
         /// Why, for people: a sentence that names both sides.
         why: String,
+    },
+    /// To a watch: it was told of all topics that are there; those that follow are new. For each of those whose type suits it, a place
+    /// is kept: publishers write nothing over until its subscriber has joined, or it has declined.
+    Watching {
+        /// The watch. Never used again while the broker lives.
+        id: u64,
+    },
+    /// To a watch: a topic that it asked for is there.
+    TopicAppeared {
+        /// The topic. Never used again while the broker lives, not for one of the same name either.
+        id: u64,
+        /// Its name.
+        topic: String,
+        /// It carries another type: what differs, for people.
+        differs: Option<String>,
+    },
+    /// To a watch: a topic is closed, for nobody but watches has it open. It may be one that was never told of.
+    TopicGone {
+        /// The topic.
+        id: u64,
     },
     /// To subscribers: a publisher takes part. Two descriptors: its ring, and a pidfd of its process; a third one if it may park: its
     /// eventfd.
@@ -176,6 +224,8 @@ pub enum Event {
         client: String,
         /// Its process; 0 if that is not visible from here.
         pid: u32,
+        /// It is a place that is kept for a watch. It is given up when the broker is gone, for then nobody can take it.
+        kept: bool,
     },
     /// To publishers: a subscriber is gone and gates nobody. As for [`Event::PublisherLeft`], it may name
     /// one whose joining was never told.

@@ -5,11 +5,14 @@
 
 pub mod layout;
 mod pages;
+mod place;
 pub mod placement;
 pub mod registry;
 mod room;
 pub mod segment;
 mod told;
+
+pub use place::reserve;
 
 use crate::TopicSettings;
 

@@ -166,6 +166,12 @@ impl Subscriber {
         self.receiver().joined(history.into());
     }
 
+    /// As [`joined`](Self::joined), where a place was [kept](crate::memory::reserve) since the first message: starts there, or, where
+    /// publishers go past who does not keep up, with the oldest message that is there.
+    pub fn joined_at_first(&self) {
+        self.receiver().joined(u64::MAX);
+    }
+
     /// The publisher is gone, as the kernel knows: its ring ends with what is committed.
     pub fn end(&self, publisher: u64) {
         for ring in self.receiver().rings() {

@@ -77,6 +77,7 @@ pub fn open_request(role: Role, topic: &str) -> Request {
         schema: Schema::bytes(),
         settings: small(),
         history: 0,
+        watched: None,
     }
 }
 

@@ -1,0 +1,359 @@
+//! The topics that match a pattern, each with its receiving end; read fairly, whichever there are.
+//!
+//! Promises: a topic with messages is read after at most [`TURN`] messages of each other one; one that appears is followed at the next
+//! call, or within [`LOOK`] messages; one that is closed is let go of when it is drained. It asks for no memory of topics that are gone.
+//!
+//! A message borrows its topic. So topics that appear while one is looked for are put on a later page of the list, and pages become one at the
+//! next call, when nobody borrows anything.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::time::{Duration, Instant};
+
+use bus_core::control::Watched;
+use bus_core::receive;
+use bus_core::schema::Schema;
+use bus_core::wake::SpinBudget;
+use bus_core::{Pattern, TopicName};
+
+use crate::inlet::Inlet;
+use crate::topic::Place;
+use crate::wait::{PATROL, Step, Wait, deadline};
+use crate::watch::{Change, Watch};
+use crate::{Bus, Error, Result, TopicBuilder};
+
+/// Messages in a row from one topic while others may have some.
+const TURN: u32 = 32;
+/// Messages between two looks whether topics have appeared, where there is always one.
+const LOOK: u32 = 256;
+/// Longest sleep: what is published meanwhile is found after it.
+const NAP: Duration = Duration::from_millis(1);
+
+/// A topic that matches a pattern and is not followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SkippedTopic {
+    /// Its name.
+    pub topic: String,
+    /// Why: it carries another type, or could not be opened, or failed.
+    pub why: String,
+}
+
+/// A topic that is followed.
+pub(crate) struct Entry {
+    id: u64,
+    name: TopicName,
+    pub(crate) inlet: Inlet,
+    /// The broker has closed it: when it is drained there will be no more.
+    gone: Cell<bool>,
+    /// It is of no use any more, and was put with those that are skipped.
+    failed: Cell<bool>,
+}
+
+/// A list that grows while its elements are borrowed.
+#[derive(Default)]
+struct Page {
+    entries: Vec<Entry>,
+    later: OnceCell<Box<Page>>,
+}
+
+impl Page {
+    fn iter(&self) -> impl Iterator<Item = &Entry> {
+        let pages = std::iter::successors(Some(self), |page| page.later.get().map(|page| &**page));
+        pages.flat_map(|page| &page.entries)
+    }
+
+    fn add(&self, entries: Vec<Entry>) {
+        let mut last = self;
+        while let Some(later) = last.later.get() {
+            last = later;
+        }
+        let later = OnceCell::new();
+        last.later.get_or_init(|| Box::new(Self { entries, later }));
+    }
+
+    fn make_one(&mut self) {
+        while let Some(mut later) = self.later.take() {
+            self.entries.append(&mut later.entries);
+            self.later = later.later;
+        }
+    }
+}
+
+pub(crate) struct Followed {
+    bus: Bus,
+    schema: Schema,
+    watch: Watch,
+    topics: Page,
+    /// With the number of each topic.
+    skipped: RefCell<Vec<(u64, SkippedTopic)>>,
+    /// Whose turn it is, and how many messages are left of it.
+    turn: Cell<usize>,
+    left: Cell<u32>,
+    /// Messages until the next look whether topics have appeared.
+    until_look: Cell<u32>,
+    spin: RefCell<SpinBudget>,
+}
+
+impl Followed {
+    pub(crate) fn open(bus: &Bus, pattern: &Pattern, schema: Schema) -> Result<Self> {
+        let (watch, there) = Watch::open(&bus.host, pattern, &schema)?;
+        let all = Self {
+            bus: bus.clone(),
+            schema,
+            watch,
+            topics: Page::default(),
+            skipped: RefCell::default(),
+            turn: Cell::new(0),
+            left: Cell::new(0),
+            until_look: Cell::new(LOOK),
+            spin: RefCell::new(SpinBudget::new(bus.spin)),
+        };
+        let entries = there
+            .into_iter()
+            .filter_map(|change| all.take(change, false));
+        all.topics.add(entries.collect());
+        Ok(all)
+    }
+
+    /// Takes in what happened to a topic; its receiving end, if it is to be followed.
+    fn take(&self, change: Change, whole: bool) -> Option<Entry> {
+        match change {
+            Change::Appeared(id, name, Some(differs)) => {
+                self.skip(id, &name, differs);
+                None
+            }
+            Change::Appeared(id, name, None) => {
+                let watch = self.watch.id();
+                let mut topic = TopicBuilder::new(self.bus.clone(), name.clone());
+                let watched = Watched { watch, topic: id };
+                topic.place = Some(Place { watched, whole });
+                match Inlet::open(&topic, &self.schema) {
+                    Ok(inlet) => Some(Entry {
+                        id,
+                        name,
+                        inlet,
+                        gone: Cell::new(false),
+                        failed: Cell::new(false),
+                    }),
+                    Err(error) => {
+                        self.watch.decline(id);
+                        self.skip(id, &name, error.to_string());
+                        None
+                    }
+                }
+            }
+            Change::Gone(id) => {
+                self.skipped.borrow_mut().retain(|(known, _)| *known != id);
+                self.topics
+                    .iter()
+                    .filter(|entry| entry.id == id)
+                    .for_each(|entry| entry.gone.set(true));
+                None
+            }
+        }
+    }
+
+    fn skip(&self, id: u64, name: &TopicName, why: String) {
+        tracing::debug!(topic = %name, why, "not followed");
+        let topic = name.to_string();
+        self.skipped
+            .borrow_mut()
+            .push((id, SkippedTopic { topic, why }));
+    }
+
+    /// Takes in which topics appeared and are gone, up to a bound; whether any is new.
+    fn look_around(&self) -> Result<bool> {
+        self.until_look.set(LOOK);
+        let mut appeared = Vec::new();
+        let mut result = Ok(());
+        for _ in 0..LOOK {
+            match self.watch.next() {
+                Ok(Some(Change::Gone(id))) if appeared.iter().any(|e: &Entry| e.id == id) => {
+                    appeared
+                        .iter()
+                        .filter(|entry| entry.id == id)
+                        .for_each(|entry| entry.gone.set(true));
+                }
+                Ok(Some(change)) => appeared.extend(self.take(change, true)),
+                Ok(None) => break,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        let any = !appeared.is_empty();
+        if any {
+            self.topics.add(appeared);
+        }
+        result.map(|()| any)
+    }
+
+    /// Lets go of topics that are closed and drained, or of no use. Nobody borrows one. To be called before looks.
+    pub(crate) fn tidy(&mut self) -> &Self {
+        self.topics.make_one();
+        self.topics.entries.retain(|entry| {
+            let drained = entry.gone.get() && entry.inlet.finished().unwrap_or(true);
+            !drained && !entry.failed.get()
+        });
+        self
+    }
+
+    /// Looks once at all topics; a message, and the name of its topic.
+    pub(crate) fn once<'a, M>(&'a self, look: Look<'a, M>) -> Result<Option<(&'a str, M)>> {
+        match self.poll(look)? {
+            Some(found) => Ok(Some(found)),
+            None if self.look_around()? => self.poll(look),
+            None => self.nothing().map(|()| None),
+        }
+    }
+
+    /// Looks until something is there; none when the time is over.
+    pub(crate) fn until<'a, M>(
+        &'a self,
+        timeout: Option<Duration>,
+        look: Look<'a, M>,
+    ) -> Result<Option<(&'a str, M)>> {
+        if let Some(found) = self.poll(look)? {
+            return Ok(Some(found));
+        }
+        let mut wait = Wait::new(&self.spin.borrow(), deadline(timeout));
+        let mut patrol = Instant::now() + PATROL;
+        loop {
+            let over = match wait.step() {
+                Step::Again => false,
+                Step::Sleep(until) => {
+                    self.look_around()?;
+                    self.nothing()?;
+                    if !self.has_message()? {
+                        let time = until.saturating_duration_since(Instant::now());
+                        self.watch.wait(time.min(NAP));
+                    }
+                    false
+                }
+                Step::Over => {
+                    self.look_around()?;
+                    true
+                }
+            };
+            if let Some(found) = self.poll(look)? {
+                self.spin.borrow_mut().learn(wait.spin());
+                return Ok(Some(found));
+            }
+            if over {
+                return self.nothing().map(|()| None);
+            }
+            if self.watch.lost() && Instant::now() >= patrol {
+                patrol = Instant::now() + PATROL;
+                self.patrol()?;
+            }
+        }
+    }
+
+    /// Nothing there: can there ever be?
+    fn nothing(&self) -> Result<()> {
+        if !self.watch.lost() {
+            return Ok(());
+        }
+        for entry in self.in_use() {
+            if !entry.inlet.finished()? {
+                return Ok(());
+            }
+        }
+        Err(self.watch.nobody_can_come())
+    }
+
+    /// With no broker, asks the kernel which publishers are gone.
+    fn patrol(&self) -> Result<()> {
+        self.in_use().try_for_each(|entry| entry.inlet.patrol())
+    }
+
+    fn in_use(&self) -> impl Iterator<Item = &Entry> {
+        self.topics.iter().filter(|entry| !entry.failed.get())
+    }
+
+    fn has_message(&self) -> Result<bool> {
+        for entry in self.in_use() {
+            if self.check(entry, entry.inlet.look_ahead())? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A message of the topic whose turn it is, else of the next that has one.
+    fn poll<'a, M>(&'a self, look: Look<'a, M>) -> Result<Option<(&'a str, M)>> {
+        if self.until_look.get() == 0 {
+            self.look_around()?;
+        }
+        let turn = self.turn.get();
+        if self.left.get() > 0
+            && let Some(entry) = self.topics.iter().nth(turn)
+            && let Some(found) = self.look_at(entry, look)?
+        {
+            self.left.set(self.left.get() - 1);
+            return Ok(Some(found));
+        }
+        let numbered = || self.topics.iter().enumerate();
+        for (at, entry) in numbered().skip(turn + 1).chain(numbered().take(turn + 1)) {
+            if let Some(found) = self.look_at(entry, look)? {
+                self.turn.set(at);
+                self.left.set(TURN - 1);
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    fn look_at<'a, M>(&self, entry: &'a Entry, look: Look<'a, M>) -> Result<Option<(&'a str, M)>> {
+        if entry.failed.get() || !self.check(entry, entry.inlet.look_ahead())? {
+            return Ok(None);
+        }
+        let found = self.check(entry, entry.inlet.once(look))?;
+        if found.is_some() {
+            self.until_look.set(self.until_look.get().saturating_sub(1));
+        }
+        Ok(found.map(|message| (entry.name.as_str(), message)))
+    }
+
+    /// Puts a topic with those that are skipped, where it will give no more; that is said once.
+    fn check<R>(&self, entry: &Entry, result: Result<R>) -> Result<R> {
+        if let Err(error) = &result
+            && is_final(error)
+        {
+            entry.failed.set(true);
+            self.skip(entry.id, &entry.name, error.to_string());
+        }
+        result
+    }
+
+    /// The names of the topics that are followed, sorted.
+    pub(crate) fn names(&mut self) -> Result<Vec<String>> {
+        self.look_around()?;
+        self.tidy();
+        let mut names: Vec<_> = self.in_use().map(|entry| entry.name.to_string()).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    pub(crate) fn skipped(&mut self) -> Result<Vec<SkippedTopic>> {
+        self.look_around()?;
+        let skipped = self.skipped.borrow();
+        Ok(skipped.iter().map(|(_, skipped)| skipped.clone()).collect())
+    }
+}
+
+/// How a topic is looked at.
+pub(crate) type Look<'a, M> = fn(&'a receive::Subscriber) -> bus_core::Result<Option<M>>;
+
+/// Whether a handle gives nothing more after this.
+fn is_final(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Unusable { .. }
+            | Error::Topic {
+                source: bus_core::Error::Evicted { .. },
+                ..
+            }
+    )
+}

@@ -1,0 +1,141 @@
+//! A watch: a connection on which the broker tells of the topics that match a pattern.
+//!
+//! Promises: each topic is told of once, and its end after it. A broker that is gone ends the watch and nothing else.
+
+use std::cell::Cell;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bus_core::control::{Connection, Event, Request};
+use bus_core::schema::Schema;
+use bus_core::{Pattern, TopicName};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::host::Host;
+use crate::{Error, Result};
+
+/// How long the broker may take for an answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+pub(crate) struct Watch {
+    connection: Connection,
+    /// As the broker numbers it.
+    id: u64,
+    lost: Cell<bool>,
+    host: Arc<Host>,
+}
+
+/// What happened to a topic.
+pub(crate) enum Change {
+    /// It is there, under this number, and carries another type in the way that is said.
+    Appeared(u64, TopicName, Option<String>),
+    /// The one with this number is closed.
+    Gone(u64),
+}
+
+impl Watch {
+    /// Begins to watch; also gives what is there already.
+    pub(crate) fn open(
+        host: &Arc<Host>,
+        pattern: &Pattern,
+        schema: &Schema,
+    ) -> Result<(Self, Vec<Change>)> {
+        schema.check().map_err(Error::Argument)?;
+        let mut watch = Self {
+            connection: host.connect()?,
+            id: 0,
+            lost: Cell::new(false),
+            host: Arc::clone(host),
+        };
+        let request = Request::Watch {
+            client: host.client().to_string(),
+            pattern: pattern.to_string(),
+            schema: schema.clone(),
+        };
+        let sent = watch.connection.send(&request, &[]);
+        sent.map_err(|e| host.failed(e.to_string()))?;
+        let mut there = Vec::new();
+        loop {
+            let deadline = Instant::now() + ANSWER;
+            match watch.connection.recv::<Event>(Some(deadline)) {
+                Ok((Event::Watching { id }, _)) => {
+                    watch.id = id;
+                    return Ok((watch, there));
+                }
+                Ok((Event::Refused { why, .. }, _)) => return Err(Error::Refused(why)),
+                Ok((event, _)) => there.push(watch.change(event)?),
+                Err(bus_core::Error::Closed) => return Err(host.disconnected()),
+                Err(error) => return Err(host.failed(error.to_string())),
+            }
+        }
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The next thing that happened, if anything did.
+    pub(crate) fn next(&self) -> Result<Option<Change>> {
+        if self.lost() {
+            return Ok(None);
+        }
+        match self.connection.try_recv::<Event>() {
+            Ok(None) => Ok(None),
+            Ok(Some((event, _))) => self.change(event).map(Some),
+            Err(error) => {
+                self.lose(&error);
+                Ok(None)
+            }
+        }
+    }
+
+    fn change(&self, event: Event) -> Result<Change> {
+        match event {
+            Event::TopicAppeared { id, topic, differs } => {
+                let name = TopicName::new(topic).map_err(|e| self.host.failed(e.to_string()))?;
+                Ok(Change::Appeared(id, name, differs))
+            }
+            Event::TopicGone { id } => Ok(Change::Gone(id)),
+            event => Err(self
+                .host
+                .failed(format!("{event:?} is nothing for a watch"))),
+        }
+    }
+
+    /// Tells the broker that no subscriber will take the place that it keeps in a topic.
+    pub(crate) fn decline(&self, topic: u64) {
+        if let Err(error) = self.connection.send(&Request::Declined { topic }, &[]) {
+            self.lose(&error);
+        }
+    }
+
+    /// The broker is gone, as far as is known: no topic will appear any more.
+    pub(crate) fn lost(&self) -> bool {
+        self.lost.get()
+    }
+
+    fn lose(&self, error: &bus_core::Error) {
+        if !self.lost.replace(true) {
+            tracing::warn!(%error, "the broker is gone; no topic will appear any more, established traffic goes on");
+        }
+    }
+
+    /// The error of who waits for what cannot come any more.
+    pub(crate) fn nobody_can_come(&self) -> Error {
+        self.host.failed(
+            "it is gone, and so are all publishers that were followed; open another one".into(),
+        )
+    }
+
+    /// Waits until there may be something to read, for this long at most.
+    pub(crate) fn wait(&self, time: Duration) {
+        let millis = time.as_millis().try_into().unwrap_or(i32::MAX);
+        let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
+        let mut connection = [PollFd::new(self.connection.as_fd(), PollFlags::POLLIN)];
+        // One that is gone would always be ready. Whatever is said, who waits looks again.
+        let watched = usize::from(!self.lost());
+        let _ = poll(&mut connection[..watched], timeout);
+    }
+}

@@ -1,0 +1,170 @@
+//! Watches: connections that are told of the topics that match a pattern, those that are there and those that come and go.
+//!
+//! Promises: a watch hears of each topic once, and of its end, in order; one that does not read is bounded as any client is. For a topic that is
+//! created later and carries the type that the watch asks for, a place is kept from its first message on, until the watch's subscriber has
+//! joined, the watch declines, or it is gone. So a watch that stands still holds publishers up as a subscriber that stands still does, and those of
+//! other types not at all. A topic that only watches have open is closed.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use bus_core::control::{Event, Refusal, Request};
+use bus_core::memory::reserve;
+use bus_core::schema::Schema;
+use bus_core::{ClientName, Pattern, TopicName};
+
+use crate::client::{Kind, cut};
+use crate::hub::Hub;
+use crate::outbox::Outgoing;
+use crate::request::{Refused, own_fault, protocol};
+use crate::topic::{Member, Topic};
+
+/// What is watched for, and who watches.
+pub(crate) struct Watch {
+    pattern: Pattern,
+    schema: Schema,
+    client: ClientName,
+    pid: u32,
+    pidfd: Rc<OwnedFd>,
+}
+
+impl Hub {
+    /// Makes a connection a watch.
+    pub(crate) fn watch(
+        &mut self,
+        id: u64,
+        client: &str,
+        pattern: String,
+        schema: Schema,
+    ) -> Result<(), Refused> {
+        let client =
+            ClientName::new(client).map_err(|e| (Refusal::BadName, format!("client: {e}")))?;
+        let pattern = Pattern::new(pattern).map_err(|e| (Refusal::BadName, e.to_string()))?;
+        schema
+            .check()
+            .map_err(|e| (Refusal::Schema, format!("pattern {pattern}: {e}")))?;
+        let Some(entry) = self.clients.get_mut(id) else {
+            return protocol("the connection is closed");
+        };
+        entry.kind = Kind::Watch;
+        let (pid, pidfd) = (entry.peer.pid, Rc::clone(&entry.pidfd));
+        tracing::info!(id, %client, pid, %pattern, "watches");
+        let watch = Watch {
+            pattern,
+            schema,
+            client,
+            pid,
+            pidfd,
+        };
+        for topic in self.topics.values() {
+            if watch.pattern.matches(&topic.name) {
+                self.clients
+                    .post(id, appeared(topic, &watch).map_err(own_fault)?);
+            }
+        }
+        let watching = Outgoing::new(&Event::Watching { id }, Vec::new()).map_err(own_fault)?;
+        self.clients.post(id, watching);
+        self.watches.insert(id, watch);
+        Ok(())
+    }
+
+    /// Whether this process watches under this number.
+    pub(crate) fn is_watched_by(&self, watch: u64, pid: u32) -> bool {
+        self.watches
+            .get(&watch)
+            .is_some_and(|watch| watch.pid == pid)
+    }
+
+    /// Does what a watch asks for.
+    pub(crate) fn serve_watch(&mut self, id: u64, request: &Request) -> Result<(), Refused> {
+        let &Request::Declined { topic } = request else {
+            return protocol("a connection that watches can only decline");
+        };
+        let name = self.topics.values().find(|known| known.id == topic);
+        if let Some(name) = name.map(|topic| topic.name.clone()) {
+            self.give_up_place(&name, id);
+        }
+        Ok(())
+    }
+
+    /// A watch is gone.
+    pub(crate) fn unwatch(&mut self, id: u64) {
+        self.watches.remove(&id);
+        let kept = self.topics.values().filter(|topic| topic.has_place(id));
+        let names: Vec<_> = kept.map(|topic| topic.name.clone()).collect();
+        for name in names {
+            self.give_up_place(&name, id);
+        }
+    }
+
+    fn give_up_place(&mut self, name: &TopicName, watch: u64) {
+        let Some(topic) = self.topics.get_mut(name) else {
+            return;
+        };
+        if let Err(error) = topic.give_up_place(watch, &mut self.clients) {
+            tracing::error!(topic = %name, watch, %error, "cannot tell that a place is kept no longer");
+        }
+        // What was owed may have been all that was left.
+        self.drop_if_empty(name);
+    }
+
+    /// Keeps a place in a new topic for each watch that will subscribe to it.
+    pub(crate) fn keep_places(&self, topic: &mut Topic) -> bus_core::Result<()> {
+        let mut segment = None;
+        for (&id, watch) in &self.watches {
+            if !watch.pattern.matches(&topic.name) || watch.schema != topic.schema {
+                continue;
+            }
+            // Nobody moves it, so one will do for all.
+            let shared = match &segment {
+                Some(shared) => Rc::clone(shared),
+                None => Rc::clone(segment.insert(Rc::new(reserve(&topic.settings)?))),
+            };
+            let (client, pidfd) = (watch.client.clone(), Rc::clone(&watch.pidfd));
+            topic.keep_place(id, Member::place(client, watch.pid, pidfd, shared));
+        }
+        Ok(())
+    }
+
+    /// Tells the watches whom it concerns that a topic is there.
+    pub(crate) fn tell_appeared(&mut self, topic: &Topic) {
+        self.tell_watches(topic, |watch| appeared(topic, watch));
+    }
+
+    /// Tells the watches whom it concerns that a topic is closed.
+    pub(crate) fn tell_gone(&mut self, topic: &Topic) {
+        let gone = Event::TopicGone { id: topic.id };
+        self.tell_watches(topic, |_| Outgoing::new(&gone, Vec::new()));
+    }
+
+    fn tell_watches(
+        &mut self,
+        topic: &Topic,
+        event: impl Fn(&Watch) -> bus_core::Result<Outgoing>,
+    ) {
+        for (&id, watch) in &self.watches {
+            if !watch.pattern.matches(&topic.name) {
+                continue;
+            }
+            match event(watch) {
+                Ok(event) => {
+                    self.clients.post(id, event);
+                }
+                Err(error) => tracing::error!(id, %error, "cannot tell a watch of a topic"),
+            }
+        }
+    }
+}
+
+fn appeared(topic: &Topic, watch: &Watch) -> bus_core::Result<Outgoing> {
+    let differs = watch.schema.difference(&topic.schema).map(|difference| {
+        let why = format!("it carries {}: {difference}", topic.schema.name);
+        cut(&why).to_owned()
+    });
+    let event = Event::TopicAppeared {
+        id: topic.id,
+        topic: topic.name.to_string(),
+        differs,
+    };
+    Outgoing::new(&event, Vec::new())
+}
