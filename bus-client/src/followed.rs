@@ -6,6 +6,8 @@
 //! A message borrows its topic. So topics that appear while one is looked for are put on a later page of the list, and pages become one at the
 //! next call, when nobody borrows anything.
 
+mod berth;
+
 use std::cell::{Cell, OnceCell, RefCell};
 use std::time::{Duration, Instant};
 
@@ -20,13 +22,12 @@ use crate::topic::Place;
 use crate::wait::{PATROL, Step, Wait, deadline};
 use crate::watch::{Change, Watch};
 use crate::{Bus, Error, Result, TopicBuilder};
+use berth::{Berth, Moored};
 
 /// Messages in a row from one topic while others may have some.
 const TURN: u32 = 32;
 /// Messages between two looks whether topics have appeared, where there is always one.
 const LOOK: u32 = 256;
-/// Longest sleep: what is published meanwhile is found after it.
-const NAP: Duration = Duration::from_millis(1);
 
 /// A topic that matches a pattern and is not followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,7 @@ pub(crate) struct Entry {
     gone: Cell<bool>,
     /// It is of no use any more, and was put with those that are skipped.
     failed: Cell<bool>,
+    moored: Moored,
 }
 
 /// A list that grows while its elements are borrowed.
@@ -83,6 +85,7 @@ pub(crate) struct Followed {
     bus: Bus,
     schema: Schema,
     watch: Watch,
+    berth: Berth,
     topics: Page,
     /// With the number of each topic.
     skipped: RefCell<Vec<(u64, SkippedTopic)>>,
@@ -97,10 +100,12 @@ pub(crate) struct Followed {
 impl Followed {
     pub(crate) fn open(bus: &Bus, pattern: &Pattern, schema: Schema) -> Result<Self> {
         let (watch, there) = Watch::open(&bus.host, pattern, &schema)?;
+        let berth = Berth::new(watch.as_fd())?;
         let all = Self {
             bus: bus.clone(),
             schema,
             watch,
+            berth,
             topics: Page::default(),
             skipped: RefCell::default(),
             turn: Cell::new(0),
@@ -134,6 +139,7 @@ impl Followed {
                         inlet,
                         gone: Cell::new(false),
                         failed: Cell::new(false),
+                        moored: Moored::default(),
                     }),
                     Err(error) => {
                         self.watch.decline(id);
@@ -192,9 +198,14 @@ impl Followed {
     /// Lets go of topics that are closed and drained, or of no use. Nobody borrows one. To be called before looks.
     pub(crate) fn tidy(&mut self) -> &Self {
         self.topics.make_one();
+        let berth = &self.berth;
         self.topics.entries.retain(|entry| {
             let drained = entry.gone.get() && entry.inlet.finished().unwrap_or(true);
-            !drained && !entry.failed.get()
+            let stays = !drained && !entry.failed.get();
+            if !stays {
+                berth.forget(entry);
+            }
+            stays
         });
         self
     }
@@ -225,10 +236,7 @@ impl Followed {
                 Step::Sleep(until) => {
                     self.look_around()?;
                     self.nothing()?;
-                    if !self.has_message()? {
-                        let time = until.saturating_duration_since(Instant::now());
-                        self.watch.wait(time.min(NAP));
-                    }
+                    self.berth.sleep(&self.watch, || self.in_use(), until)?;
                     false
                 }
                 Step::Over => {
@@ -272,15 +280,6 @@ impl Followed {
         self.topics.iter().filter(|entry| !entry.failed.get())
     }
 
-    fn has_message(&self) -> Result<bool> {
-        for entry in self.in_use() {
-            if self.check(entry, entry.inlet.look_ahead())? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// A message of the topic whose turn it is, else of the next that has one.
     fn poll<'a, M>(&'a self, look: Look<'a, M>) -> Result<Option<(&'a str, M)>> {
         if self.until_look.get() == 0 {
@@ -312,6 +311,7 @@ impl Followed {
         let found = self.check(entry, entry.inlet.once(look))?;
         if found.is_some() {
             self.until_look.set(self.until_look.get().saturating_sub(1));
+            entry.moored.cast_off(&entry.inlet);
         }
         Ok(found.map(|message| (entry.name.as_str(), message)))
     }

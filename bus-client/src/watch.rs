@@ -3,14 +3,13 @@
 //! Promises: each topic is told of once, and its end after it. A broker that is gone ends the watch and nothing else.
 
 use std::cell::Cell;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus_core::control::{Connection, Event, Request};
 use bus_core::schema::Schema;
 use bus_core::{Pattern, TopicName};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::host::Host;
 use crate::{Error, Result};
@@ -129,13 +128,8 @@ impl Watch {
         )
     }
 
-    /// Waits until there may be something to read, for this long at most.
-    pub(crate) fn wait(&self, time: Duration) {
-        let millis = time.as_millis().try_into().unwrap_or(i32::MAX);
-        let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
-        let mut connection = [PollFd::new(self.connection.as_fd(), PollFlags::POLLIN)];
-        // One that is gone would always be ready. Whatever is said, who waits looks again.
-        let watched = usize::from(!self.lost());
-        let _ = poll(&mut connection[..watched], timeout);
+    /// Readable when something happened, and when the broker is gone.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
     }
 }

@@ -16,6 +16,7 @@ use common::process::{Process, WATCHDOG};
 use common::role::{Given, hear, play, say};
 use common::roles::{HOST, start_host};
 use common::stage::{Stage, connect, told};
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -306,6 +307,48 @@ fn who_waits_is_woken_by_a_topic_that_appears() {
             assert_eq!(next(&mut all), (format!("t{n}"), n));
         }
     });
+}
+
+/// However many topics are followed, a wait for what does not come is one sleep after another of the longest kind, and not a poll.
+#[test]
+fn who_waits_on_many_quiet_topics_sleeps() {
+    let place = place();
+    let bus = &place.bus;
+    let mut all = bus.pattern_subscriber::<u64>("**").unwrap();
+    let open = |n| {
+        bus.topic(format!("t{n}"))
+            .unwrap()
+            .depth(8)
+            .publisher::<u64>()
+    };
+    let mut publishers: Vec<_> = (0..150).map(|n| open(n).unwrap()).collect();
+    publishers[77].send(&7).unwrap();
+    assert_eq!(next(&mut all), ("t77".into(), 7));
+    // Once parked, they stay so.
+    assert!(
+        all.recv_timeout(Duration::from_millis(1))
+            .unwrap()
+            .is_none()
+    );
+    let sleeps = || {
+        let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+        usage.voluntary_context_switches()
+    };
+    let before = sleeps();
+    assert!(
+        all.recv_timeout(Duration::from_millis(300))
+            .unwrap()
+            .is_none()
+    );
+    let slept = sleeps() - before;
+    assert!((1..30).contains(&slept), "{slept} sleeps");
+    for n in [3, 149, 77] {
+        thread::scope(|scope| {
+            let publisher = &mut publishers[n];
+            scope.spawn(|| publisher.send(&8).unwrap());
+            assert_eq!(next(&mut all), (format!("t{n}"), 8));
+        });
+    }
 }
 
 fn start(stage: &Stage, role: &str, settings: &[(&str, &dyn Display)]) -> Process {

@@ -36,8 +36,8 @@ pub(crate) enum Kind {
     Handle,
     /// A watch.
     Watch,
-    /// A subscriber whose topic was closed; it reads what is there.
-    Dismissed,
+    /// A subscriber whose topic was closed, with the last version of its set of publishers; it reads what is there.
+    Dismissed(u32),
 }
 
 /// Why a client leaves.
@@ -225,10 +225,10 @@ impl Clients {
     }
 
     /// The topic of a client is closed, and it is none of who keep it open.
-    pub(crate) fn dismiss(&mut self, id: u64) {
+    pub(crate) fn dismiss(&mut self, id: u64, version: u32) {
         if let Some(client) = self.table.get_mut(&id) {
             client.topic = None;
-            client.kind = Kind::Dismissed;
+            client.kind = Kind::Dismissed(version);
         }
     }
 

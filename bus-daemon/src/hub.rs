@@ -164,7 +164,10 @@ impl Hub {
             return;
         };
         tracing::info!(topic = %name, "topic closed");
-        topic.members().for_each(|id| self.clients.dismiss(id));
+        let version = topic.publishers_version();
+        for id in topic.members() {
+            self.clients.dismiss(id, version);
+        }
         self.tell_gone(&topic);
     }
 }

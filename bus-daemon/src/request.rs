@@ -34,14 +34,23 @@ impl Hub {
                 self.serve_handle(id, topic, request, descriptors)
             }
             Connected::Watch => self.serve_watch(id, &request),
-            // The rings that it read are nobody's any more.
-            Connected::Dismissed if matches!(request, Request::Released { .. } | Request::Wake) => {
-                Ok(())
-            }
-            Connected::Dismissed => Err((Refusal::Gone, "the topic is closed by now".into())),
+            Connected::Dismissed(version) => self.serve_dismissed(id, version, &request),
         };
         if let Err((kind, why)) = served {
             self.clients.refuse(id, kind, &why);
+        }
+    }
+
+    /// There is nobody left whom it would concern what a subscriber of a closed topic says.
+    fn serve_dismissed(&mut self, id: u64, version: u32, request: &Request) -> Result<(), Refused> {
+        match request {
+            Request::Released { .. } | Request::Wake => Ok(()),
+            Request::Notify => {
+                let notified = Outgoing::new(&Event::Notified { version }, Vec::new());
+                self.clients.post(id, notified.map_err(own_fault)?);
+                Ok(())
+            }
+            _ => Err((Refusal::Gone, "the topic is closed by now".into())),
         }
     }
 

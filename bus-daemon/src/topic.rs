@@ -94,6 +94,11 @@ impl Topic {
         self.rings.keep_any()
     }
 
+    /// Up to which version its subscribers have been told of publishers.
+    pub(crate) fn publishers_version(&self) -> u32 {
+        self.registry.publishers()
+    }
+
     /// Everybody who has it open.
     pub(crate) fn members(&self) -> impl Iterator<Item = u64> {
         self.members.keys().copied()

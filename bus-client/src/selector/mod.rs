@@ -14,7 +14,7 @@
 //!    +-----------------------------+-------------------------+
 //! ```
 
-mod poller;
+pub(crate) mod poller;
 mod source;
 mod timers;
 

@@ -26,7 +26,7 @@ const EVENTS: usize = 64;
 const TIMERS: u64 = u64::MAX;
 
 /// What has fired.
-pub(super) enum Fired {
+pub(crate) enum Fired {
     /// The kernel's clock.
     Timers,
     /// What is at this place, but its connection.
@@ -35,13 +35,13 @@ pub(super) enum Fired {
     HungUp(u32),
 }
 
-pub(super) struct Poller {
+pub(crate) struct Poller {
     epoll: Epoll,
     clock: OnceCell<TimerFd>,
 }
 
 impl Poller {
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(|e| Error::selector("make an epoll", e))?;
         Ok(Self {
@@ -56,7 +56,7 @@ impl Poller {
             .map_err(|e| Error::selector("watch a descriptor", e))
     }
 
-    pub(super) fn watch_subscription(
+    pub(crate) fn watch_subscription(
         &self,
         place: u32,
         own: &impl AsFd,
@@ -72,7 +72,7 @@ impl Poller {
         watched
     }
 
-    pub(super) fn watch_descriptor(
+    pub(crate) fn watch_descriptor(
         &self,
         place: u32,
         fd: BorrowedFd<'_>,
@@ -86,7 +86,7 @@ impl Poller {
         self.add(fd, flags, u64::from(place) * 2)
     }
 
-    pub(super) fn watch_timers(&self) -> Result<()> {
+    pub(crate) fn watch_timers(&self) -> Result<()> {
         if self.clock.get().is_none() {
             let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
             let clock = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)
@@ -98,7 +98,7 @@ impl Poller {
     }
 
     /// Lets the clock fire after this time.
-    pub(super) fn set_timer(&self, after: Duration) -> Result<()> {
+    pub(crate) fn set_timer(&self, after: Duration) -> Result<()> {
         let Some(clock) = self.clock.get() else {
             return Ok(());
         };
@@ -110,13 +110,13 @@ impl Poller {
     }
 
     /// Watches it no more.
-    pub(super) fn forget(&self, fd: BorrowedFd<'_>) {
+    pub(crate) fn forget(&self, fd: BorrowedFd<'_>) {
         // One that was closed is forgotten already.
         let _ = self.epoll.delete(fd);
     }
 
     /// Waits until something has fired, or the time is over, or a signal came.
-    pub(super) fn wait(
+    pub(crate) fn wait(
         &self,
         timeout: Option<Duration>,
         mut fired: impl FnMut(Fired),
