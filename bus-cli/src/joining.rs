@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::ensure;
 use bus_client::{Bus, TopicBuilder};
 use clap::Args;
 
@@ -41,16 +42,35 @@ pub struct Joining {
 impl Joining {
     /// Connects, and gives a function that prepares the topic's opening; it may be opened several times.
     pub fn connect(&self, default_name: &str) -> anyhow::Result<impl Fn() -> TopicOpening + '_> {
+        let bus = self.bus(default_name)?;
+        Ok(move || self.open(&bus))
+    }
+
+    /// The pattern that the topic's name is, if it is one.
+    pub fn pattern(&self) -> anyhow::Result<Option<&str>> {
+        if !self.topic.contains('*') {
+            return Ok(None);
+        }
+        ensure!(
+            self.depth.is_none() && self.max_payload.is_none(),
+            "{} means topics that others have named: leave out --depth and --max-payload",
+            self.topic
+        );
+        Ok(Some(&self.topic))
+    }
+
+    /// Connects.
+    pub fn bus(&self, default_name: &str) -> anyhow::Result<Bus> {
         let name = self.name.as_deref().unwrap_or(default_name);
         let mut builder = Bus::builder(name).embedded(!self.no_embedded);
         if let Some(socket) = &self.socket {
             builder = builder.socket(socket);
         }
-        let bus = builder.connect()?;
-        Ok(move || self.open(&bus))
+        Ok(builder.connect()?)
     }
 
-    fn open(&self, bus: &Bus) -> TopicOpening {
+    /// Prepares the topic's opening.
+    pub fn open(&self, bus: &Bus) -> TopicOpening {
         let mut topic = bus.topic(self.topic.as_str())?;
         if let Some(depth) = self.depth {
             topic = topic.depth(depth);

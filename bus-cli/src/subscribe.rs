@@ -1,11 +1,11 @@
 //! `bus sub`: a topic to standard output.
 //!
 //! Promises: what is published after it joined comes out once, in each publisher's order. It ends when its publishers have ended,
-//! when nobody reads its output, or when asked to; with `--follow` only the last two. It outlives the broker.
+//! when nobody reads its output, or when asked to; with `--follow`, and with a pattern, only the last two. It outlives the broker.
 
 use std::time::Duration;
 
-use bus_client::{BytesSubscriber, Error};
+use bus_client::{BytesSubscriber, Error, PatternBytesSubscriber};
 use clap::Args;
 
 use crate::interrupt::{self, Interrupt};
@@ -21,12 +21,16 @@ const TICK: Duration = Duration::from_millis(50);
 /// Waits for the first publisher, and ends when all that it followed have ended. The messages of several publishers come
 /// each in its own order, one publisher's beside another's.
 ///
+/// With a pattern, all topics of raw bytes that match, also those to come: '*' stands for any one part of a name, '**' for any number of them. It
+/// stays for topics to come.
+///
 /// Exit codes: 0 fine, also when nobody reads the output any more and after Ctrl-C; 1 error; 2 wrong usage.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   bus sub raw | sha256sum
   bus sub --lines --follow logs | grep error
-  bus sub --lines --count 10 logs")]
+  bus sub --lines --count 10 logs
+  bus sub --lines 'logs/**'")]
 pub struct Arguments {
     #[command(flatten)]
     joining: Joining,
@@ -56,12 +60,19 @@ enum Stop {
     Orphaned,
 }
 
+/// Where messages come from.
+enum Source {
+    Topic(Box<BytesSubscriber>),
+    Pattern(Box<PatternBytesSubscriber>),
+}
+
 /// Runs `bus sub`; returns the exit code.
 pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let interrupt = Interrupt::watch(interrupt::fine)?;
     let output = Output::standard(arguments.lines)?;
     let progress = Progress::new(!arguments.joining.quiet && output.is_file());
-    let open = arguments.joining.connect("bus-sub")?;
+    let pattern = arguments.joining.pattern()?;
+    let bus = arguments.joining.bus("bus-sub")?;
     let mut receiving = Receiving {
         output,
         progress,
@@ -69,16 +80,47 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         left: arguments.count,
     };
     loop {
-        let mut topic = open()?;
-        if !arguments.follow {
-            topic = topic.end_with_publishers();
-        }
-        match receiving.until_the_end(&topic.bytes_subscriber()?)? {
+        let source = match pattern {
+            Some(pattern) => Source::Pattern(Box::new(bus.pattern_bytes_subscriber(pattern)?)),
+            None => {
+                let mut topic = arguments.joining.open(&bus)?;
+                if !arguments.follow {
+                    topic = topic.end_with_publishers();
+                }
+                Source::Topic(Box::new(topic.bytes_subscriber()?))
+            }
+        };
+        match receiving.until_the_end(source)? {
             Stop::End(code) => {
                 receiving.output.flush()?;
                 return Ok(code);
             }
             Stop::Orphaned => {}
+        }
+    }
+}
+
+impl Source {
+    /// Gives the next message to `take`, if one comes within the time; what that made of it.
+    fn next<R>(
+        &mut self,
+        time: Duration,
+        take: impl FnOnce(&[u8]) -> R,
+    ) -> bus_client::Result<Option<R>> {
+        Ok(match self {
+            Self::Topic(topic) if time.is_zero() => topic.try_recv()?.map(|m| take(m.bytes())),
+            Self::Topic(topic) => topic.recv_timeout(time)?.map(|m| take(m.bytes())),
+            Self::Pattern(all) if time.is_zero() => all.try_recv()?.map(|m| take(m.bytes())),
+            Self::Pattern(all) => all.recv_timeout(time)?.map(|m| take(m.bytes())),
+        })
+    }
+
+    /// Whether no publisher is left, and no broker that could bring one.
+    fn orphaned(&self) -> anyhow::Result<bool> {
+        match self {
+            Self::Topic(topic) => orphaned(topic),
+            // It says so by an error.
+            Self::Pattern(_) => Ok(false),
         }
     }
 }
@@ -92,7 +134,8 @@ struct Receiving {
 }
 
 impl Receiving {
-    fn until_the_end(&mut self, subscriber: &BytesSubscriber) -> anyhow::Result<Stop> {
+    fn until_the_end(&mut self, mut source: Source) -> anyhow::Result<Stop> {
+        let mut time = Duration::ZERO;
         loop {
             if let Some(code) = self.interrupt.came() {
                 return Ok(Stop::End(code));
@@ -100,23 +143,26 @@ impl Receiving {
             if self.left == Some(0) {
                 return Ok(Stop::End(0));
             }
-            let message = match subscriber.try_recv() {
+            let waited = time;
+            let taken = source.next(waited, |bytes| {
+                self.left = self.left.map(|left| left - 1);
+                self.progress.moved(bytes.len());
+                self.output.write(bytes)
+            });
+            time = Duration::ZERO;
+            let reader = match taken {
+                Ok(Some(written)) => written?,
                 // What was gathered goes out before a wait, and only then.
-                Ok(None) => match self.output.flush()? {
-                    Reader::Gone => return Ok(Stop::End(0)),
-                    Reader::There => subscriber.recv_timeout(TICK),
-                },
-                message => message,
-            };
-            let reader = match message {
-                Ok(Some(message)) => {
-                    self.left = self.left.map(|left| left - 1);
-                    self.progress.moved(message.bytes().len());
-                    self.output.write(message.bytes())?
+                Ok(None) if waited.is_zero() => {
+                    time = TICK;
+                    self.output.flush()?
                 }
-                Ok(None) if orphaned(subscriber)? => return Ok(Stop::Orphaned),
+                Ok(None) if source.orphaned()? => return Ok(Stop::Orphaned),
                 Ok(None) => self.output.reader(),
                 Err(Error::Ended { .. }) => return Ok(Stop::End(0)),
+                Err(Error::Broker { .. }) if matches!(source, Source::Pattern(_)) => {
+                    return Ok(Stop::Orphaned);
+                }
                 Err(error) => return Err(error.into()),
             };
             if reader == Reader::Gone {

@@ -67,6 +67,38 @@ fn every_subscriber_gets_all_of_it() {
     publisher.end_well();
 }
 
+/// Topics that are there and topics to come, among them one whose publisher has ended before the subscriber came to it.
+#[test]
+fn a_pattern_takes_what_all_matching_topics_say() {
+    let place = Place::new();
+    let mut subscriber = place.start(&["sub", "--lines", "--count", "40", "logs/*"]);
+    let mut others = Vec::new();
+    for n in 0..20 {
+        let mut publisher = place.start(&["pub", "--lines", &format!("logs/{n}")]);
+        feed(
+            publisher.stdin(),
+            format!("{n} first\n{n} second\n").into_bytes(),
+        );
+        others.push(publisher);
+    }
+    let mut silent = place.start(&["pub", "--lines", "--subscribers", "0", "other/1"]);
+    feed(silent.stdin(), b"nothing\n".to_vec());
+    drop(subscriber.child.stdin.take());
+    let got = String::from_utf8(subscriber.end_well()).unwrap();
+    let mut got: Vec<_> = got.lines().collect();
+    got.sort_unstable();
+    let said = (0..20).flat_map(|n| [format!("{n} first"), format!("{n} second")]);
+    let mut said: Vec<_> = said.collect();
+    said.sort_unstable();
+    assert_eq!(got, said);
+    for other in others.into_iter().chain([silent]) {
+        other.end_well();
+    }
+    let refused = place.start(&["sub", "--depth", "8", "logs/*"]);
+    refused.end_badly(1, "leave out --depth");
+    place.start(&["sub", "logs*"]).end_badly(2, "whole part");
+}
+
 #[test]
 fn a_subscriber_stopped_in_the_middle_misses_nothing() {
     let data = tar(MUCH);

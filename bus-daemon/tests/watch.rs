@@ -197,6 +197,16 @@ fn what_ended_publishers_leave_is_owed_until_the_place_is_taken() {
     assert_eq!(watch.gone(), topic.0, "watches keep nothing open");
     // The rings are read, and given back to nobody.
     (0..3).for_each(|index| late.release(index));
+    // It may still sleep as others do; nobody will ring.
+    let eventfd = bus_core::backend::eventfd::create().unwrap();
+    let notify = &Request::Notify;
+    late.connection.send(notify, &[eventfd.as_fd()]).unwrap();
+    late.connection.send(&Request::Wake, &[]).unwrap();
+    let notified = late.next();
+    assert!(
+        matches!(notified, Event::Notified { version: 6 }),
+        "{notified:?}"
+    );
     late.nothing();
     let anew = host.publisher("t");
     assert_eq!(anew.index, 0);
