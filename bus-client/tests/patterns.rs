@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bus_client::{Bus, Error, PatternBytesSubscriber, PatternSubscriber};
+use bus_client::{Bus, Delivery, Error, PatternBytesSubscriber, PatternSubscriber};
 use common::chance::Chance;
 use common::content::Content;
 use common::ledger::Ledger;
@@ -241,6 +241,29 @@ fn a_place_that_is_taken_or_given_up_holds_nobody_up() {
     }
     for n in 0..100 {
         publisher.send_timeout(&n, WATCHDOG).unwrap();
+    }
+}
+
+/// Publishers that go past who does not keep up go past a place as well: then what is still there comes, up to the last.
+#[test]
+fn lossy_and_evicting_topics_wait_for_no_place() {
+    let place = place();
+    let bus = &place.bus;
+    let mut all = bus.pattern_subscriber::<u64>("**").unwrap();
+    let evict = Delivery::evict_after(Duration::from_millis(1));
+    for (name, delivery) in [("lossy", Delivery::Lossy), ("evicting", evict)] {
+        let topic = bus.topic(name).unwrap().depth(16).delivery(delivery);
+        let mut publisher = topic.publisher::<u64>().unwrap();
+        for n in 0..1000 {
+            publisher.send_timeout(&n, WATCHDOG).unwrap();
+        }
+        let (topic, first) = next(&mut all);
+        assert_eq!(topic, name);
+        assert!((900..1000).contains(&first), "{first}");
+        (first + 1..1000).for_each(|n| assert_eq!(next(&mut all), (name.into(), n)));
+        nothing(&mut all);
+        publisher.send(&1000).unwrap();
+        assert_eq!(next(&mut all), (name.into(), 1000));
     }
 }
 
