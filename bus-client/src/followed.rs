@@ -336,6 +336,10 @@ impl Followed {
         Ok(names)
     }
 
+    pub(crate) fn watches(&self) -> bool {
+        !self.watch.lost()
+    }
+
     pub(crate) fn skipped(&mut self) -> Result<Vec<SkippedTopic>> {
         self.look_around()?;
         let skipped = self.skipped.borrow();

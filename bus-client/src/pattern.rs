@@ -145,6 +145,12 @@ impl<T: Payload> PatternSubscriber<T> {
         self.all.names()
     }
 
+    /// Whether topics can still appear, as far as the last call that found nothing knew: no longer where the broker is gone, or has cut this subscriber off because
+    /// 4096 events waited for it. What it follows goes on.
+    pub fn watches(&self) -> bool {
+        self.all.watches()
+    }
+
     /// The topics that match and are not followed, each with the reason: another type, for instance.
     ///
     /// # Errors
@@ -204,6 +210,11 @@ impl PatternBytesSubscriber {
     /// As for [`PatternSubscriber::topics`].
     pub fn topics(&mut self) -> Result<Vec<String>> {
         self.all.names()
+    }
+
+    /// Whether topics can still appear; see [`PatternSubscriber::watches`].
+    pub fn watches(&self) -> bool {
+        self.all.watches()
     }
 
     /// The topics that match and are not followed, each with the reason.

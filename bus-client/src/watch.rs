@@ -22,7 +22,18 @@ pub(crate) struct Watch {
     /// As the broker numbers it.
     id: u64,
     lost: Cell<bool>,
+    /// The process that watches.
+    process: u32,
     host: Arc<Host>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // A forked copy ends nothing; and one that lives on in a child keeps no place.
+        if self.process == std::process::id() {
+            self.connection.shut_down();
+        }
+    }
 }
 
 /// What happened to a topic.
@@ -45,6 +56,7 @@ impl Watch {
             connection: host.connect()?,
             id: 0,
             lost: Cell::new(false),
+            process: std::process::id(),
             host: Arc::clone(host),
         };
         let request = Request::Watch {
@@ -110,14 +122,14 @@ impl Watch {
         }
     }
 
-    /// The broker is gone, as far as is known: no topic will appear any more.
+    /// The broker is gone, or has cut off who did not read, as far as is known: no topic will appear any more.
     pub(crate) fn lost(&self) -> bool {
         self.lost.get()
     }
 
     fn lose(&self, error: &bus_core::Error) {
         if !self.lost.replace(true) {
-            tracing::warn!(%error, "the broker is gone; no topic will appear any more, established traffic goes on");
+            tracing::warn!(%error, "no topic will appear any more; established traffic goes on");
         }
     }
 
