@@ -6,7 +6,7 @@
 //!  broker     the loop: one thread, one epoll, no waiting anywhere else
 //!  hub        connections and what they ask for
 //!  topic      who is on a topic, versions;   rings   indices, and what is kept of who has ended
-//!  watch      who is told of topics that come and go
+//!  member     one of who is on a topic;   watch   who is told of topics that come and go
 //!  client     one connection;   outbox   what it has not read yet
 //! ```
 //! Promises: no message of any topic goes through it; no client, dead, stopped, or hostile, makes it wait, stop or
@@ -31,6 +31,7 @@ mod endpoint;
 mod error;
 mod hub;
 mod limits;
+mod member;
 mod outbox;
 mod request;
 mod reserve;

@@ -15,9 +15,10 @@ use bus_core::{ClientName, Error, Settings, TopicName};
 use crate::client::Kind as Connected;
 use crate::hub::Hub;
 use crate::limits::{MAX_PUBLISHERS, MAX_TOPICS};
+use crate::member::Member;
 use crate::outbox::Outgoing;
 use crate::reserve::is_exhaustion;
-use crate::topic::{Member, Topic};
+use crate::topic::Topic;
 
 /// Why a request is not done.
 pub(crate) type Refused = (Refusal, String);

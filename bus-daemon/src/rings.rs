@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use bus_core::TopicSettings;
 
 use crate::limits::MAX_PUBLISHERS;
-use crate::topic::Member;
+use crate::member::Member;
 
 /// All indices of a topic.
 pub(crate) struct Rings {

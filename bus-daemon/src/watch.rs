@@ -15,9 +15,10 @@ use bus_core::{ClientName, Pattern, TopicName};
 
 use crate::client::{Kind, cut};
 use crate::hub::Hub;
+use crate::member::Member;
 use crate::outbox::Outgoing;
 use crate::request::{Refused, own_fault, protocol};
-use crate::topic::{Member, Topic};
+use crate::topic::Topic;
 
 /// What is watched for, and who watches.
 pub(crate) struct Watch {

@@ -1,0 +1,114 @@
+//! One member of a topic: a handle that has it open, or the place that is kept for one; and the events that tell of it.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use bus_core::control::{Event, Role};
+use bus_core::{ClientName, Result};
+
+use crate::outbox::Outgoing;
+
+/// A handle that has the topic open.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) role: Role,
+    pub(crate) client: ClientName,
+    pub(crate) pid: u32,
+    pidfd: Rc<OwnedFd>,
+    /// Of a publisher: the index of its ring.
+    pub(crate) index: u16,
+    /// Its ring or its reader segment, once it has joined.
+    pub(crate) segment: Option<Rc<OwnedFd>>,
+    /// What wakes it where it parks, once it may.
+    pub(crate) eventfd: Option<Rc<OwnedFd>>,
+    /// Of a subscriber: the watch that it is opened for.
+    pub(crate) watch: Option<u64>,
+}
+
+impl Member {
+    pub(crate) fn new(
+        role: Role,
+        client: ClientName,
+        pid: u32,
+        pidfd: Rc<OwnedFd>,
+        index: u16,
+        watch: Option<u64>,
+    ) -> Self {
+        Self {
+            role,
+            client,
+            pid,
+            pidfd,
+            index,
+            segment: None,
+            eventfd: None,
+            watch,
+        }
+    }
+
+    /// The place that is kept for a watch, with a segment that nobody moves.
+    pub(crate) fn place(
+        client: ClientName,
+        pid: u32,
+        pidfd: Rc<OwnedFd>,
+        segment: Rc<OwnedFd>,
+    ) -> Self {
+        Self {
+            segment: Some(segment),
+            ..Self::new(Role::Subscriber, client, pid, pidfd, 0, None)
+        }
+    }
+
+    /// Whether it takes part and has not brought an eventfd yet.
+    pub(crate) fn may_notify(&self) -> bool {
+        self.has_joined() && self.eventfd.is_none()
+    }
+
+    pub(crate) fn has_joined(&self) -> bool {
+        self.segment.is_some()
+    }
+
+    /// An event that tells of this member, with its segment, its pidfd, and its eventfd if it has one; none if it takes no part.
+    fn tell(&self, event: impl FnOnce(String, u32) -> Event) -> Result<Option<Outgoing>> {
+        let Some(segment) = &self.segment else {
+            return Ok(None);
+        };
+        let event = event(self.client.to_string(), self.pid);
+        let mut descriptors = vec![Rc::clone(segment), Rc::clone(&self.pidfd)];
+        descriptors.extend(self.eventfd.clone());
+        Outgoing::new(&event, descriptors).map(Some)
+    }
+}
+
+/// The event that tells of a publisher, if it takes part, or took part until it ended.
+pub(crate) fn publisher_joined(
+    id: u64,
+    member: &Member,
+    version: u32,
+    ended: bool,
+) -> Result<Option<Outgoing>> {
+    member.tell(|client, pid| Event::PublisherJoined {
+        version,
+        index: member.index,
+        id,
+        client,
+        pid,
+        ended,
+    })
+}
+
+/// The event that tells of a subscriber, if it takes part, or of the place that is kept for one.
+pub(crate) fn subscriber_joined(
+    id: u64,
+    member: &Member,
+    version: u32,
+    kept: bool,
+) -> Result<Option<Outgoing>> {
+    member.tell(|client, pid| Event::SubscriberJoined {
+        version,
+        id,
+        client,
+        pid,
+        kept,
+    })
+}
