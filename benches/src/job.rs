@@ -57,6 +57,8 @@ pub struct Job {
     pub still: usize,
     /// Subscriptions beside the one that has messages, where a selector waits for all of them.
     pub idle: usize,
+    /// Whether nobody touches the payloads that are handed over.
+    pub untouched: bool,
     /// The unit of single round trips.
     pub tick: Tick,
     /// The sides whose system calls are counted.
@@ -163,6 +165,7 @@ impl Job {
             idle: 0,
             lossy: false,
             still: 0,
+            untouched: false,
             tick,
             traced: Vec::new(),
         }

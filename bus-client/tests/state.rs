@@ -121,7 +121,7 @@ fn a_value_is_there_for_who_comes_later_and_after_its_writer() {
 #[test]
 fn a_writer_that_is_killed_leaves_a_whole_value_and_the_next_goes_on() {
     let stage = Stage::new();
-    let mut host = start_host(&stage.path);
+    let host = start_host(&stage.path);
     let mut readers: Vec<_> = (0..2).map(|_| stage.start("reader")).collect();
     readers.iter_mut().for_each(|reader| {
         reader.expect("reads");
@@ -155,8 +155,7 @@ fn a_writer_that_is_killed_leaves_a_whole_value_and_the_next_goes_on() {
         assert_eq!(reader.number("last"), least);
         reader.finish();
     }
-    host.tell("");
-    drop(host);
+    host.finish();
 }
 
 fn keyed(bus: &Bus, keys: u32) -> KeyedState<u32, Value> {

@@ -64,6 +64,7 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
             spin_us: None,
             lossy: false,
             still: 0,
+            untouched: false,
             idle: 0,
             tick,
             traced: Vec::new(),

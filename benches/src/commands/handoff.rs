@@ -1,7 +1,7 @@
 //! `handoff`: what a long message costs more than a short one where both are built and read in place.
 //!
 //! Keys: `short.p50_ns`, `long.p50_ns`, round trips, each the median of the blocks; `ratio`, the median of those of the pairs of
-//! blocks, with `ratio.p10` and `ratio.p90`.
+//! blocks, with `ratio.p10` and `ratio.p90`. The same behind `untouched.`, where nobody touches a payload.
 
 use crate::clock::Tick;
 use crate::handoff::{BLOCK, SHORT};
@@ -43,11 +43,28 @@ pub fn run(options: &Options) -> Result<Report> {
         messages: u64::from(options.pairs),
         ..Job::bounce(Subject::Bus, 0, Tick::measure()?, 1, 0)
     };
-    let results = harness::run(&job)?;
-    let pairs = results
-        .outcomes
-        .into_iter()
-        .flat_map(|outcome| outcome.pairs);
+    let mut report = Report::default();
+    report.count("short.bytes", SHORT as u64);
+    report.count("long.bytes", u64::from(options.payload));
+    report.count("long.arena", u64::from(options.arena));
+    measure(&job, "", &mut report)?;
+    let untouched = Job {
+        untouched: true,
+        ..job
+    };
+    measure(&untouched, "untouched.", &mut report)?;
+    report.note(format!(
+        "Round trips in ns, both sides polling. Each message is built in place (`loan`) and read in place; both sides touch its first \
+         and its last word only, and none of it where it is `untouched`. Blocks of {BLOCK} short and {BLOCK} long ones take turns; a ratio is that of two \
+         neighbouring blocks."
+    ));
+    Ok(report)
+}
+
+/// Runs a job and reports it, each key behind `prefix`.
+fn measure(job: &Job, prefix: &str, report: &mut Report) -> Result<()> {
+    let outcomes = harness::run(job)?.outcomes;
+    let pairs = outcomes.into_iter().flat_map(|outcome| outcome.pairs);
     let pairs: Vec<[f64; 2]> = pairs.filter(|[short, _]| *short > 0.0).collect();
     let of = |which: usize| -> Vec<f64> { pairs.iter().map(|pair| pair[which]).collect() };
     let mut ratios: Vec<f64> = pairs.iter().map(|[short, long]| long / short).collect();
@@ -56,20 +73,11 @@ pub fn run(options: &Options) -> Result<Report> {
         let at = (ratios.len() as f64 * part) as usize;
         ratios.get(at).copied().unwrap_or(0.0)
     };
-
-    let mut report = Report::default();
-    report.count("short.bytes", SHORT as u64);
-    report.count("long.bytes", u64::from(options.payload));
-    report.count("long.arena", u64::from(options.arena));
-    report.count("pairs", pairs.len() as u64);
-    report.number("short.p50_ns", median(&of(0)));
-    report.number("long.p50_ns", median(&of(1)));
-    report.number("ratio", median(&ratios));
-    report.number("ratio.p10", at(0.1));
-    report.number("ratio.p90", at(0.9));
-    report.note(format!(
-        "Round trips in ns, both sides polling. Each message is built in place (`loan`) and read in place; both sides touch its first \
-         and its last word only. Blocks of {BLOCK} short and {BLOCK} long ones take turns; a ratio is that of two neighbouring blocks."
-    ));
-    Ok(report)
+    report.count(format!("{prefix}pairs"), pairs.len() as u64);
+    report.number(format!("{prefix}short.p50_ns"), median(&of(0)));
+    report.number(format!("{prefix}long.p50_ns"), median(&of(1)));
+    report.number(format!("{prefix}ratio"), median(&ratios));
+    report.number(format!("{prefix}ratio.p10"), at(0.1));
+    report.number(format!("{prefix}ratio.p90"), at(0.9));
+    Ok(())
 }

@@ -62,6 +62,7 @@ pub fn run(options: &Options) -> Result<Report> {
             spin_us: None,
             lossy: true,
             still,
+            untouched: false,
             idle: 0,
             tick: Tick::measure()?,
             traced: Vec::new(),

@@ -138,6 +138,7 @@ fn base_job(options: &Options) -> Result<Job> {
         spin_us: None,
         lossy: false,
         still: 0,
+        untouched: false,
         idle: 0,
         tick: Tick::measure()?,
         traced: Vec::new(),
