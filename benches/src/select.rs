@@ -1,6 +1,6 @@
 //! Bus through a selector: a subscriber that waits for many subscriptions at once, of which one has messages.
 //!
-//! Promises: as [`Bus`](crate::bus::Bus), but that a subscriber waits in `Selector::wait`, with as many idle subscriptions beside
+//! Promises: as [`Bus`], but that a subscriber waits in `Selector::wait`, with as many idle subscriptions beside
 //! its own as the job says, each on a topic of its own.
 
 use crate::bus::{Bus, BusPublisher, connect};
