@@ -68,6 +68,8 @@ joins="$(of "bus.topics_1 bus.topics_20" "joins_per_s join_p50_us join_p99_us pu
     publisher_join_p99_us rss_kib_per_topic pss_kib_per_topic rss_kib_per_subscriber pss_kib_per_subscriber \
     broker_rss_kib_per_topic segment_kib_per_topic")"
 figures "$sides $joins" cost --messages 100000 --topics 20 --joins 50
+figures "$(of "tasks.publisher tasks.subscriber" "syscalls_per_msg allocations_per_msg")" cost --subject tasks --messages 100000
+figures "$(of "tasks floor" "$percentiles") ratio\.p50" wake --subject tasks --seconds 1 --rounds 1
 
 echo "criterion benches"
 # Each body runs once: whether they work, not what they measure.

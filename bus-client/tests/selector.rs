@@ -513,3 +513,21 @@ fn a_subscriber_that_was_waited_for_by_itself_is_waited_for_again() {
         assert_eq!(drain(&subscriber), 1);
     }
 }
+
+#[test]
+fn a_descriptor_in_the_place_of_a_timer_that_fired_is_not_ready() {
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let mut selector = Selector::new().unwrap();
+    let first = selector.every(Duration::from_millis(1)).unwrap();
+    let second = selector.every(Duration::from_millis(1)).unwrap();
+    let due = Instant::now() + Duration::from_millis(1);
+    while Instant::now() < due {
+        thread::yield_now();
+    }
+    // Both have fired; one is reported, the other waits for its turn.
+    let reported = wait(&mut selector);
+    let other = if reported == first { second } else { first };
+    assert!(selector.remove(reported) && selector.remove(other));
+    selector.add_fd(&ours, Interest::Readable).unwrap();
+    assert_eq!(selector.try_wait().unwrap(), None);
+}

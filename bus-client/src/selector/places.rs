@@ -68,10 +68,13 @@ impl<'a> Selector<'a> {
         }
     }
 
-    /// Frees a place. It may still be in a list, where it is passed over, or looked at for whatever comes there next.
+    /// Frees a place, and takes it out of every list: whatever comes there next has not fired.
     pub(super) fn release(&mut self, index: u32) {
         let entry = &mut self.entries[index as usize];
         let generation = entry.generation;
+        if std::mem::take(&mut entry.hot) {
+            self.hot.retain(|place| *place != index);
+        }
         match std::mem::replace(&mut entry.what, What::Free) {
             What::Free => return,
             What::Timer => self.timers.remove(Token { index, generation }),
