@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::ensure;
-use bus_client::{Bus, TopicBuilder};
+use bus_client::{Bus, Delivery, TopicBuilder};
 use clap::Args;
 
-use crate::size;
+use crate::{delivery, size};
 
 /// How to join a topic.
 #[derive(Debug, Args)]
@@ -34,6 +34,19 @@ pub struct Joining {
     #[arg(long, value_name = "BYTES", value_parser = size::bytes)]
     pub max_payload: Option<u64>,
 
+    /// What becomes of subscribers that do not keep up: wait, fail, lossy, or evict:50ms. Whoever names the topic first decides [default:
+    /// wait]
+    #[arg(long, value_name = "KIND", value_parser = delivery::parse)]
+    delivery: Option<Delivery>,
+
+    /// Messages that each publisher keeps for subscribers to come. Whoever names the topic first decides [default: 1]
+    #[arg(long, value_name = "MESSAGES")]
+    keep: Option<u32>,
+
+    /// Rings of ended publishers that the broker keeps for subscribers to come. Whoever names the topic first decides [default: 0]
+    #[arg(long, value_name = "RINGS")]
+    retain: Option<u32>,
+
     /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,
@@ -52,8 +65,12 @@ impl Joining {
             return Ok(None);
         }
         ensure!(
-            self.depth.is_none() && self.max_payload.is_none(),
-            "{} means topics that others have named: leave out --depth and --max-payload",
+            self.depth.is_none()
+                && self.max_payload.is_none()
+                && self.delivery.is_none()
+                && self.keep.is_none()
+                && self.retain.is_none(),
+            "{} means topics that others have named: leave out --depth, --max-payload, --delivery, --keep and --retain",
             self.topic
         );
         Ok(Some(&self.topic))
@@ -77,6 +94,15 @@ impl Joining {
         }
         if let Some(bytes) = self.max_payload {
             topic = topic.max_payload(bytes);
+        }
+        if let Some(delivery) = self.delivery {
+            topic = topic.delivery(delivery);
+        }
+        if let Some(messages) = self.keep {
+            topic = topic.keep(messages);
+        }
+        if let Some(rings) = self.retain {
+            topic = topic.retain(rings);
         }
         Ok(topic)
     }

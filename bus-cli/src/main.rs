@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod delivery;
 mod demo;
 mod failure;
 mod input;

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use bus_client::{BytesSubscriber, Error, PatternBytesSubscriber};
 use clap::Args;
 
@@ -30,7 +31,8 @@ const TICK: Duration = Duration::from_millis(50);
   bus sub raw | sha256sum
   bus sub --lines --follow logs | grep error
   bus sub --lines --count 10 logs
-  bus sub --lines 'logs/**'")]
+  bus sub --lines 'logs/**'
+  bus sub --history 10 --lines events")]
 pub struct Arguments {
     #[command(flatten)]
     joining: Joining,
@@ -46,6 +48,10 @@ pub struct Arguments {
     /// Stay for publishers to come
     #[arg(long)]
     follow: bool,
+
+    /// Start N messages back in the rings that are there, as far as the topic keeps them
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    history: u32,
 
     /// End after N messages
     #[arg(long, value_name = "N")]
@@ -72,6 +78,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let output = Output::standard(arguments.lines)?;
     let progress = Progress::new(!arguments.joining.quiet && output.is_file());
     let pattern = arguments.joining.pattern()?;
+    ensure!(
+        pattern.is_none() || arguments.history == 0,
+        "a pattern has no history: leave out --history, or name one topic"
+    );
     let bus = arguments.joining.bus("bus-sub")?;
     let mut receiving = Receiving {
         output,
@@ -83,7 +93,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         let source = match pattern {
             Some(pattern) => Source::Pattern(Box::new(bus.pattern_bytes_subscriber(pattern)?)),
             None => {
-                let mut topic = arguments.joining.open(&bus)?;
+                let mut topic = arguments.joining.open(&bus)?.history(arguments.history);
                 if !arguments.follow {
                     topic = topic.end_with_publishers();
                 }
@@ -135,6 +145,19 @@ struct Receiving {
 
 impl Receiving {
     fn until_the_end(&mut self, mut source: Source) -> anyhow::Result<Stop> {
+        let stop = self.receive(&mut source);
+        if let Source::Topic(subscriber) = &source
+            && subscriber.lost() > 0
+        {
+            let lost = subscriber.lost();
+            eprintln!(
+                "bus sub: {lost} messages were lost: this topic does not wait for who reads too slowly"
+            );
+        }
+        stop
+    }
+
+    fn receive(&mut self, source: &mut Source) -> anyhow::Result<Stop> {
         let mut time = Duration::ZERO;
         loop {
             if let Some(code) = self.interrupt.came() {

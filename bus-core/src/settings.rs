@@ -147,7 +147,7 @@ impl Settings {
                 let messages = u64::from(keep) + 2 + 2 * u64::from(passed_over);
                 match (fits, delivery.overruns()) {
                     (true, false) => 0,
-                    (true, true) => SPARE_BYTES.max(4 * longest),
+                    (true, true) => SPARE_BYTES.max((2 * u64::from(held) + 4) * longest),
                     (false, _) => longest.saturating_mul(messages).max(DEFAULT_SLOT_BYTES),
                 }
             }),
