@@ -39,6 +39,11 @@ for payload in 8 40; do
     figures "$trip" latency --payload "$payload" --seconds 0.5 --rounds 1
 done
 
+figures "$trip" latency --lossy --payload 40 --seconds 0.5 --rounds 1
+figures "$(of "with without" "publish_cpu_ns") ratio" stopped --seconds 0.5 --rounds 1
+figures "$(of "bytes_64 bytes_256 bytes_1024" "state_ns private_ns changed_ns ratio")" state --seconds 0.5 --rounds 2
+figures "$(of "short long untouched\.short untouched\.long" "p50_ns") ratio untouched\.ratio" handoff --pairs 20
+
 rate="$(of "bus floor" "msgs_per_s bytes_per_s publish_cpu_ns") ratio"
 figures "$rate" throughput --seconds 0.5 --rounds 1
 figures "$rate" throughput --seconds 0.5 --rounds 1 --batch 32

@@ -15,5 +15,9 @@ run --test kills -- --nocapture --test-threads=1
 echo "-- the same where publishers go past subscribers"
 run --test past --test evicted -- --nocapture --test-threads=1
 
+echo "-- state, history, patterns of topics, parked handles"
+run --test delivery --test state --test history --test patterns --test parked --test selector
+cargo test --release --locked -p bus-core --test race --test overrun --test interleave
+
 echo "-- joins, leaves, brokers that go, stopped processes and wake-ups, at full speed"
 run --test joins --test hosts --test stopped --test quiet --test threads -- --nocapture
