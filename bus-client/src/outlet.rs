@@ -1,6 +1,7 @@
 //! The sending end of a handle, of whatever type: membership, waiting, and the core's publisher.
 
 mod park;
+mod room;
 
 use std::iter::Peekable;
 use std::os::fd::OwnedFd;
@@ -15,7 +16,7 @@ use bus_core::{Delivery, TopicSettings, publish};
 use crate::fall_backs::FallBacks;
 use crate::member::{Member, Peers};
 use crate::stall::{Stall, Stalls};
-use crate::wait::{Attempts, PATROL, Step, Wait, deadline};
+use crate::wait::{Attempts, PATROL, deadline};
 use crate::{Error, Peer, PlacementReport, Result, TopicBuilder};
 
 pub(crate) struct Outlet {
@@ -193,114 +194,6 @@ impl Outlet {
                 Err(error) => return Err(self.member.wrap(error)),
             }
         }
-    }
-
-    /// There was no room, as far as the core could see: is there some now, without waiting?
-    ///
-    /// # Errors
-    /// [`Error::Full`] where it has waited as long as the topic allows, and evicting somebody would not help.
-    #[cold]
-    fn goes_on(&mut self) -> Result<bool> {
-        match self.settings.delivery {
-            // It only wants to know of somebody who joins before it goes on.
-            Delivery::Lossy => Ok(true),
-            Delivery::Evict { .. } => match self.core.evict_stalled() {
-                publish::Overdue::No => Ok(false),
-                publish::Overdue::Evicted => {
-                    tracing::warn!(topic = self.member.topic(), "evicted who made no progress");
-                    Ok(true)
-                }
-                publish::Overdue::Held => Err(Error::Full {
-                    topic: self.member.topic(),
-                    slowest: "nobody who is waited for is behind, but messages that subscribers hold take all the room".into(),
-                    advice: "a larger arena takes more of them",
-                }),
-            },
-            Delivery::Wait | Delivery::Fail => Ok(false),
-        }
-    }
-
-    /// Tries until there is room, or the time is over.
-    #[inline(always)]
-    pub(crate) fn until<R>(
-        &mut self,
-        timeout: Option<Duration>,
-        mut attempt: impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
-    ) -> Result<R> {
-        self.refresh()?;
-        match attempt(&mut self.core) {
-            Ok(Some(done)) => Ok(done),
-            Ok(None) if self.settings.delivery == Delivery::Fail => self.once(attempt),
-            Ok(None) => self.wait(timeout, attempt),
-            Err(error) => Err(self.member.wrap(error)),
-        }
-    }
-
-    #[cold]
-    fn wait<R>(
-        &mut self,
-        timeout: Option<Duration>,
-        mut attempt: impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
-    ) -> Result<R> {
-        let done = self.wait_on(timeout, &mut attempt);
-        self.stalls.end();
-        done
-    }
-
-    fn wait_on<R>(
-        &mut self,
-        timeout: Option<Duration>,
-        attempt: &mut impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
-    ) -> Result<R> {
-        let mut wait = Wait::new(&self.spin, deadline(timeout));
-        loop {
-            match self.step(&mut wait)? {
-                Step::Over => {
-                    if self.attempts.failed() {
-                        self.patrol()?;
-                    }
-                    return Err(self.member.timeout("room"));
-                }
-                Step::Again | Step::Sleep(_) => self.refresh()?,
-            }
-            match attempt(&mut self.core) {
-                Ok(Some(done)) => {
-                    self.spin.learn(wait.spin());
-                    return Ok(done);
-                }
-                Ok(None) => {}
-                Err(error) => return Err(self.member.wrap(error)),
-            }
-        }
-    }
-
-    /// One step of a wait for room. Sleeps, at most as long as it may without looking after the peers and the time that they are allowed.
-    #[inline(always)]
-    fn step(&mut self, wait: &mut Wait) -> Result<Step> {
-        if self.settings.delivery.overruns() && self.goes_on()? {
-            return Ok(Step::Again);
-        }
-        let step = wait.step();
-        if let Step::Sleep(until) = step {
-            self.stalls
-                .begin(wait.spin().began(), self.core.slowest().map(|(id, _)| id));
-            let until = match self.settings.delivery {
-                Delivery::Evict { after_us } => {
-                    until.min(Instant::now() + Duration::from_micros(after_us / 8 + 1))
-                }
-                _ => until,
-            };
-            self.core.sleep(Some(until));
-            self.patrol_at(until)?;
-        }
-        Ok(step)
-    }
-
-    fn patrol_at(&mut self, until: Instant) -> Result<()> {
-        if Instant::now() >= until {
-            self.patrol()?;
-        }
-        Ok(())
     }
 
     /// With no broker any more, takes its last words, and asks the kernel which subscribers are gone.

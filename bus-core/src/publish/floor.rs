@@ -22,7 +22,8 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::arena;
-use super::ring::{Claim, Follower, RingPublisher};
+use super::follower::Follower;
+use super::ring::{Claim, RingPublisher};
 use super::stall::Stall;
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};

@@ -5,10 +5,12 @@
 
 mod arena;
 mod floor;
+mod follower;
 mod loan;
 mod publisher;
 mod ring;
 mod serialise;
+mod sleep;
 mod stall;
 
 pub use arena::Arena;

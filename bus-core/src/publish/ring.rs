@@ -7,48 +7,14 @@
 //! It asks its owner to look at [`stale`](RingPublisher::stale) before every message or batch, and to adopt and
 //! drop subscribers until the version is reached. It does not touch payloads.
 
-use std::time::Instant;
-
 use super::Arena;
 use super::floor::Floor;
+use super::follower::Follower;
 use super::stall::Stall;
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
-use crate::memory::layout::{CLOSED, IDLE, INLINE, JOINED, LEFT, NOWHERE};
-use crate::wake::{Alarm, Call, MAX_WORDS, Sleeper};
-
-/// A subscriber that this publisher waits for and wakes.
-pub(super) struct Follower<B: Backend> {
-    pub(super) id: u64,
-    pub(super) reader: B::Reader,
-    /// Its cursor, as it stood when room was last looked for.
-    pub(super) seen: u64,
-    /// How long it has not moved while this publisher waited for it.
-    pub(super) stall: Stall,
-    /// Nobody waits for it any more; what it holds is left alone.
-    pub(super) evicted: bool,
-    alarm: Alarm,
-    /// Wakes it where it is parked, once that is known here.
-    notify: Option<B::Notify>,
-}
-
-impl<B: Backend> Follower<B> {
-    /// Whether it gets what is published from now on.
-    pub(super) fn receives(&self) -> bool {
-        self.joined() && !self.evicted
-    }
-
-    fn joined(&self) -> bool {
-        // ORDERING: the subscriber found its start with `RECEIVE_COMMIT` before it stored this. So a message that
-        // is committed after this load, with `PUBLISH_COMMIT`, was none that it could start behind.
-        B::load32(&self.reader.header().bell.state, site::RELAXED) == JOINED
-    }
-
-    pub(super) fn left(&self) -> bool {
-        // ORDERING: acquire pairs with the subscriber's `LEAVE_STATE`: its reads are over.
-        B::load32(&self.reader.header().bell.state, site::PUBLISH_STATE) == LEFT
-    }
-}
+use crate::memory::layout::{CLOSED, IDLE, INLINE, NOWHERE};
+use crate::wake::{Alarm, Call, Sleeper};
 
 /// The publisher's half of a ring.
 pub struct RingPublisher<B: Backend> {
@@ -210,7 +176,7 @@ impl<B: Backend> RingPublisher<B> {
         Some((slowest.id, self.lag(slowest.seen)))
     }
 
-    fn slowest_follower(&self) -> Option<&Follower<B>> {
+    pub(super) fn slowest_follower(&self) -> Option<&Follower<B>> {
         let gating = self.followers.iter().filter(|f| !f.evicted);
         gating.max_by_key(|f| self.lag(f.seen))
     }
@@ -236,7 +202,7 @@ impl<B: Backend> RingPublisher<B> {
     }
 
     /// Bits of a cursor that are no part of its sequence number.
-    fn ignored(&self) -> u64 {
+    pub(super) fn ignored(&self) -> u64 {
         if self.floor.is_some() { IDLE } else { 0 }
     }
 
@@ -381,92 +347,6 @@ impl<B: Backend> RingPublisher<B> {
         if let Some(broker) = self.relay.as_ref().filter(|_| relay) {
             B::relay(broker);
         }
-    }
-
-    /// Sleeps until the slowest subscriber moves or leaves, the set of subscribers moves, or the deadline.
-    ///
-    /// Returns at once when that has happened since the claim failed. May return early; claim again.
-    #[cold]
-    pub fn sleep(&mut self, deadline: Option<Instant>) {
-        if self.floor.as_ref().is_some_and(Floor::keeps) {
-            return self.sleep_for_kept(deadline);
-        }
-        let Some(slowest) = self.slowest_follower() else {
-            return;
-        };
-        let its_bell = &slowest.reader.header().bell.bell;
-        // ORDERING: an old value makes the kernel return at once; the fences order the rest.
-        let bell = B::load32(its_bell, site::RELAXED);
-        let waiting = &self.ring.header().waiting.0;
-        self.sleeper
-            .announce::<B>(waiting, site::SLEEP_PUBLISHER_FENCE);
-        if self.still_behind(slowest) {
-            let version = (&self.registry.subscribers.0, self.version);
-            B::sleep(&[(its_bell, bell), version], deadline);
-        }
-        self.sleeper.retract::<B>(waiting);
-    }
-
-    /// Whether nothing has changed since the claim failed, after the heavy fence of who is about to sleep.
-    fn still_behind(&self, slowest: &Follower<B>) -> bool {
-        // ORDERING: both after the heavy fence, which pairs with `RELEASE_FENCE`. What the cursor frees is
-        // acquired by the claim that follows.
-        let cursor = B::load64(slowest.reader.cursor(self.index), site::RELAXED) & !self.ignored();
-        let version = B::load32(&self.registry.subscribers.0, site::RELAXED);
-        let waits = cursor == slowest.seen && self.lag(cursor) > 0 && !slowest.left();
-        waits && version == self.version
-    }
-
-    /// Parks: from now on its eventfd is rung when a subscriber releases something. False, and awake, where something has changed since
-    /// the claim failed: claim again.
-    #[cold]
-    pub fn park(&mut self) -> bool {
-        self.sleeper.park::<B>(&self.ring.header().waiting.0);
-        B::heavy_fence(site::SLEEP_PUBLISHER_FENCE);
-        let sleeps = if self.floor.as_ref().is_some_and(Floor::keeps) {
-            self.still_kept()
-        } else {
-            let slowest = self.slowest_follower();
-            slowest.is_some_and(|slowest| self.still_behind(slowest))
-        };
-        if !sleeps {
-            self.unpark();
-        }
-        sleeps
-    }
-
-    /// Is awake again, after [`park`](Self::park).
-    pub fn unpark(&mut self) {
-        self.sleeper.retract::<B>(&self.ring.header().waiting.0);
-    }
-
-    /// Sleeps until other than `known` subscribers have joined, the set of subscribers moves, or the deadline.
-    ///
-    /// Returns at once when that has happened already. May return early. Of more than 127 that are joining, it watches 127: it ends
-    /// when one of those has.
-    #[cold]
-    pub fn sleep_for_subscribers(&mut self, known: usize, deadline: Option<Instant>) {
-        let version = (&self.registry.subscribers.0, self.version);
-        let mut words = [version; MAX_WORDS];
-        let mut count = 1;
-        let joining = || {
-            let there = self.followers.iter().filter(|f| !f.evicted);
-            there.filter(|f| !f.joined())
-        };
-        for (word, follower) in words[1..].iter_mut().zip(joining()) {
-            let bell = &follower.reader.header().bell.bell;
-            // ORDERING: an old value makes the kernel return at once.
-            *word = (bell, B::load32(bell, site::RELAXED));
-            count += 1;
-        }
-        let waiting = &self.ring.header().waiting.0;
-        self.sleeper
-            .announce::<B>(waiting, site::SLEEP_PUBLISHER_FENCE);
-        // After the heavy fence, which pairs with the `RELEASE_FENCE` of who has joined.
-        if self.joined() == known {
-            B::sleep(&words[..count], deadline);
-        }
-        self.sleeper.retract::<B>(waiting);
     }
 
     /// Ends the ring: subscribers drain it and then see its end.

@@ -8,6 +8,7 @@ mod copied;
 mod early;
 mod head;
 mod held;
+mod message;
 mod receiver;
 mod ring;
 mod shield;
@@ -16,7 +17,8 @@ mod typed;
 
 pub use copied::Copied;
 pub use held::Held;
+pub use message::{Batch, Message};
 pub use receiver::Receiver;
 pub use ring::{Found, Holding, Refused, RingReader};
-pub use subscriber::{Batch, Message, Start, Subscriber};
+pub use subscriber::{Start, Subscriber};
 pub use typed::{HeldValue, Received, Typed, access};

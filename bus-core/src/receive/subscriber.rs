@@ -5,13 +5,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::held::{Desk, Held};
+use super::held::Desk;
+use super::message::{Batch, Message, out_of_bounds, payload, refuse};
 use super::receiver::Receiver;
-use super::ring::{Found, Holding, Refused, RingReader};
+use super::ring::{Holding, RingReader};
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
@@ -361,167 +361,6 @@ impl Drop for Subscriber {
 pub(super) fn release(receiver: &Receiver<Native>, publisher: u64, sequence: u64) {
     if let Some(ring) = receiver.rings().find(|ring| ring.publisher() == publisher) {
         ring.release(sequence);
-    }
-}
-
-#[inline(always)]
-fn payload(ring: &RingReader<Native>, found: Found) -> Option<NonNull<[u8]>> {
-    let start = ring
-        .ring()
-        .payload(found.sequence, found.place, found.len)?;
-    Some(NonNull::slice_from_raw_parts(start, found.len as usize))
-}
-
-#[cold]
-fn refuse(desk: &Desk, ring: &RingReader<Native>, refused: Refused) -> Error {
-    let publisher = ring.publisher();
-    match refused {
-        Refused::Held => Error::Holding {
-            publisher,
-            held: ring.outstanding(),
-            who: desk.holders(publisher),
-        },
-        Refused::Evicted => Error::Evicted { publisher },
-    }
-}
-
-#[cold]
-fn out_of_bounds(found: Found) -> Error {
-    Error::Corrupt {
-        sequence: found.sequence,
-        why: "its slot points outside the ring".into(),
-    }
-}
-
-/// A message, in place in its publisher's ring. Dropping it gives the slot back.
-pub struct Message<'a> {
-    subscriber: &'a Subscriber,
-    ring: &'a RingReader<Native>,
-    sequence: u64,
-    lost: u64,
-    payload: NonNull<[u8]>,
-}
-
-impl Message<'_> {
-    /// The payload.
-    #[inline(always)]
-    pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the span is within the ring's mapping, which stays while a message is outstanding, and the
-        // publisher does not write there until this is released. A publisher that breaks the protocol can change the bytes
-        // meanwhile: `docs/protocol.md`, *Trust*, says what then holds.
-        unsafe { self.payload.as_ref() }
-    }
-
-    /// Its sequence number in its publisher's ring.
-    pub fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    /// Its publisher, as the broker numbers them.
-    pub fn publisher(&self) -> u64 {
-        self.ring.publisher()
-    }
-
-    /// How many messages of its publisher were lost right before it; 0 but on a lossy topic.
-    pub fn lost(&self) -> u64 {
-        self.lost
-    }
-
-    /// The same message, independent of the subscriber's life and thread.
-    ///
-    /// On a topic whose publishers wait it holds its publisher back as an unread message does; on others its publisher goes round it. A topic
-    /// limits how many may be held. After the subscriber is dropped it keeps the
-    /// membership, until the last one held is dropped.
-    pub fn hold(self) -> Held {
-        let held = Held::new(
-            self.subscriber.hold(),
-            self.ring.ring().mapping().clone(),
-            self.ring.publisher(),
-            self.sequence,
-            self.lost,
-            self.payload,
-        );
-        std::mem::forget(self);
-        held
-    }
-}
-
-impl Drop for Message<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        self.ring.release(self.sequence);
-    }
-}
-
-/// Messages of one publisher, in order; released together, with one store of the cursor.
-pub struct Batch<'a> {
-    ring: &'a RingReader<Native>,
-    desk: &'a Desk,
-    first: Cell<u64>,
-    end: Cell<u64>,
-    left: Cell<usize>,
-    lost: Cell<u64>,
-}
-
-impl Batch<'_> {
-    /// Who published all of them.
-    pub fn publisher(&self) -> u64 {
-        self.ring.publisher()
-    }
-
-    /// The sequence number of its first message; the others follow without a gap.
-    pub fn sequence(&self) -> u64 {
-        self.first.get()
-    }
-
-    /// How many messages of its publisher were lost right before the first; 0 but on a lossy topic, and until that was received.
-    pub fn lost(&self) -> u64 {
-        self.lost.get()
-    }
-
-    /// The next one's sequence number and payload, which stays until the batch is dropped.
-    ///
-    /// Ends after the number asked for, when the ring has no more, when as many are held as may be, or when the subscriber was polled beside
-    /// it; on a topic whose publishers may go past, also where messages were lost or as many are protected as one store protects.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] where a slot breaks the ring's bounds; the message is passed over. [`Error::Holding`], [`Error::Evicted`] as for
-    /// [`Subscriber::poll`], instead of the first message.
-    #[inline(always)]
-    pub fn next(&self) -> Option<Result<(u64, &[u8])>> {
-        if self.left.get() == 0 || self.ring.next() != self.end.get() {
-            return None;
-        }
-        let starts = self.first.get() == self.end.get();
-        let found = if starts {
-            self.ring.poll()
-        } else {
-            self.ring.poll_following()
-        };
-        let Some(found) = found else {
-            let refused = self.ring.take_refusal().filter(|_| starts)?;
-            self.left.set(0);
-            return Some(Err(refuse(self.desk, self.ring, refused)));
-        };
-        if starts {
-            self.first.set(found.sequence);
-            self.lost.set(self.ring.take_lost());
-        }
-        self.left.set(self.left.get() - 1);
-        self.end.set(self.ring.next());
-        Some(match payload(self.ring, found) {
-            // SAFETY: as for `Message::bytes`.
-            Some(payload) => Ok((found.sequence, unsafe { payload.as_ref() })),
-            None => Err(out_of_bounds(found)),
-        })
-    }
-}
-
-impl Drop for Batch<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        self.ring.release_range(self.first.get(), self.end.get());
-        self.ring.close_batch();
     }
 }
 

@@ -1,0 +1,100 @@
+//! How a publisher waits: for room, asleep on a futex or parked on its eventfd, and for subscribers.
+//!
+//! Promises: a sleep ends when what it waits for has happened, also where that was between the look before it and the sleep. It does not say
+//! whether there is room: claim again.
+
+use std::time::Instant;
+
+use super::floor::Floor;
+use super::follower::Follower;
+use super::ring::RingPublisher;
+use crate::backend::{Backend, ReaderMemory, RingMemory, site};
+use crate::wake::MAX_WORDS;
+
+impl<B: Backend> RingPublisher<B> {
+    /// Sleeps until the slowest subscriber moves or leaves, the set of subscribers moves, or the deadline.
+    ///
+    /// Returns at once when that has happened since the claim failed. May return early; claim again.
+    #[cold]
+    pub fn sleep(&mut self, deadline: Option<Instant>) {
+        if self.floor.as_ref().is_some_and(Floor::keeps) {
+            return self.sleep_for_kept(deadline);
+        }
+        let Some(slowest) = self.slowest_follower() else {
+            return;
+        };
+        let its_bell = &slowest.reader.header().bell.bell;
+        // ORDERING: an old value makes the kernel return at once; the fences order the rest.
+        let bell = B::load32(its_bell, site::RELAXED);
+        let waiting = &self.ring.header().waiting.0;
+        self.sleeper
+            .announce::<B>(waiting, site::SLEEP_PUBLISHER_FENCE);
+        if self.still_behind(slowest) {
+            let version = (&self.registry.subscribers.0, self.version);
+            B::sleep(&[(its_bell, bell), version], deadline);
+        }
+        self.sleeper.retract::<B>(waiting);
+    }
+
+    /// Whether nothing has changed since the claim failed, after the heavy fence of who is about to sleep.
+    fn still_behind(&self, slowest: &Follower<B>) -> bool {
+        // ORDERING: both after the heavy fence, which pairs with `RELEASE_FENCE`. What the cursor frees is
+        // acquired by the claim that follows.
+        let cursor = B::load64(slowest.reader.cursor(self.index), site::RELAXED) & !self.ignored();
+        let version = B::load32(&self.registry.subscribers.0, site::RELAXED);
+        let waits = cursor == slowest.seen && self.lag(cursor) > 0 && !slowest.left();
+        waits && version == self.version
+    }
+
+    /// Parks: from now on its eventfd is rung when a subscriber releases something. False, and awake, where something has changed since
+    /// the claim failed: claim again.
+    #[cold]
+    pub fn park(&mut self) -> bool {
+        self.sleeper.park::<B>(&self.ring.header().waiting.0);
+        B::heavy_fence(site::SLEEP_PUBLISHER_FENCE);
+        let sleeps = if self.floor.as_ref().is_some_and(Floor::keeps) {
+            self.still_kept()
+        } else {
+            let slowest = self.slowest_follower();
+            slowest.is_some_and(|slowest| self.still_behind(slowest))
+        };
+        if !sleeps {
+            self.unpark();
+        }
+        sleeps
+    }
+
+    /// Is awake again, after [`park`](Self::park).
+    pub fn unpark(&mut self) {
+        self.sleeper.retract::<B>(&self.ring.header().waiting.0);
+    }
+
+    /// Sleeps until other than `known` subscribers have joined, the set of subscribers moves, or the deadline.
+    ///
+    /// Returns at once when that has happened already. May return early. Of more than 127 that are joining, it watches 127: it ends
+    /// when one of those has.
+    #[cold]
+    pub fn sleep_for_subscribers(&mut self, known: usize, deadline: Option<Instant>) {
+        let version = (&self.registry.subscribers.0, self.version);
+        let mut words = [version; MAX_WORDS];
+        let mut count = 1;
+        let joining = || {
+            let there = self.followers.iter().filter(|f| !f.evicted);
+            there.filter(|f| !f.joined())
+        };
+        for (word, follower) in words[1..].iter_mut().zip(joining()) {
+            let bell = &follower.reader.header().bell.bell;
+            // ORDERING: an old value makes the kernel return at once.
+            *word = (bell, B::load32(bell, site::RELAXED));
+            count += 1;
+        }
+        let waiting = &self.ring.header().waiting.0;
+        self.sleeper
+            .announce::<B>(waiting, site::SLEEP_PUBLISHER_FENCE);
+        // After the heavy fence, which pairs with the `RELEASE_FENCE` of who has joined.
+        if self.joined() == known {
+            B::sleep(&words[..count], deadline);
+        }
+        self.sleeper.retract::<B>(waiting);
+    }
+}
