@@ -4,14 +4,17 @@
 //! any order; whoever publishes and slept for the room is woken, once. It believes nothing that a slot says but its
 //! stamp: the ring's memory checks place and length against the registration.
 
+mod past;
+
 use std::cell::{Cell, OnceCell};
 
+use self::past::passed;
 use super::early::Early;
 use super::head;
 use super::shield::Shield;
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
-use crate::memory::layout::{CLOSED, NOWHERE, REPLACED};
+use crate::memory::layout::{CLOSED, REPLACED};
 use crate::wake::{Alarm, Call, ring as ring_bell};
 
 /// A message that was found: received, not yet released. `place` and `len` are its publisher's words, not yet checked.
@@ -42,9 +45,6 @@ pub struct Holding {
     /// The rules by which its publisher goes past it.
     pub overrun: Option<Overrun>,
 }
-
-/// Messages that a look passes over before it says that there is nothing yet.
-const STEPS: usize = 64;
 
 /// The subscriber's half of one ring.
 pub struct RingReader<B: Backend> {
@@ -211,53 +211,6 @@ impl<B: Backend> RingReader<B> {
         self.refused.take()
     }
 
-    /// As [`poll_plain`](Self::poll_plain), where the publisher may have gone past.
-    fn poll_shielded(&self, shield: &Shield) -> Option<u64> {
-        for _ in 0..STEPS {
-            let sequence = self.next.get();
-            let next = sequence.wrapping_add(1);
-            let slot = self.ring.slot(sequence);
-            // ORDERING: as in `poll`.
-            let stamp = B::load64(&slot.commit, site::RECEIVE_COMMIT);
-            if stamp != next && !passed(stamp, next) {
-                return self.nothing(None);
-            }
-            if stamp != next || !shield.covers(sequence) {
-                if let Err(refused) = self.slide(shield) {
-                    return self.nothing(Some(refused));
-                }
-                if stamp != next || self.next.get() != sequence {
-                    continue;
-                }
-            }
-            let Some(word) = self
-                .where_it_lies(sequence)
-                .filter(|_| shield.covers(sequence))
-            else {
-                continue;
-            };
-            self.next.set(next);
-            if word >> 32 == u64::from(NOWHERE) {
-                shield.lose(1);
-                continue;
-            }
-            shield.hand_out(sequence);
-            return Some(word);
-        }
-        self.nothing(None)
-    }
-
-    /// Place and length of a protected message whose stamp was seen; none where its slot's header is another's by now.
-    #[inline(always)]
-    fn where_it_lies(&self, sequence: u64) -> Option<u64> {
-        let slot = self.ring.slot(sequence);
-        // ORDERING: acquire pairs with the publisher's `REPLACE_PLACE`: if this is the place of a newer message, the stamp is seen gone.
-        let word = B::load64(&slot.place, site::RECEIVE_PLACE);
-        // ORDERING: after the load above, by its acquire.
-        let stamp = B::load64(&slot.commit, site::RELAXED);
-        (stamp == sequence.wrapping_add(1)).then_some(word)
-    }
-
     /// Receives the next message if it follows the last one without a gap and is protected with it, for a batch. Nothing is passed over:
     /// whatever else there is, the next [`poll`](Self::poll) finds.
     #[inline(always)]
@@ -267,35 +220,6 @@ impl<B: Backend> RingReader<B> {
             Some(shield) => self.poll_window(shield),
         }?;
         Some(self.found(word))
-    }
-
-    #[inline]
-    fn poll_window(&self, shield: &Shield) -> Option<u64> {
-        let sequence = self.next.get();
-        if !shield.covers(sequence) {
-            return None;
-        }
-        let next = sequence.wrapping_add(1);
-        // ORDERING: as in `poll_plain`.
-        if B::load64(&self.ring.slot(sequence).commit, site::RECEIVE_COMMIT) != next {
-            return None;
-        }
-        let somewhere = |word: &u64| *word >> 32 != u64::from(NOWHERE);
-        let word = self.where_it_lies(sequence).filter(somewhere)?;
-        self.next.set(next);
-        shield.hand_out(sequence);
-        Some(word)
-    }
-
-    /// Moves the window on, and past what was lost.
-    fn slide(&self, shield: &Shield) -> Result<(), Refused> {
-        let next = self.next.get();
-        let start = shield.slide::<B>(&self.ring, &self.reader, self.index, next)?;
-        self.next.set(start);
-        if shield.gates() {
-            self.wake_publisher();
-        }
-        Ok(())
     }
 
     /// Whether there is something to receive, or to be told: a message, a loss, or a refusal.
@@ -325,19 +249,6 @@ impl<B: Backend> RingReader<B> {
             self.release_to(end);
         } else {
             self.release_out_of_order(first, end);
-        }
-    }
-
-    #[inline]
-    fn release_shielded(&self, shield: &Shield, first: u64, end: u64) {
-        let mut sequence = first;
-        let mut room = false;
-        while sequence != end {
-            room |= shield.release::<B>(&self.reader, self.index, sequence);
-            sequence = sequence.wrapping_add(1);
-        }
-        if room {
-            self.wake_publisher();
         }
     }
 
@@ -473,10 +384,4 @@ impl<B: Backend> RingReader<B> {
         // ORDERING: an old value makes the kernel return at once.
         (bell, B::load32(bell, site::RELAXED))
     }
-}
-
-/// Whether a slot whose stamp is not `next` holds a later message than the one that was looked for, or is about to.
-#[inline(always)]
-fn passed(stamp: u64, next: u64) -> bool {
-    (stamp & !REPLACED).wrapping_sub(next) <= i64::MAX as u64
 }
