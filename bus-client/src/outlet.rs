@@ -91,6 +91,7 @@ impl Outlet {
                 match self.core.adopt(id, &reader) {
                     Ok(()) => {
                         self.peers.insert(Peer { id, client, pid }, pidfd);
+                        self.stalls.add(id);
                         if let Some(eventfd) = eventfd {
                             self.core.set_notify(id, eventfd);
                         }

@@ -49,10 +49,17 @@ impl Stalls {
 
     #[cold]
     fn charge(&mut self, now: Instant) -> Instant {
-        if let Some((since, Some(id))) = self.waits {
-            *self.times.entry(id).or_default() += now.duration_since(since);
+        if let Some((since, Some(id))) = self.waits
+            && let Some(time) = self.times.get_mut(&id)
+        {
+            *time += now.duration_since(since);
         }
         now
+    }
+
+    /// Counts for this subscriber from now on: a wait allocates nothing.
+    pub(crate) fn add(&mut self, id: u64) {
+        self.times.insert(id, Duration::ZERO);
     }
 
     pub(crate) fn remove(&mut self, id: u64) {
