@@ -286,16 +286,22 @@ impl Followed {
             self.look_around()?;
         }
         let turn = self.turn.get();
-        if self.left.get() > 0
+        let left = self.left.replace(0);
+        if left > 0
             && let Some(entry) = self.topics.iter().nth(turn)
             && let Some(found) = self.look_at(entry, look)?
         {
-            self.left.set(self.left.get() - 1);
+            self.left.set(left - 1);
             return Ok(Some(found));
         }
         let numbered = || self.topics.iter().enumerate();
         for (at, entry) in numbered().skip(turn + 1).chain(numbered().take(turn + 1)) {
-            if let Some(found) = self.look_at(entry, look)? {
+            let found = self.look_at(entry, look).inspect_err(|_| {
+                // The others go on: it is their turn after this error.
+                self.turn.set(at);
+                self.left.set(0);
+            });
+            if let Some(found) = found? {
                 self.turn.set(at);
                 self.left.set(TURN - 1);
                 return Ok(Some(found));
@@ -352,12 +358,5 @@ pub(crate) type Look<'a, M> = fn(&'a receive::Subscriber) -> bus_core::Result<Op
 
 /// Whether a handle gives nothing more after this.
 fn is_final(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Unusable { .. }
-            | Error::Topic {
-                source: bus_core::Error::Evicted { .. },
-                ..
-            }
-    )
+    matches!(error, Error::Unusable { .. } | Error::Evicted { .. })
 }

@@ -292,6 +292,24 @@ impl Outlet {
         self.peers.list().into_iter().map(stall).collect()
     }
 
+    /// Sends bytes that must not be lost, on a lossy topic.
+    ///
+    /// # Errors
+    /// [`Error::Full`] where they found no room because of all that subscribers hold.
+    pub(crate) fn send_kept(&mut self, bytes: &[u8]) -> Result<u64> {
+        let before = self.core.nowhere();
+        let sequence = self.until(None, |core| core.try_send_bytes(bytes))?;
+        if self.core.nowhere() == before {
+            return Ok(sequence);
+        }
+        Err(Error::Full {
+            topic: self.member.topic(),
+            slowest: "readers protect so many old values that there is no room for a new one"
+                .into(),
+            advice: "set it again",
+        })
+    }
+
     pub(crate) fn nowhere(&self) -> u64 {
         self.core.nowhere()
     }

@@ -536,3 +536,40 @@ fn a_place_is_given_up_and_the_end_is_said_when_the_broker_is_gone() {
     assert!(!all.watches());
     pusher.finish();
 }
+
+#[test]
+fn who_is_evicted_from_one_topic_goes_on_with_the_others() {
+    let stage = Stage::new();
+    let bus = connect(&stage.path, true).unwrap();
+    let mut all = bus.pattern_bytes_subscriber("t/*").unwrap();
+    let evicting = Delivery::evict_after(Duration::from_millis(1));
+    let topic = bus.topic("t/a").unwrap().delivery(evicting).depth(2);
+    let mut hasty = topic.bytes_publisher().unwrap();
+    let mut patient = bus.bytes_publisher("t/b").unwrap();
+    hasty.send(b"first").unwrap();
+    assert_eq!(all.recv().unwrap().topic(), "t/a");
+    for _ in 0..20 {
+        hasty.send(b"more").unwrap();
+    }
+    patient.send(b"on").unwrap();
+    let mut told = 0;
+    loop {
+        match all.recv_timeout(WATCHDOG) {
+            Ok(message) if message.as_ref().unwrap().topic() == "t/b" => break,
+            Ok(_) => {}
+            Err(Error::Evicted { .. }) => told += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    patient.send(b"and on").unwrap();
+    while let Err(error) = all
+        .recv_timeout(WATCHDOG)
+        .map(|m| assert_eq!(m.unwrap().topic(), "t/b"))
+    {
+        assert!(matches!(error, Error::Evicted { .. }), "{error}");
+        told += 1;
+    }
+    assert_eq!(told, 1);
+    let skipped = all.skipped().unwrap();
+    assert_eq!(skipped.len(), 1);
+}

@@ -46,6 +46,8 @@ struct Reader {
 }
 
 struct World {
+    /// Reads everything at once, and knows who has left.
+    witness: Subscriber<u64>,
     bus: Bus,
     publishers: Vec<Publisher<u64>>,
     readers: Vec<Reader>,
@@ -61,12 +63,20 @@ fn value(publisher: u64, sequence: u64) -> u64 {
     publisher << 32 | sequence
 }
 
+fn topic(bus: &Bus) -> TopicBuilder {
+    let topic = bus.topic("t").unwrap().depth(DEPTH as u32).keep(KEEP);
+    topic.retain(RETAIN as u32).publishers(PUBLISHERS as u32)
+}
+
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let bus = Bus::builder("test").socket(dir.path().join("bus.sock"));
+        let bus = bus.connect().unwrap();
+        let witness = topic(&bus).subscriber().unwrap();
         Self {
-            bus: bus.connect().unwrap(),
+            bus,
+            witness,
             publishers: Vec::new(),
             readers: Vec::new(),
             rings: Vec::new(),
@@ -76,8 +86,19 @@ impl World {
     }
 
     fn topic(&self) -> TopicBuilder {
-        let topic = self.bus.topic("t").unwrap().depth(DEPTH as u32).keep(KEEP);
-        topic.retain(RETAIN as u32).publishers(PUBLISHERS as u32)
+        topic(&self.bus)
+    }
+
+    /// Returns when the broker has told that this publisher has left. What is published meanwhile holds nobody up.
+    fn left(&self, id: u64) {
+        loop {
+            while self.witness.try_recv().unwrap().is_some() {}
+            let there = self.witness.publishers().unwrap();
+            if there.iter().all(|peer| peer.id != id) {
+                return;
+            }
+            std::thread::yield_now();
+        }
     }
 
     fn ring(&mut self, id: u64) -> &mut Ring {
@@ -92,8 +113,11 @@ impl World {
             }
             Step::Close { of } if !self.publishers.is_empty() => {
                 let publisher = self.publishers.remove(of % self.publishers.len());
-                self.ring(publisher.id()).ended = true;
-                self.ended.push(publisher.id());
+                let id = publisher.id();
+                self.ring(id).ended = true;
+                self.ended.push(id);
+                drop(publisher);
+                self.left(id);
             }
             Step::Subscriber { history } => self.subscriber(history),
             Step::Read { of, count } if !self.readers.is_empty() => {
@@ -132,6 +156,7 @@ impl World {
     fn publish(&mut self, of: usize, count: u64) {
         let id = self.publishers[of].id();
         for _ in 0..count {
+            while self.witness.try_recv().unwrap().is_some() {}
             let head = self.ring(id).head;
             let next = self.readers.iter().flat_map(|reader| &reader.next);
             let slowest = next

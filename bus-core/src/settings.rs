@@ -45,8 +45,8 @@ pub struct Settings {
     pub arena: Option<u64>,
     /// What to do about a subscriber that does not keep up.
     pub delivery: Option<Delivery>,
-    /// Messages of one publisher that a subscriber may hold at a time: 1 to the depth, and to 1,024 where publishers may go past
-    /// subscribers.
+    /// Messages of one publisher that a subscriber may hold at a time: 1 to the depth. Where publishers may go past subscribers, 1 to
+    /// 1,024, and those of its window besides, 1 to 16.
     pub held: Option<u32>,
     /// Rings of ended publishers that the broker keeps for subscribers to come: 0 to 60.
     pub retain: Option<u32>,
@@ -147,7 +147,10 @@ impl Settings {
                 let messages = u64::from(keep) + 2 + 2 * u64::from(passed_over);
                 match (fits, delivery.overruns()) {
                     (true, false) => 0,
-                    (true, true) => SPARE_BYTES.max((2 * u64::from(held) + 4) * longest),
+                    (true, true) => {
+                        let each = u64::from(held) + u64::from(MAX_WINDOW);
+                        SPARE_BYTES.max((2 * each + 4) * longest)
+                    }
                     (false, _) => longest.saturating_mul(messages).max(DEFAULT_SLOT_BYTES),
                 }
             }),

@@ -101,7 +101,11 @@ impl Outbox {
             (Subject::Left(id), _) => self.queue.retain(|e| e.subject != Subject::Notify(id)),
             (Subject::Notify(id), Some(whole)) => {
                 let joined = |e: &Outgoing| e.subject == Subject::Joined(id);
-                if let Some(at) = self.queue.iter().position(joined) {
+                // Behind an answer it would be told too late: who joins starts where it stands at the answer.
+                let answer = |e: &Outgoing| e.subject == Subject::Nobody;
+                if let Some(at) = self.queue.iter().position(joined)
+                    && !self.queue.iter().skip(at).any(answer)
+                {
                     self.queue.remove(at);
                     event = Outgoing::clone(&whole);
                 }

@@ -217,9 +217,8 @@ impl<'a> Selector<'a> {
     /// # Errors
     /// [`Error::Selector`] where there is no descriptor left.
     pub fn every(&mut self, period: Duration) -> Result<Token> {
-        let period = period.max(Duration::from_micros(1));
-        let first = Instant::now() + period;
-        self.timer(first, Some(period))
+        let period = period.clamp(Duration::from_micros(1), YEAR);
+        self.timer(reach(period), Some(period))
     }
 
     /// Is ready once, at that time. Then it is removed.
@@ -235,7 +234,7 @@ impl<'a> Selector<'a> {
     /// # Errors
     /// As for [`every`](Self::every).
     pub fn after(&mut self, time: Duration) -> Result<Token> {
-        self.at(Instant::now() + time)
+        self.at(reach(time))
     }
 
     fn timer(&mut self, first: Instant, period: Option<Duration>) -> Result<Token> {
@@ -301,4 +300,12 @@ impl Drop for Selector<'_> {
             }
         }
     }
+}
+
+/// Longest time that a timer takes: no selector waits longer, and each clock reaches it.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// This time from now.
+fn reach(time: Duration) -> Instant {
+    Instant::now() + time.min(YEAR)
 }

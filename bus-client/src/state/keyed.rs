@@ -80,8 +80,9 @@ impl<K: Key, V: Payload> KeyedState<K, V> {
             Some(message) => Ok(Some(table.take(&message)?)),
             None => Ok(None),
         };
-        while self.inlet.once(&mut take)?.is_some() {}
-        self.table.settle();
+        if super::drain(&self.inlet, || Ok(self.inlet.once(&mut take)?.is_some()))? {
+            self.table.settle();
+        }
         Ok(())
     }
 
@@ -169,6 +170,8 @@ struct Table<K: Key, V: Payload> {
     writer: u64,
     /// Moves with each writer, and each time that messages of the latest one were lost; 0 for the writers before it.
     era: u64,
+    /// Keys in the table that were removed.
+    removed: usize,
     /// What is not of this era is no more, once everything that is there was taken over.
     renewed: bool,
 }
@@ -196,6 +199,7 @@ impl<K: Key, V: Payload> Table<K, V> {
             values: HashMap::new(),
             writer: 0,
             era: 0,
+            removed: 0,
             renewed: false,
         }
     }
@@ -214,7 +218,7 @@ impl<K: Key, V: Payload> Table<K, V> {
             self.era += 1;
             // A ring whose first messages are gone is that of a writer that has long taken over.
             self.renewed = sequence > 0;
-        } else if writer == self.writer && message.lost() > 0 {
+        } else if writer == self.writer && message.passed() {
             self.era += 1;
             self.renewed = true;
         }
@@ -236,6 +240,7 @@ impl<K: Key, V: Payload> Table<K, V> {
             era,
             entry,
         };
+        self.removed += usize::from(new.value().is_none());
         Ok(match self.values.entry(key) {
             hash_map::Entry::Occupied(mut old) => {
                 let before = old.get();
@@ -255,13 +260,17 @@ impl<K: Key, V: Payload> Table<K, V> {
         })
     }
 
-    /// Everything that is there was taken over.
+    /// Everything that is there was taken over. A writer that follows comes with its ring after those before it, so what was removed need not
+    /// be remembered any more.
     fn settle(&mut self) {
         if self.renewed {
             self.renewed = false;
             let era = self.era;
-            self.values
-                .retain(|_, latest| latest.era == era && latest.value().is_some());
+            self.values.retain(|_, latest| latest.era == era);
+        }
+        if self.removed > 0 {
+            self.removed = 0;
+            self.values.retain(|_, latest| latest.value().is_some());
         }
     }
 }

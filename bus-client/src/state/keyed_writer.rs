@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use bus_core::publish::{self, Payload, to_bytes};
+use bus_core::publish::{Payload, to_bytes};
 use bus_core::schema::Schema;
 use rkyv::util::AlignedVec;
 
@@ -53,8 +53,8 @@ impl<K: Key, V: Payload> KeyedStateWriter<K, V> {
             own.extend_from_slice(bytes);
             writer.put(key.clone(), own)?;
         }
-        let complete = Entry::<K, V>::Complete;
-        writer.outlet.until(None, |core| core.try_send(&complete))?;
+        let complete = writer.serialise(&Entry::Complete)?;
+        writer.send(&complete)?;
         Ok(writer)
     }
 
@@ -62,7 +62,7 @@ impl<K: Key, V: Payload> KeyedStateWriter<K, V> {
     ///
     /// # Errors
     /// [`Error::Keys`] where there are as many keys as the state takes; [`Error::Topic`] where the two are too large or cannot be
-    /// serialised. All values stay what they were.
+    /// serialised; [`Error::Full`] where readers protect so many old values that there is no room. All values stay what they were.
     pub fn set(&mut self, key: K, value: V) -> Result<()> {
         if !self.latest.contains_key(&key) && self.latest.len() >= self.keys {
             return Err(Error::Keys {
@@ -124,28 +124,27 @@ impl<K: Key, V: Payload> KeyedStateWriter<K, V> {
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<u64> {
-        self.outlet.until(None, |core: &mut publish::Publisher| {
-            core.try_send_bytes(bytes)
-        })
+        self.outlet.send_kept(bytes)
     }
 
-    /// Sends again what is the latest of its key and about to leave what the ring keeps.
+    /// Sends again what is the latest of its key and about to leave what the ring keeps. What finds no room now is tried again at the next call.
     fn send_again(&mut self) -> Result<()> {
         let keep = u64::from(self.outlet.settings().keep);
         // One more may be sent before anybody looks here again.
-        while let Some((sent, _)) = self.sent.front()
+        while let Some((sent, key)) = self.sent.front()
             && self.outlet.core.head() - sent + 1 >= keep
-            && let Some((sent, key)) = self.sent.pop_front()
         {
-            let current = self
-                .latest
-                .get(&key)
-                .filter(|latest| latest.sequence == sent);
-            let Some(latest) = current else { continue };
-            let bytes = latest.bytes.clone();
-            let sequence = self.send(&bytes)?;
-            self.sent.push_back((sequence, key.clone()));
-            self.latest.insert(key, Latest { sequence, bytes });
+            let current = self.latest.get(key).filter(|l| l.sequence == *sent);
+            if let Some(bytes) = current.map(|latest| latest.bytes.clone()) {
+                let key = key.clone();
+                let sequence = match self.send(&bytes) {
+                    Err(Error::Full { .. }) => return Ok(()),
+                    sent => sent?,
+                };
+                self.sent.push_back((sequence, key.clone()));
+                self.latest.insert(key, Latest { sequence, bytes });
+            }
+            self.sent.pop_front();
         }
         Ok(())
     }

@@ -137,12 +137,37 @@ fn for_keys(builder: TopicBuilder, keys: u32) -> Result<TopicBuilder> {
         }));
     }
     let depth = (4 * keys).next_power_of_two().max(16);
-    Ok(builder.for_state(depth, depth / 8 * 5))
+    let builder = builder.for_state(depth, depth / 8 * 5);
+    // Fewer could not hold the latest of every key beside what replaces it.
+    match builder.settings.keep {
+        Some(keep) if keep < 2 * keys => Err(Error::Argument(bus_core::Error::Setting {
+            setting: "keep",
+            value: keep.into(),
+            allowed: "twice as many messages as keys, at least",
+        })),
+        _ => Ok(builder),
+    }
 }
 
 /// Who writes now, if anybody does.
 fn writer(inlet: &Inlet) -> Result<Option<Peer>> {
     Ok(inlet.publishers()?.pop())
+}
+
+/// Takes messages until there is none, or as many as the rings hold: a writer may be faster than this, and the next call goes on. Whether there
+/// was none.
+fn drain(inlet: &Inlet, mut take: impl FnMut() -> Result<bool>) -> Result<bool> {
+    let depth = inlet.settings().depth as usize;
+    let (mut taken, mut rings) = (0, 1);
+    while taken <= depth * rings {
+        if !take()? {
+            return Ok(true);
+        }
+        taken += 1;
+        // Some may have come, and others are let go of when they are read.
+        rings = inlet.core.rings().max(rings);
+    }
+    Ok(false)
 }
 
 /// Waits for a message and takes it; whether there was one in time.

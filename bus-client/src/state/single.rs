@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use bus_core::publish::{self, Payload};
+use bus_core::publish::{Payload, to_bytes};
 use bus_core::receive::{self, Copied};
 use bus_core::schema::Schema;
 use rkyv::util::AlignedVec;
@@ -78,7 +78,7 @@ impl<T: Payload> State<T> {
             None => Ok(None),
         };
         let mut take = take;
-        while self.inlet.once(&mut take)?.is_some() {}
+        super::drain(&self.inlet, || Ok(self.inlet.once(&mut take)?.is_some()))?;
         Ok(())
     }
 
@@ -158,7 +158,7 @@ impl<T: Payload> StateWriter<T> {
         let mut outlet = builder.open(|b| Outlet::open(b, &Schema::of::<T>()))?;
         // Who comes later hears of this writer's ring, perhaps no more of the one before.
         if let Some(bytes) = before.bytes()? {
-            outlet.until(None, |core| core.try_send_bytes(bytes))?;
+            outlet.send_kept(bytes)?;
         }
         Ok(Self {
             outlet,
@@ -169,11 +169,12 @@ impl<T: Payload> StateWriter<T> {
     /// Sets the value. Never waits. Returns how many were set before by this writer, one that it took over from another included.
     ///
     /// # Errors
-    /// [`Error::Topic`](crate::Error::Topic) where it is too large or cannot be serialised; the value stays what it was.
-    #[inline]
+    /// [`Error::Topic`](crate::Error::Topic) where it is too large or cannot be serialised, [`Error::Full`](crate::Error::Full) where
+    /// readers protect so many old values that there is no room; the value stays what it was.
     pub fn set(&mut self, value: &T) -> Result<u64> {
-        self.outlet
-            .until(None, |core: &mut publish::Publisher| core.try_send(value))
+        let limit = self.outlet.settings().max_payload as usize;
+        let bytes = to_bytes(value, limit).map_err(|e| self.outlet.wrap(e))?;
+        self.outlet.send_kept(&bytes)
     }
 
     /// Who reads this state now.

@@ -200,8 +200,8 @@ fn create_memfd(kind: Kind, source: Source) -> nix::Result<OwnedFd> {
     })
 }
 
-/// Largest huge page that a segment may be made of, in bytes.
-const LARGEST_PAGE: u64 = 1 << 30;
+/// Largest huge page that a segment may be made of, in bytes: mappings are aligned to it.
+const LARGEST_PAGE: u64 = HUGE as u64;
 
 /// What a segment of `bytes` bytes has in its file: as many, or, of huge pages from a pool, up to a whole number of them.
 fn file_bytes(fd: &impl AsFd, bytes: u64) -> Result<Option<u64>> {

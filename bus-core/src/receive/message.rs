@@ -50,6 +50,7 @@ pub struct Message<'a> {
     pub(super) ring: &'a RingReader<Native>,
     pub(super) sequence: u64,
     pub(super) lost: u64,
+    pub(super) passed: bool,
     pub(super) payload: NonNull<[u8]>,
 }
 
@@ -76,6 +77,12 @@ impl Message<'_> {
     /// How many messages of its publisher were lost right before it; 0 but on a lossy topic.
     pub fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// Whether its publisher went past this subscriber right before it: then it is the oldest that was intact, and everything that the ring keeps
+    /// follows. Messages that only found no room are [lost](Self::lost) as well, and nothing follows from that.
+    pub fn passed(&self) -> bool {
+        self.passed
     }
 
     /// The same message, independent of the subscriber's life and thread.

@@ -198,6 +198,10 @@ impl<B: Backend> Receiver<B> {
             self.left.set(left - 1);
             return Some((ring, found));
         }
+        if let Some(ring) = self.ring(self.turn.get()) {
+            // What it says now is not the reason of a later poll.
+            ring.take_refusal();
+        }
         let ring = self.select_next()?;
         Some((ring, ring.poll()?))
     }

@@ -176,6 +176,12 @@ impl<B: Backend> RingReader<B> {
         }
     }
 
+    /// Whether the publisher has gone past since this was last asked: then everything that it keeps follows.
+    #[inline(always)]
+    pub fn take_passed(&self) -> bool {
+        self.shield.as_ref().is_some_and(Shield::take_passed)
+    }
+
     /// Messages of this ring that were lost since the one received before the last.
     #[inline(always)]
     pub fn take_lost(&self) -> u64 {
@@ -353,7 +359,8 @@ impl<B: Backend> RingReader<B> {
             let state = B::load32(&self.ring.header().bell.state, site::RECEIVE_STATE);
             self.ended.set(state == CLOSED);
         }
-        self.ended.get() && !self.ready()
+        let evicted = self.shield.as_ref().is_some_and(Shield::is_evicted);
+        self.ended.get() && (evicted || !self.ready())
     }
 
     /// Whether the ring is drained and its owner has not been told.

@@ -39,6 +39,8 @@ pub(super) struct Shield {
     /// Messages lost since one was last received.
     lost: Cell<u64>,
     lost_in_all: Cell<u64>,
+    /// The publisher has gone past since a message was last received.
+    passed: Cell<bool>,
     evicted: Cell<bool>,
 }
 
@@ -54,6 +56,7 @@ impl Shield {
             pinned: Cell::new(0),
             lost: Cell::new(0),
             lost_in_all: Cell::new(0),
+            passed: Cell::new(false),
             evicted: Cell::new(false),
         }
     }
@@ -75,6 +78,17 @@ impl Shield {
         self.lost.set(self.lost.get().wrapping_add(count));
         self.lost_in_all
             .set(self.lost_in_all.get().wrapping_add(count));
+    }
+
+    /// Whether the publisher has gone past since this was last asked.
+    #[inline(always)]
+    pub(super) fn take_passed(&self) -> bool {
+        self.passed.replace(false)
+    }
+
+    /// Whether its subscriber was told that it is evicted.
+    pub(super) fn is_evicted(&self) -> bool {
+        self.evicted.get()
     }
 
     /// Messages lost so far.
@@ -125,11 +139,14 @@ impl Shield {
             return Ok(next);
         }
         if self.rules.evicts {
+            // ORDERING: release pairs with the publisher's `PUBLISH_CURSOR`: reads of the old window are over. It protects nothing more.
+            B::store64(reader.cursor(index), next | IDLE, site::RELEASE_CURSOR);
             self.evicted.set(true);
             // Nothing of the new window is ever handed out, nor what its publisher has not yet written over.
             self.end.set(next);
             return Err(Refused::Evicted);
         }
+        self.passed.set(true);
         self.lose(start.wrapping_sub(next));
         Ok(start)
     }

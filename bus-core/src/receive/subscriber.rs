@@ -237,6 +237,7 @@ impl Subscriber {
                 ring,
                 sequence: found.sequence,
                 lost: ring.take_lost(),
+                passed: ring.take_passed(),
                 payload,
             })),
             None => {
