@@ -147,7 +147,8 @@ impl<T: Payload> Publisher<T> {
     }
 
     /// A descriptor that turns readable when there may be room again, for who waits for descriptors. It does so only after
-    /// [`arm`](Self::arm). As for [`Subscriber::poll_fd`](crate::Subscriber::poll_fd): wait 100 ms at most, then try again.
+    /// [`arm`](Self::arm). As for [`Subscriber::poll_fd`](crate::Subscriber::poll_fd): wait 100 ms at most, then try again; on a
+    /// topic that evicts an eighth of its time at most, for only who looks can evict.
     ///
     /// # Errors
     /// [`Error::Topic`](crate::Error::Topic) where there is no descriptor left, or the broker is gone at the first call.

@@ -5,10 +5,11 @@ mod common;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use bus_client::{Bus, Error, Publisher, Subscriber};
-use common::process::{Process, WATCHDOG};
+use bus_client::{Error, Publisher, Subscriber};
+use common::hosted::Hosted;
+use common::process::WATCHDOG;
 use common::role::{Given, hear, play, say};
-use common::roles::{HOST, clock, start_host};
+use common::roles::{HOST, clock};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -124,32 +125,6 @@ fn idler(given: &Given) {
     assert_eq!(hear(), None);
 }
 
-struct Stage {
-    dir: tempfile::TempDir,
-    _host: Process,
-    bus: Bus,
-}
-
-fn stage() -> Stage {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("bus.sock");
-    let host = start_host(&path);
-    let bus = Bus::builder("test").socket(&path).embedded(false);
-    let bus = bus.spin(Duration::ZERO).connect().unwrap();
-    Stage {
-        dir,
-        _host: host,
-        bus,
-    }
-}
-
-impl Stage {
-    fn start(&self, role: &str) -> Process {
-        let path = self.dir.path().join("bus.sock");
-        Process::start(role, &[("socket", &path.display()), ("spin", &0)])
-    }
-}
-
 /// Rings of an eventfd that were not read off.
 fn rings(fd: BorrowedFd<'_>) -> u64 {
     let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
@@ -160,10 +135,10 @@ fn rings(fd: BorrowedFd<'_>) -> u64 {
 
 #[test]
 fn a_ping_pong_of_two_processes_that_park_loses_no_wake_up() {
-    let stage = stage();
+    let stage = Hosted::new();
     let pongs = stage.bus.subscriber::<u64>("pong").unwrap();
     let mut pings = stage.bus.publisher::<u64>("ping").unwrap();
-    let mut echo = stage.start("echo");
+    let mut echo = stage.start("echo", &[]);
     echo.expect("joined");
     let mut waited = 0;
     let began = Instant::now();
@@ -189,7 +164,7 @@ fn a_ping_pong_of_two_processes_that_park_loses_no_wake_up() {
 
 #[test]
 fn a_publisher_and_a_subscriber_that_park_for_each_other_lose_no_wake_up() {
-    let stage = stage();
+    let stage = Hosted::new();
     let topic = || stage.bus.topic("t").unwrap().depth(2);
     let subscriber = topic().subscriber::<u64>().unwrap();
     let mut publisher = topic().publisher::<u64>().unwrap();
@@ -208,9 +183,9 @@ fn a_publisher_and_a_subscriber_that_park_for_each_other_lose_no_wake_up() {
 
 #[test]
 fn a_publisher_that_joins_wakes_who_is_parked() {
-    let stage = stage();
+    let stage = Hosted::new();
     let subscriber = stage.bus.subscriber::<u64>("t").unwrap();
-    let mut late = stage.start("late");
+    let mut late = stage.start("late", &[]);
     for n in 0..ROUNDS {
         assert!(subscriber.arm().unwrap());
         late.tell(&n.to_string());
@@ -221,15 +196,15 @@ fn a_publisher_that_joins_wakes_who_is_parked() {
 
 #[test]
 fn the_kill_of_a_publisher_wakes_who_is_parked() {
-    let stage = stage();
+    let stage = Hosted::new();
     let subscriber = stage.bus.topic("t").unwrap().end_with_publishers();
     let subscriber = subscriber.subscriber::<u64>().unwrap();
     let mut delays = Vec::new();
-    let mut victim = stage.start("victim");
+    let mut victim = stage.start("victim", &[]);
     victim.expect("sent");
     assert_eq!(receive(&subscriber).unwrap().0, 1);
     for _ in 0..10 {
-        let next = stage.start("victim");
+        let next = stage.start("victim", &[]);
         assert_eq!(receive(&subscriber).unwrap().0, 1);
         while !subscriber.arm().unwrap() {
             assert!(subscriber.try_recv().unwrap().is_none());
@@ -255,12 +230,12 @@ fn the_kill_of_a_publisher_wakes_who_is_parked() {
 
 #[test]
 fn the_kill_of_the_only_subscriber_wakes_a_publisher_that_is_parked() {
-    let stage = stage();
+    let stage = Hosted::new();
     let topic = stage.bus.topic("t").unwrap().depth(2);
     let mut publisher = topic.publisher::<u64>().unwrap();
     let mut delays = Vec::new();
     for _ in 0..10 {
-        let mut idler = stage.start("idler");
+        let mut idler = stage.start("idler", &[]);
         publisher.wait_for_subscribers(1, Some(WATCHDOG)).unwrap();
         while publisher.try_send(&1).is_ok() {}
         // That the subscriber joined rang as well.
@@ -280,7 +255,7 @@ fn the_kill_of_the_only_subscriber_wakes_a_publisher_that_is_parked() {
 
 #[test]
 fn nobody_rings_who_is_not_parked() {
-    let stage = stage();
+    let stage = Hosted::new();
     let subscriber = stage.bus.subscriber::<u64>("t").unwrap();
     let mut publisher = stage.bus.publisher::<u64>("t").unwrap();
     // Once parked and back, so that the publisher knows how to ring.
@@ -309,7 +284,7 @@ fn nobody_rings_who_is_not_parked() {
 
 #[test]
 fn a_message_held_that_is_given_back_wakes_its_subscriber_for_its_publisher() {
-    let stage = stage();
+    let stage = Hosted::new();
     let topic = || stage.bus.topic("t").unwrap().depth(2);
     let subscriber = topic().subscriber::<u64>().unwrap();
     let mut publisher = topic().publisher::<u64>().unwrap();

@@ -11,10 +11,11 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bus_client::{Bus, Error, Interest, Publisher, Selector, Subscriber, Token};
-use common::process::{Process, WATCHDOG};
+use bus_client::{Error, Interest, Selector, Subscriber, Token};
+use common::hosted::Hosted;
+use common::process::WATCHDOG;
 use common::role::{Given, hear, play, say};
-use common::roles::{HOST, clock, start_host};
+use common::roles::{HOST, clock};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeValLike;
 
@@ -66,41 +67,6 @@ fn victim(given: &Given) {
     assert_eq!(hear(), None);
 }
 
-struct Stage {
-    dir: tempfile::TempDir,
-    host: Process,
-    bus: Bus,
-}
-
-fn stage() -> Stage {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("bus.sock");
-    let host = start_host(&path);
-    let bus = Bus::builder("test").socket(&path).embedded(false);
-    let bus = bus.spin(Duration::ZERO).connect().unwrap();
-    Stage { dir, host, bus }
-}
-
-impl Stage {
-    fn start(&self, role: &str, settings: &[(&str, &dyn std::fmt::Display)]) -> Process {
-        let path = self.dir.path().join("bus.sock");
-        let mut all: Vec<(&str, &dyn std::fmt::Display)> = vec![("spin", &0)];
-        let path = path.display();
-        all.push(("socket", &path));
-        all.extend(settings);
-        Process::start(role, &all)
-    }
-
-    fn subscribe(&self, topic: &str) -> Subscriber<u64> {
-        self.bus.subscriber(topic).unwrap()
-    }
-
-    fn publish(&self, topic: &str) -> Publisher<u64> {
-        let topic = self.bus.topic(topic).unwrap();
-        topic.publisher().unwrap()
-    }
-}
-
 /// Receives what there is; how much.
 fn drain(subscriber: &Subscriber<u64>) -> u64 {
     let mut count = 0;
@@ -122,7 +88,7 @@ fn allow_descriptors() {
 /// Each of so many sources is reported when its publisher sends, and no other.
 fn one_of(sources: usize) {
     allow_descriptors();
-    let stage = stage();
+    let stage = Hosted::new();
     let subscribers: Vec<_> = (0..sources)
         .map(|n| stage.subscribe(&format!("t/{n}")))
         .collect();
@@ -171,7 +137,7 @@ fn a_thousand_sources() {
 
 #[test]
 fn a_ping_pong_through_a_selector_loses_no_wake_up() {
-    let stage = stage();
+    let stage = Hosted::new();
     let pongs = stage.subscribe("pong");
     let mut pings = stage.publish("ping");
     let mut echo = stage.start("echo", &[("idle", &20)]);
@@ -195,7 +161,7 @@ fn a_ping_pong_through_a_selector_loses_no_wake_up() {
 
 #[test]
 fn who_always_has_something_starves_nobody() {
-    let stage = stage();
+    let stage = Hosted::new();
     let (busy, quiet) = (stage.subscribe("busy"), stage.subscribe("quiet"));
     let (mut many, mut few) = (stage.publish("busy"), stage.publish("quiet"));
     let (ours, mut theirs) = UnixStream::pair().unwrap();
@@ -230,7 +196,7 @@ fn who_always_has_something_starves_nobody() {
 
 #[test]
 fn those_that_are_all_ready_are_reported_in_turn() {
-    let stage = stage();
+    let stage = Hosted::new();
     let subscribers: Vec<_> = (0..5).map(|n| stage.subscribe(&n.to_string())).collect();
     let mut publishers: Vec<_> = (0..5).map(|n| stage.publish(&n.to_string())).collect();
     let mut selector = Selector::new().unwrap();
@@ -253,7 +219,7 @@ fn those_that_are_all_ready_are_reported_in_turn() {
 
 #[test]
 fn waiting_takes_no_processor_time() {
-    let stage = stage();
+    let stage = Hosted::new();
     let subscribers: Vec<_> = (0..129).map(|n| stage.subscribe(&n.to_string())).collect();
     let mut selector = Selector::new().unwrap();
     for subscriber in &subscribers {
@@ -277,7 +243,7 @@ fn waiting_takes_no_processor_time() {
 
 #[test]
 fn a_thousand_messages_wake_once_who_does_not_look() {
-    let stage = stage();
+    let stage = Hosted::new();
     let subscriber = stage.subscribe("t");
     let mut publisher = stage.publish("t");
     let mut selector = Selector::new().unwrap();
@@ -340,7 +306,7 @@ fn a_descriptor_is_ready_until_it_is_read() {
 
 #[test]
 fn what_is_removed_is_not_reported_and_can_be_added_again() {
-    let stage = stage();
+    let stage = Hosted::new();
     let subscriber = stage.subscribe("t");
     let mut publisher = stage.publish("t");
     let mut selector = Selector::new().unwrap();
@@ -362,7 +328,7 @@ fn what_is_removed_is_not_reported_and_can_be_added_again() {
 
 #[test]
 fn a_subscriber_that_is_dropped_leaves() {
-    let stage = stage();
+    let stage = Hosted::new();
     let dropped = Rc::new(stage.subscribe("t"));
     let kept = Rc::new(stage.subscribe("t"));
     let mut publisher = stage.publish("t");
@@ -381,7 +347,7 @@ fn a_subscriber_that_is_dropped_leaves() {
 
 #[test]
 fn subscribers_of_different_types_and_one_that_ends() {
-    let stage = stage();
+    let stage = Hosted::new();
     let words = stage.bus.subscriber::<String>("words").unwrap();
     let bytes = stage.bus.bytes_subscriber("bytes").unwrap();
     let ends = stage.bus.topic("ends").unwrap().end_with_publishers();
@@ -432,7 +398,7 @@ fn subscribers_of_different_types_and_one_that_ends() {
 
 #[test]
 fn the_kill_of_a_publisher_is_noticed_at_once() {
-    let stage = stage();
+    let stage = Hosted::new();
     let subscriber = stage.bus.topic("t").unwrap().end_with_publishers();
     let subscriber = subscriber.subscriber::<u64>().unwrap();
     let mut selector = Selector::new().unwrap();
@@ -453,7 +419,7 @@ fn the_kill_of_a_publisher_is_noticed_at_once() {
 
 #[test]
 fn the_kill_of_a_publisher_is_noticed_without_a_broker() {
-    let mut stage = stage();
+    let mut stage = Hosted::new();
     let subscriber = stage.bus.topic("t").unwrap().end_with_publishers();
     let subscriber = subscriber.subscriber::<u64>().unwrap();
     let mut selector = Selector::new().unwrap();
@@ -475,7 +441,7 @@ fn the_kill_of_a_publisher_is_noticed_without_a_broker() {
 
 #[test]
 fn room_in_a_ring_is_waited_for_by_its_descriptor() {
-    let stage = stage();
+    let stage = Hosted::new();
     let topic = || stage.bus.topic("t").unwrap().depth(2);
     let subscriber = topic().subscriber::<u64>().unwrap();
     let mut publisher = topic().publisher::<u64>().unwrap();
@@ -494,7 +460,7 @@ fn room_in_a_ring_is_waited_for_by_its_descriptor() {
 
 #[test]
 fn a_subscriber_that_was_waited_for_by_itself_is_waited_for_again() {
-    let stage = stage();
+    let stage = Hosted::new();
     let subscriber = stage.subscribe("t");
     let mut publisher = stage.publish("t");
     let mut selector = Selector::new().unwrap();

@@ -8,10 +8,11 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
-use bus_client::{AsyncPublisher, AsyncSubscriber, Bus, Delivery, Error};
-use common::process::{Process, WATCHDOG};
+use bus_client::{AsyncPublisher, AsyncSubscriber, Delivery, Error};
+use common::hosted::Hosted;
+use common::process::WATCHDOG;
 use common::role::{Given, hear, play, say};
-use common::roles::{HOST, clock, start_host};
+use common::roles::{HOST, clock};
 use futures_core::Stream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -70,41 +71,19 @@ fn idler(given: &Given) {
     assert_eq!(hear(), None);
 }
 
-struct Stage {
-    dir: tempfile::TempDir,
-    host: Process,
-    bus: Bus,
-}
-
-fn stage() -> Stage {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("bus.sock");
-    let host = start_host(&path);
-    let bus = Bus::builder("test").socket(&path).embedded(false);
-    let bus = bus.spin(Duration::ZERO).connect().unwrap();
-    Stage { dir, host, bus }
-}
-
-impl Stage {
-    fn start(&self, role: &str) -> Process {
-        let path = self.dir.path().join("bus.sock");
-        Process::start(role, &[("socket", &path.display()), ("spin", &0)])
-    }
-
-    fn pair(&self, depth: u32) -> (AsyncPublisher<u64>, AsyncSubscriber<u64>) {
-        let topic = || {
-            let topic = self.bus.topic("t").unwrap().depth(depth);
-            topic.end_with_publishers()
-        };
-        let subscriber = topic().subscriber().unwrap().into_async();
-        (topic().publisher().unwrap().into_async(), subscriber)
-    }
+fn pair(stage: &Hosted, depth: u32) -> (AsyncPublisher<u64>, AsyncSubscriber<u64>) {
+    let topic = || {
+        let topic = stage.bus.topic("t").unwrap().depth(depth);
+        topic.end_with_publishers()
+    };
+    let subscriber = topic().subscriber().unwrap().into_async();
+    (topic().publisher().unwrap().into_async(), subscriber)
 }
 
 #[test]
 fn a_ping_pong_of_two_processes_loses_no_wake_up() {
-    let stage = stage();
-    let mut echo = stage.start("echo");
+    let stage = Hosted::new();
+    let mut echo = stage.start("echo", &[]);
     echo.expect("joined");
     one_thread().block_on(async {
         let mut pongs = stage.bus.subscriber::<u64>("pong").unwrap().into_async();
@@ -119,8 +98,8 @@ fn a_ping_pong_of_two_processes_loses_no_wake_up() {
 
 #[test]
 fn publisher_and_subscriber_that_wait_for_each_other_on_two_threads() {
-    let stage = stage();
-    let (mut publisher, mut subscriber) = stage.pair(2);
+    let stage = Hosted::new();
+    let (mut publisher, mut subscriber) = pair(&stage, 2);
     let runtime = two_threads();
     let sender = runtime.spawn(async move {
         for n in 0..20_000 {
@@ -147,8 +126,8 @@ async fn turn() {
 
 #[test]
 fn futures_that_are_dropped_lose_nothing_and_send_nothing() {
-    let stage = stage();
-    let (mut publisher, mut subscriber) = stage.pair(4);
+    let stage = Hosted::new();
+    let (mut publisher, mut subscriber) = pair(&stage, 4);
     let (mut sends, mut receives) = (0, 0);
     one_thread().block_on(within(async {
         let sender = async {
@@ -184,8 +163,8 @@ fn futures_that_are_dropped_lose_nothing_and_send_nothing() {
 
 #[test]
 fn a_stream_gives_messages_that_go_to_other_tasks_and_ends() {
-    let stage = stage();
-    let (mut publisher, mut subscriber) = stage.pair(8);
+    let stage = Hosted::new();
+    let (mut publisher, mut subscriber) = pair(&stage, 8);
     let runtime = two_threads();
     runtime.block_on(within(async move {
         let sender = tokio::spawn(async move {
@@ -209,8 +188,8 @@ fn a_stream_gives_messages_that_go_to_other_tasks_and_ends() {
 
 #[test]
 fn a_thread_that_blocks_on_the_same_handle_and_tasks_take_turns() {
-    let stage = stage();
-    let (mut publisher, mut subscriber) = stage.pair(2);
+    let stage = Hosted::new();
+    let (mut publisher, mut subscriber) = pair(&stage, 2);
     one_thread().block_on(within(async {
         for n in 0..200 {
             // The task parks, and gives up.
@@ -235,8 +214,8 @@ fn a_thread_that_blocks_on_the_same_handle_and_tasks_take_turns() {
 
 #[test]
 fn who_always_has_something_lets_other_tasks_in() {
-    let stage = stage();
-    let (mut publisher, mut subscriber) = stage.pair(1024);
+    let stage = Hosted::new();
+    let (mut publisher, mut subscriber) = pair(&stage, 1024);
     one_thread().block_on(within(async move {
         let busy = tokio::spawn(async move {
             loop {
@@ -252,10 +231,10 @@ fn who_always_has_something_lets_other_tasks_in() {
 #[test]
 fn the_kill_of_a_publisher_is_noticed_also_without_a_broker() {
     for broker in [true, false] {
-        let mut stage = stage();
+        let mut stage = Hosted::new();
         let subscriber = stage.bus.topic("t").unwrap().end_with_publishers();
         let mut subscriber = subscriber.subscriber::<u64>().unwrap().into_async();
-        let mut victim = stage.start("victim");
+        let mut victim = stage.start("victim", &[]);
         one_thread().block_on(within(async {
             assert_eq!(*subscriber.recv().await.unwrap(), 1);
             // Parked before the kill.
@@ -280,10 +259,10 @@ fn the_kill_of_a_publisher_is_noticed_also_without_a_broker() {
 #[test]
 fn the_kill_of_the_only_subscriber_makes_room() {
     for broker in [true, false] {
-        let mut stage = stage();
+        let mut stage = Hosted::new();
         let topic = stage.bus.topic("t").unwrap().depth(2);
         let mut publisher = topic.publisher::<u64>().unwrap();
-        let mut idler = stage.start("idler");
+        let mut idler = stage.start("idler", &[]);
         publisher.wait_for_subscribers(1, Some(WATCHDOG)).unwrap();
         let mut publisher = publisher.into_async();
         one_thread().block_on(within(async {
@@ -304,7 +283,7 @@ fn the_kill_of_the_only_subscriber_makes_room() {
 
 #[test]
 fn a_subscriber_that_stands_still_is_evicted_in_time() {
-    let stage = stage();
+    let stage = Hosted::new();
     let topic = || {
         let topic = stage.bus.topic("t").unwrap().depth(2);
         topic.delivery(Delivery::Evict { after_us: 20_000 })
@@ -320,8 +299,8 @@ fn a_subscriber_that_stands_still_is_evicted_in_time() {
 
 #[test]
 fn a_wait_outside_of_a_runtime_is_an_error() {
-    let stage = stage();
-    let (_publisher, mut subscriber) = stage.pair(2);
+    let stage = Hosted::new();
+    let (_publisher, mut subscriber) = pair(&stage, 2);
     let mut receive = pin!(subscriber.recv());
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let Poll::Ready(Err(error)) = receive.as_mut().poll(&mut context) else {

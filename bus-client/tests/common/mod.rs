@@ -10,6 +10,7 @@
 //! | `role` | what a started process knows, says, and hears |
 //! | `roles` | the roles that several tests use |
 //! | `passing` | roles on topics where publishers go past subscribers |
+//! | `hosted` | a stage whose broker has a process of its own |
 //! | `content` | messages that tell whether they are right |
 //! | `ledger` | the check that each publisher's messages come whole, in order, without a gap |
 //! | `tally` | the same where publishers go past: what was received and what was lost add up |
@@ -21,6 +22,7 @@
 
 pub mod chance;
 pub mod content;
+pub mod hosted;
 pub mod ledger;
 pub mod passing;
 pub mod process;
