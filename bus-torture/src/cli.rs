@@ -1,0 +1,105 @@
+//! The command line, and what the exit code means: 0, everything that was tried held; 1, something did not, or nothing was tried;
+//! 2, the command line made no sense.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::budget::Budget;
+use crate::outcome::Outcome;
+use crate::process;
+
+/// Tries to break bus, and says whether something broke
+///
+/// Each command starts the processes that it needs, on a bus of its own, and leaves nothing behind.
+/// The seed that it prints makes the same choices again.
+#[derive(Debug, Parser)]
+#[command(name = "bus-torture", version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Print the outcome as one JSON object
+    #[arg(long, global = true)]
+    json: bool,
+    /// Stop after so many seconds, with what was tried by then
+    #[arg(long, global = true, value_name = "N", value_parser = seconds)]
+    seconds: Option<Duration>,
+    /// Choose as the run that printed this seed did
+    #[arg(long, global = true, value_name = "N")]
+    seed: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A process that a command has started
+    #[command(name = process::SUBCOMMAND, hide = true)]
+    Worker {
+        /// What it is
+        role: String,
+        /// Its settings, as JSON
+        settings: String,
+    },
+}
+
+/// Does what the command line says, and prints what came of it.
+#[must_use]
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let budget = Budget::new(arguments.seconds, arguments.seed);
+    let outcome = match torture(&arguments.command, &budget) {
+        Ok(Some(outcome)) => outcome,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bus-torture: {error:#} (seed {})", budget.seed());
+            return ExitCode::FAILURE;
+        }
+    };
+    match outcome.print(&budget, arguments.json) {
+        Ok(()) if outcome.held() => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bus-torture: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// None of a worker: what it has to say, it has said.
+fn torture(command: &Command, _budget: &Budget) -> Result<Option<Outcome>> {
+    match command {
+        Command::Worker { role, settings } => {
+            process::work(&[], role, settings)?;
+            Ok(None)
+        }
+    }
+}
+
+/// A duration in seconds from the command line: more than 0, a week at most.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 604_800.0 => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err("give a number of seconds, more than 0 and at most 604800".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn odd_durations_are_refused() {
+        for text in ["0", "-1", "nan", "inf", "604801", "x"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+    }
+}

@@ -1,0 +1,11 @@
+//! Tries to break bus, with real processes, real memory, real kills.
+//!
+//! Each command is a folder of its own, and has the same shape: it takes a [`Budget`](budget::Budget), tries as much as fits, and
+//! returns an [`Outcome`](outcome::Outcome): what was tried, and every promise that did not hold. A command that tried nothing has failed.
+//! Whatever it chooses at random follows from the seed that it prints.
+
+pub mod budget;
+pub mod cli;
+pub mod outcome;
+pub mod process;
+pub mod progress;
