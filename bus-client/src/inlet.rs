@@ -118,6 +118,7 @@ impl Inlet {
                 client,
                 pid,
                 ended,
+                trust: _,
             } => {
                 let ([ring, pidfd], eventfd) = self.member.introduction(descriptors)?;
                 let start = if self.whole || self.joined.get() {

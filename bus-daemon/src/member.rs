@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use bus_core::control::{Event, Role};
+use bus_core::control::{Credentials, Event, Role, Trust};
 use bus_core::{ClientName, Result};
 
 use crate::outbox::Outgoing;
@@ -14,6 +14,7 @@ pub(crate) struct Member {
     pub(crate) role: Role,
     pub(crate) client: ClientName,
     pub(crate) pid: u32,
+    pub(crate) uid: u32,
     pidfd: Rc<OwnedFd>,
     /// Of a publisher: the index of its ring.
     pub(crate) index: u16,
@@ -29,7 +30,7 @@ impl Member {
     pub(crate) fn new(
         role: Role,
         client: ClientName,
-        pid: u32,
+        peer: Credentials,
         pidfd: Rc<OwnedFd>,
         index: u16,
         watch: Option<u64>,
@@ -37,7 +38,8 @@ impl Member {
         Self {
             role,
             client,
-            pid,
+            pid: peer.pid,
+            uid: peer.uid,
             pidfd,
             index,
             segment: None,
@@ -49,13 +51,22 @@ impl Member {
     /// The place that is kept for a watch, with a segment that nobody moves.
     pub(crate) fn place(
         client: ClientName,
-        pid: u32,
+        peer: Credentials,
         pidfd: Rc<OwnedFd>,
         segment: Rc<OwnedFd>,
     ) -> Self {
         Self {
             segment: Some(segment),
-            ..Self::new(Role::Subscriber, client, pid, pidfd, 0, None)
+            ..Self::new(Role::Subscriber, client, peer, pidfd, 0, None)
+        }
+    }
+
+    /// How a subscriber of this user is to read it.
+    pub(crate) fn trust(&self, subscriber: u32) -> Trust {
+        if self.uid == subscriber {
+            Trust::InPlace
+        } else {
+            Trust::Copy
         }
     }
 
@@ -80,12 +91,13 @@ impl Member {
     }
 }
 
-/// The event that tells of a publisher, if it takes part, or took part until it ended.
+/// The event that tells of a publisher, if it takes part, or took part until it ended, to who is to read it so.
 pub(crate) fn publisher_joined(
     id: u64,
     member: &Member,
     version: u32,
     ended: bool,
+    trust: Trust,
 ) -> Result<Option<Outgoing>> {
     member.tell(|client, pid| Event::PublisherJoined {
         version,
@@ -94,6 +106,7 @@ pub(crate) fn publisher_joined(
         client,
         pid,
         ended,
+        trust,
     })
 }
 

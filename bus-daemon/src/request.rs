@@ -206,7 +206,7 @@ impl Hub {
             Role::Subscriber => 0,
         };
         let (pidfd, watch) = (Rc::clone(&entry.pidfd), asked.watched.map(|w| w.watch));
-        let member = Member::new(role, client, entry.peer.pid, pidfd, index, watch);
+        let member = Member::new(role, client, entry.peer, pidfd, index, watch);
         let opened = topic.open(id, member).map_err(own_fault)?;
         entry.topic = Some(name.clone());
         let event = Event::Opened {

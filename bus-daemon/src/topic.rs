@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use bus_core::backend::eventfd;
-use bus_core::control::{Event, Role};
+use bus_core::control::{Event, Role, Trust};
 use bus_core::memory::registry::Registry;
 use bus_core::schema::Schema;
 use bus_core::{Result, TopicName, TopicSettings};
@@ -173,8 +173,10 @@ impl Topic {
         let live = self.of(Role::Publisher);
         let live = live.map(|(id, member)| (id, member, false));
         let mut told = Vec::new();
+        let uid = self.members.get(&to).map(|member| member.uid);
         for (id, member, ended) in ended.chain(live) {
-            if let Some(event) = publisher_joined(id, member, version, ended)? {
+            let trust = uid.map_or(Trust::Copy, |uid| member.trust(uid));
+            if let Some(event) = publisher_joined(id, member, version, ended, trust)? {
                 clients.post(to, event);
                 told.push(member.index);
             }
@@ -214,10 +216,10 @@ impl Topic {
         }
         let version = self.registry.publishers().wrapping_add(1);
         let member = &self.members[&id];
-        if let Some(event) = publisher_joined(id, member, version, false)? {
+        if member.has_joined() {
             let index = member.index;
-            for to in self.subscribers() {
-                clients.post(to, event.clone());
+            let joined = |trust| publisher_joined(id, member, version, false, trust);
+            for to in self.post_to_subscribers(member, joined, clients)? {
                 self.rings.tell(index, to);
             }
             let watches: Vec<_> = self.places.keys().copied().collect();
@@ -270,25 +272,21 @@ impl Topic {
             }
         };
         let event = Outgoing::new(&event, vec![eventfd])?;
-        let (role, whole) = match member.role {
-            Role::Publisher => (
-                Role::Publisher,
-                publisher_joined(id, member, version, false)?,
-            ),
-            Role::Subscriber => (
-                Role::Subscriber,
-                subscriber_joined(id, member, version, false)?,
-            ),
-        };
-        if let Some(whole) = whole {
-            let event = event.or_whole(whole);
+        if member.has_joined() {
+            let role = member.role;
             match role {
                 Role::Publisher => {
-                    for to in self.subscribers() {
-                        clients.post(to, event.clone());
+                    let notify = |trust| {
+                        let whole = publisher_joined(id, member, version, false, trust)?;
+                        Ok(whole.map(|whole| event.clone().or_whole(whole)))
+                    };
+                    self.post_to_subscribers(member, notify, clients)?;
+                }
+                Role::Subscriber => {
+                    if let Some(whole) = subscriber_joined(id, member, version, false)? {
+                        self.post_to_publishers(&event.or_whole(whole), clients);
                     }
                 }
-                Role::Subscriber => self.post_to_publishers(&event, clients),
             }
             self.bump(role);
         }
@@ -400,6 +398,28 @@ impl Topic {
     /// Who is told of publishers: also who has only opened the topic.
     fn subscribers(&self) -> Vec<u64> {
         self.of(Role::Subscriber).map(|(id, _)| id).collect()
+    }
+
+    /// Posts an event about a publisher to all subscribers, each as it is to read that one. Returns to whom.
+    fn post_to_subscribers(
+        &self,
+        publisher: &Member,
+        event: impl Fn(Trust) -> Result<Option<Outgoing>>,
+        clients: &mut Clients,
+    ) -> Result<Vec<u64>> {
+        let (copy, in_place) = (event(Trust::Copy)?, event(Trust::InPlace)?);
+        let mut told = Vec::new();
+        for (to, subscriber) in self.of(Role::Subscriber) {
+            let event = match publisher.trust(subscriber.uid) {
+                Trust::Copy => &copy,
+                Trust::InPlace => &in_place,
+            };
+            if let Some(event) = event {
+                clients.post(to, event.clone());
+                told.push(to);
+            }
+        }
+        Ok(told)
     }
 
     fn post_to_publishers(&self, event: &Outgoing, clients: &mut Clients) {

@@ -8,7 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use bus_core::control::{Event, Refusal, Request};
+use bus_core::control::{Credentials, Event, Refusal, Request};
 use bus_core::memory::reserve;
 use bus_core::schema::Schema;
 use bus_core::{ClientName, Pattern, TopicName};
@@ -25,7 +25,7 @@ pub(crate) struct Watch {
     pattern: Pattern,
     schema: Schema,
     client: ClientName,
-    pid: u32,
+    peer: Credentials,
     pidfd: Rc<OwnedFd>,
 }
 
@@ -48,13 +48,13 @@ impl Hub {
             return protocol("the connection is closed");
         };
         entry.kind = Kind::Watch;
-        let (pid, pidfd) = (entry.peer.pid, Rc::clone(&entry.pidfd));
-        tracing::info!(id, %client, pid, %pattern, "watches");
+        let (peer, pidfd) = (entry.peer, Rc::clone(&entry.pidfd));
+        tracing::info!(id, %client, pid = peer.pid, %pattern, "watches");
         let watch = Watch {
             pattern,
             schema,
             client,
-            pid,
+            peer,
             pidfd,
         };
         for topic in self.topics.values() {
@@ -73,7 +73,7 @@ impl Hub {
     pub(crate) fn is_watched_by(&self, watch: u64, pid: u32) -> bool {
         self.watches
             .get(&watch)
-            .is_some_and(|watch| watch.pid == pid)
+            .is_some_and(|watch| watch.peer.pid == pid)
     }
 
     /// Does what a watch asks for.
@@ -122,7 +122,7 @@ impl Hub {
                 None => Rc::clone(segment.insert(Rc::new(reserve(&topic.settings)?))),
             };
             let (client, pidfd) = (watch.client.clone(), Rc::clone(&watch.pidfd));
-            topic.keep_place(id, Member::place(client, watch.pid, pidfd, shared));
+            topic.keep_place(id, Member::place(client, watch.peer, pidfd, shared));
         }
         Ok(())
     }

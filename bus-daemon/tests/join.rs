@@ -4,7 +4,7 @@ mod common;
 
 use std::os::fd::AsFd;
 
-use bus_core::control::{Event, Refusal, Request, Role, pidfd_alive};
+use bus_core::control::{Event, Refusal, Request, Role, Trust, pidfd_alive};
 use bus_core::memory::segment::{self, Kind};
 use bus_core::memory::{reader_bytes, ring_bytes};
 use common::{Handle, Host, next, open_request, refusal};
@@ -31,6 +31,7 @@ fn a_subscriber_is_told_of_publishers_before_it_joins() {
                 client,
                 pid,
                 ended: false,
+                trust: Trust::InPlace,
             } => {
                 assert_eq!((client.as_str(), *pid), ("test", std::process::id()));
                 (*version, *index, *id)

@@ -39,6 +39,26 @@ impl fmt::Display for Role {
     }
 }
 
+/// How a subscriber is to read a publisher. The broker decides it from both users and its policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Archive, Serialize, Deserialize)]
+pub enum Trust {
+    /// It copies a message, validates the copy and reads that: nothing that the publisher does later can reach it.
+    Copy,
+    /// It validates a message where it lies and reads it there: the publisher is trusted not to rewrite it meanwhile. So it is
+    /// between processes of one user, and where the policy says so.
+    InPlace,
+}
+
+impl fmt::Display for Trust {
+    /// As the policy writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Copy => "copy",
+            Self::InPlace => "in-place",
+        })
+    }
+}
+
 /// What a client asks of the broker.
 #[allow(
     clippy::large_enum_variant,
@@ -200,6 +220,8 @@ pub enum Event {
         /// It has ended already, and the broker has kept its ring: what is in it is all there will be, and no
         /// [`Event::PublisherLeft`] follows.
         ended: bool,
+        /// How the receiver is to read it.
+        trust: Trust,
     },
     /// To subscribers: a publisher is gone. It may name one whose joining was never told, because it left
     /// before the receiver read of it: then only the version matters, and nothing is to be released.

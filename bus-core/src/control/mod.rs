@@ -21,7 +21,7 @@ mod sys;
 mod wire;
 
 pub use connection::{Connection, Sent};
-pub use messages::{Event, Refusal, Request, Role, Watched};
+pub use messages::{Event, Refusal, Request, Role, Trust, Watched};
 pub use path::{check_socket_path, socket_path};
 pub use peer::{Credentials, pidfd_alive};
 pub use wire::{MAX_DESCRIPTORS, MAX_PACKET, Message, PROTOCOL_VERSION, Packet};
