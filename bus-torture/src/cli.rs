@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::budget::Budget;
 use crate::outcome::Outcome;
@@ -41,6 +41,14 @@ enum Command {
         /// Its settings, as JSON
         settings: String,
     },
+}
+
+/// The names of all commands.
+#[must_use]
+pub fn commands() -> Vec<String> {
+    let program = Arguments::command();
+    let commands = program.get_subcommands();
+    commands.map(|one| one.get_name().to_owned()).collect()
 }
 
 /// Does what the command line says, and prints what came of it.
@@ -88,7 +96,6 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {
