@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus_core::TopicSettings;
+use bus_core::backend::doorbell::Doorbell;
 use bus_core::control::{Event, Role};
 use bus_core::receive::{self, Start};
 use bus_core::schema::Schema;
@@ -45,7 +46,7 @@ pub struct Inlet {
     attempts: Attempts,
     fall_backs: FallBacks,
     /// Where it parks, once it does.
-    own: OnceCell<Arc<OwnedFd>>,
+    own: OnceCell<Arc<Doorbell>>,
     parked: Cell<bool>,
     /// Whether all publishers can wake it there.
     notified: Cell<bool>,
@@ -120,7 +121,7 @@ impl Inlet {
                 ended,
                 trust: _,
             } => {
-                let ([ring, pidfd], eventfd) = self.member.introduction(descriptors)?;
+                let ([ring, pidfd], doorbell) = self.member.introduction(descriptors)?;
                 let start = if self.whole || self.joined.get() {
                     Start::First
                 } else {
@@ -133,8 +134,8 @@ impl Inlet {
                         self.followed.set(self.followed.get() + 1);
                         let peer = Peer { id, client, pid };
                         self.peers.borrow_mut().insert(peer, pidfd);
-                        if let Some(eventfd) = eventfd {
-                            self.core.set_notify(id, eventfd);
+                        if let Some(doorbell) = doorbell {
+                            self.core.set_notify(id, doorbell);
                         }
                         self.warn_of_fall_backs();
                         if ended {
@@ -155,9 +156,9 @@ impl Inlet {
                 self.version.set(version);
             }
             Event::PublisherNotify { version, id } => {
-                let [eventfd] = self.member.descriptors(descriptors)?;
-                if let Some(eventfd) = self.member.eventfd(eventfd) {
-                    self.core.set_notify(id, eventfd);
+                let [doorbell] = self.member.descriptors(descriptors)?;
+                if let Some(doorbell) = self.member.doorbell(doorbell) {
+                    self.core.set_notify(id, doorbell);
                 }
                 self.version.set(version);
             }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use bus_core::backend::eventfd;
+use bus_core::backend::doorbell;
 use bus_core::control::{Connection, Event, Request, Role, pidfd_alive};
 use bus_core::schema::Schema;
 use bus_core::wake::Relay;
@@ -158,13 +158,13 @@ impl Member {
         self.ask(&Request::Join, &[segment])
     }
 
-    /// Lets this handle park at `eventfd`. Events up to [`Event::Notified`] follow.
-    pub(crate) fn notify(&self, eventfd: BorrowedFd<'_>) -> Result<()> {
+    /// Lets this handle park at `doorbell`. Events up to [`Event::Notified`] follow.
+    pub(crate) fn notify(&self, doorbell: BorrowedFd<'_>) -> Result<()> {
         // What a broker that is gone said last is for whoever looks next.
         if self.lost_broker() {
             return Err(self.wrap(bus_core::Error::Closed));
         }
-        let asked = self.connection.send(&Request::Notify, &[eventfd]);
+        let asked = self.connection.send(&Request::Notify, &[doorbell]);
         asked.map_err(|e| self.wrap(e))
     }
 
@@ -297,22 +297,22 @@ impl Member {
         })
     }
 
-    /// The descriptors of who has joined: two, and its eventfd if it may park.
+    /// The descriptors of who has joined: two, and its doorbell if it may park.
     pub(crate) fn introduction(
         &self,
         mut descriptors: Vec<OwnedFd>,
     ) -> Result<([OwnedFd; 2], Option<OwnedFd>)> {
         let third = (descriptors.len() == 3).then(|| descriptors.pop());
-        let third = third.flatten().and_then(|fd| self.eventfd(fd));
+        let third = third.flatten().and_then(|fd| self.doorbell(fd));
         Ok((self.descriptors(descriptors)?, third))
     }
 
-    /// A peer's eventfd, if it is one. One that is not hurts that peer only: it is woken through the broker.
-    pub(crate) fn eventfd(&self, fd: OwnedFd) -> Option<OwnedFd> {
-        match eventfd::check(&fd) {
+    /// A peer's doorbell, if it is one. One that is not hurts that peer only: it is woken through the broker.
+    pub(crate) fn doorbell(&self, fd: OwnedFd) -> Option<OwnedFd> {
+        match doorbell::check(&fd) {
             Ok(()) => Some(fd),
             Err(error) => {
-                tracing::warn!(topic = %self.topic, %error, "an eventfd is not used");
+                tracing::warn!(topic = %self.topic, %error, "a doorbell is not used");
                 None
             }
         }

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bus_core::backend::doorbell::Doorbell;
 use bus_core::control::{Event, Role};
 use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
@@ -33,7 +34,7 @@ pub(crate) struct Outlet {
     stalls: Stalls,
     fall_backs: FallBacks,
     /// Where it parks, once it does.
-    own: Option<Arc<OwnedFd>>,
+    own: Option<Arc<Doorbell>>,
     /// Whether all subscribers can wake it there.
     notified: bool,
 }
@@ -87,13 +88,13 @@ impl Outlet {
                 pid,
                 kept,
             } => {
-                let ([reader, pidfd], eventfd) = self.member.introduction(descriptors)?;
+                let ([reader, pidfd], doorbell) = self.member.introduction(descriptors)?;
                 match self.core.adopt(id, &reader) {
                     Ok(()) => {
                         self.peers.insert(Peer { id, client, pid }, pidfd);
                         self.stalls.add(id);
-                        if let Some(eventfd) = eventfd {
-                            self.core.set_notify(id, eventfd);
+                        if let Some(doorbell) = doorbell {
+                            self.core.set_notify(id, doorbell);
                         }
                         self.places.extend(kept.then_some(id));
                         self.warn_of_fall_backs();
@@ -111,9 +112,9 @@ impl Outlet {
                 self.version = version;
             }
             Event::SubscriberNotify { version, id } => {
-                let [eventfd] = self.member.descriptors(descriptors)?;
-                if let Some(eventfd) = self.member.eventfd(eventfd) {
-                    self.core.set_notify(id, eventfd);
+                let [doorbell] = self.member.descriptors(descriptors)?;
+                if let Some(doorbell) = self.member.doorbell(doorbell) {
+                    self.core.set_notify(id, doorbell);
                 }
                 self.version = version;
             }

@@ -1,4 +1,4 @@
-//! Tasks of a tokio runtime wait for messages and room. Nothing but eventfds wakes them: a wait that lasts until its watchdog fails
+//! Tasks of a tokio runtime wait for messages and room. Nothing but doorbells wakes them: a wait that lasts until its watchdog fails
 //! the test.
 
 mod common;

@@ -250,7 +250,7 @@ fn who_is_parked_is_notified_once_for_each_sleep_and_not_by_the_bell() {
         let found = pair.reader.poll().unwrap();
         pair.reader.release(found.sequence);
     };
-    // Before the eventfd is known, the broker is asked.
+    // Before the doorbell is known, the broker is asked.
     pair.publisher.set_relay(questions.clone());
     waiting.set(4 + 3);
     (0..10).for_each(|_| turn(&mut pair));

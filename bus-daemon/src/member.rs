@@ -21,7 +21,7 @@ pub(crate) struct Member {
     /// Its ring or its reader segment, once it has joined.
     pub(crate) segment: Option<Rc<OwnedFd>>,
     /// What wakes it where it parks, once it may.
-    pub(crate) eventfd: Option<Rc<OwnedFd>>,
+    pub(crate) doorbell: Option<Rc<OwnedFd>>,
     /// Of a subscriber: the watch that it is opened for.
     pub(crate) watch: Option<u64>,
 }
@@ -43,7 +43,7 @@ impl Member {
             pidfd,
             index,
             segment: None,
-            eventfd: None,
+            doorbell: None,
             watch,
         }
     }
@@ -70,23 +70,23 @@ impl Member {
         }
     }
 
-    /// Whether it takes part and has not brought an eventfd yet.
+    /// Whether it takes part and has not brought a doorbell yet.
     pub(crate) fn may_notify(&self) -> bool {
-        self.has_joined() && self.eventfd.is_none()
+        self.has_joined() && self.doorbell.is_none()
     }
 
     pub(crate) fn has_joined(&self) -> bool {
         self.segment.is_some()
     }
 
-    /// An event that tells of this member, with its segment, its pidfd, and its eventfd if it has one; none if it takes no part.
+    /// An event that tells of this member, with its segment, its pidfd, and its doorbell if it has one; none if it takes no part.
     fn tell(&self, event: impl FnOnce(String, u32) -> Event) -> Result<Option<Outgoing>> {
         let Some(segment) = &self.segment else {
             return Ok(None);
         };
         let event = event(self.client.to_string(), self.pid);
         let mut descriptors = vec![Rc::clone(segment), Rc::clone(&self.pidfd)];
-        descriptors.extend(self.eventfd.clone());
+        descriptors.extend(self.doorbell.clone());
         Outgoing::new(&event, descriptors).map(Some)
     }
 }

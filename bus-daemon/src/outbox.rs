@@ -17,7 +17,7 @@ use crate::limits::MAX_QUEUED;
 enum Subject {
     Joined(u64),
     Left(u64),
-    /// Whose eventfd it brings.
+    /// Whose doorbell it brings.
     Notify(u64),
     /// A leaving whose joining was never told.
     Unheard,
@@ -56,7 +56,7 @@ impl Outgoing {
         })
     }
 
-    /// An eventfd of who has joined. `whole` tells of the joining with the eventfd, for who has not yet heard of either.
+    /// A doorbell of who has joined. `whole` tells of the joining with the doorbell, for who has not yet heard of either.
     pub(crate) fn or_whole(mut self, whole: Outgoing) -> Self {
         self.whole = Some(Rc::new(whole));
         self
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_eventfd_comes_with_the_joining_where_that_still_waits() {
+    fn a_doorbell_comes_with_the_joining_where_that_still_waits() {
         let mut outbox = Outbox::default();
         for id in 0..MAX_QUEUED as u64 {
             assert_eq!(outbox.post(joined(id, 1)), Posted::Queued);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn an_eventfd_of_who_left_is_not_told() {
+    fn a_doorbell_of_who_left_is_not_told() {
         let mut outbox = Outbox::default();
         outbox.post(notify(1, 5));
         assert_eq!(outbox.queue[0].subject, Subject::Notify(1));

@@ -5,7 +5,7 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use bus_core::backend::eventfd;
+use bus_core::backend::doorbell;
 use bus_core::control::{Event, Refusal, Request, Role, Watched};
 use bus_core::memory::segment::{self, Kind};
 use bus_core::memory::{reader_bytes, ring_bytes};
@@ -267,12 +267,13 @@ impl Hub {
         if topic.member(id).is_none_or(|member| !member.may_notify()) {
             return protocol("Notify comes once, after Join");
         }
-        let Ok([eventfd]) = <[OwnedFd; 1]>::try_from(descriptors) else {
-            return protocol("Notify comes with one descriptor: the handle's eventfd");
+        let Ok([doorbell]) = <[OwnedFd; 1]>::try_from(descriptors) else {
+            return protocol("Notify comes with one descriptor: the handle's doorbell");
         };
-        eventfd::check(&eventfd).map_err(|e| (Refusal::Protocol, format!("topic {name}: {e}")))?;
+        doorbell::check(&doorbell)
+            .map_err(|e| (Refusal::Protocol, format!("topic {name}: {e}")))?;
         topic
-            .notify(id, eventfd, &mut self.clients)
+            .notify(id, doorbell, &mut self.clients)
             .map_err(own_fault)
     }
 

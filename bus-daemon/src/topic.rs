@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use bus_core::backend::eventfd;
+use bus_core::backend::doorbell;
 use bus_core::control::{Event, Role, Trust};
 use bus_core::memory::registry::Registry;
 use bus_core::schema::Schema;
@@ -246,18 +246,18 @@ impl Topic {
         Ok(self.registry.publishers())
     }
 
-    /// Lets a member park: from now on it is woken by its eventfd as well.
+    /// Lets a member park: from now on it is woken by its doorbell as well.
     pub(crate) fn notify(
         &mut self,
         id: u64,
-        eventfd: OwnedFd,
+        doorbell: OwnedFd,
         clients: &mut Clients,
     ) -> Result<()> {
         let Some(member) = self.members.get_mut(&id) else {
             return Ok(());
         };
-        let eventfd = Rc::new(eventfd);
-        member.eventfd = Some(Rc::clone(&eventfd));
+        let doorbell = Rc::new(doorbell);
+        member.doorbell = Some(Rc::clone(&doorbell));
         let member = &self.members[&id];
         let (publishers, subscribers) = (self.registry.publishers(), self.registry.subscribers());
         let (event, version, watched) = match member.role {
@@ -271,7 +271,7 @@ impl Topic {
                 (event, version, publishers)
             }
         };
-        let event = Outgoing::new(&event, vec![eventfd])?;
+        let event = Outgoing::new(&event, vec![doorbell])?;
         if member.has_joined() {
             let role = member.role;
             match role {
@@ -304,12 +304,12 @@ impl Topic {
         self.ring_parked(of.other());
     }
 
-    /// Rings the eventfds of all with this role that may be parked.
+    /// Rings the doorbells of all with this role that may be parked.
     pub(crate) fn ring_parked(&self, role: Role) {
         let members = self.members.values().filter(|m| m.role == role);
         members
-            .filter_map(|m| m.eventfd.as_deref())
-            .for_each(eventfd::ring);
+            .filter_map(|m| m.doorbell.as_deref())
+            .for_each(doorbell::ring);
     }
 
     /// A subscriber reads the ring with this index no more.
@@ -337,7 +337,7 @@ impl Topic {
     ) -> Result<()> {
         let index = member.index;
         // It sleeps no more.
-        member.eventfd = None;
+        member.doorbell = None;
         if !member.has_joined() {
             self.rings.give_back(index);
             return Ok(());

@@ -198,9 +198,9 @@ fn what_ended_publishers_leave_is_owed_until_the_place_is_taken() {
     // The rings are read, and given back to nobody.
     (0..3).for_each(|index| late.release(index));
     // It may still sleep as others do; nobody will ring.
-    let eventfd = bus_core::backend::eventfd::create().unwrap();
+    let doorbell = bus_core::backend::doorbell::Doorbell::new().unwrap();
     let notify = &Request::Notify;
-    late.connection.send(notify, &[eventfd.as_fd()]).unwrap();
+    late.connection.send(notify, &[doorbell.button()]).unwrap();
     late.connection.send(&Request::Wake, &[]).unwrap();
     let notified = late.next();
     assert!(

@@ -1,4 +1,4 @@
-//! The backend of the models: loom's atomics, the fence pair, the futex, the eventfd.
+//! The backend of the models: loom's atomics, the fence pair, the futex, the doorbell.
 //!
 //! Promises: an access has its site's ordering, or none where the site is the weakened one; then a fence is left
 //! out. It does not model time: a deadline is ignored, so that no wake-up is missed and yet made good.
@@ -11,7 +11,7 @@ use bus_core::backend::{Backend, Site};
 use bus_core::memory::layout::RegistryPage;
 use loom::sync::atomic::{AtomicU32, AtomicU64};
 
-use crate::eventfd::{Eventfd, Known};
+use crate::doorbell::{Doorbell, Known};
 use crate::memory::{ModelReader, ModelRing};
 use crate::{kernel, mutant};
 
@@ -64,7 +64,7 @@ impl Backend for Loom {
     type Ring = ModelRing;
     type Reader = ModelReader;
     type Registry = Rc<RegistryPage<Self>>;
-    type Notify = Rc<Eventfd>;
+    type Notify = Rc<Doorbell>;
     type Relay = Known;
 
     fn load32(word: &Self::Word32, site: Site) -> u32 {
@@ -116,7 +116,7 @@ impl Backend for Loom {
         kernel::current().futex.wake(word);
     }
 
-    fn notify(notify: &Rc<Eventfd>) {
+    fn notify(notify: &Rc<Doorbell>) {
         notify.ring();
     }
 

@@ -10,7 +10,7 @@
 //! | [`models`] | the models, in one table |
 //! | [`actors`] | who acts in them: broker, writer, subscriber |
 //! | [`memory`], [`payload`] | segments made of modelled words |
-//! | [`backend`], [`fence`], [`futex`], [`eventfd`], [`fuse`], [`kernel`] | what they stand on |
+//! | [`backend`], [`fence`], [`futex`], [`doorbell`], [`fuse`], [`kernel`] | what they stand on |
 //! | [`mutant`] | one ordering or fence weakened |
 //!
 //! It does not model the membarrier call, the death of a process or the mapping of memory: see `README.md`.
@@ -19,7 +19,7 @@
 
 pub mod actors;
 pub mod backend;
-pub mod eventfd;
+pub mod doorbell;
 pub mod fence;
 pub mod fuse;
 pub mod futex;

@@ -1,7 +1,7 @@
 //! Handles whose waits are futures, for the tokio runtime. Only with the feature `tokio`.
 //!
 //! Promises: a future that is dropped loses nothing and sends nothing; a handle and its futures may move between threads; who waits for
-//! messages or room is woken by its eventfd, which is rung only then. While there is something, no call makes a system call. A
+//! messages or room is woken by its doorbell, which is rung only then. While there is something, no call makes a system call. A
 //! handle that always has something lets other tasks in, as everything of tokio does.
 //!
 //! It asks for a runtime with its I/O driver, and its clock where the broker may go or a topic evicts (`enable_all`), and for one

@@ -1,12 +1,13 @@
-//! What a task waits for: its handle's eventfd, the hang-up of its broker, and a time to look around.
+//! What a task waits for: its handle's doorbell, the hang-up of its broker, and a time to look around.
 
 use std::future::Future;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bus_core::backend::doorbell::Doorbell;
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::time::Sleep;
@@ -14,8 +15,8 @@ use tokio::time::Sleep;
 use crate::member::Member;
 use crate::{Error, Result};
 
-/// A handle's eventfd, which is open for as long as this is.
-struct Own(Arc<OwnedFd>);
+/// A handle's doorbell, which is open for as long as this is.
+struct Own(Arc<Doorbell>);
 
 impl AsRawFd for Own {
     fn as_raw_fd(&self) -> RawFd {
@@ -51,14 +52,14 @@ pub(super) enum Fired {
 
 impl Watch {
     /// Watches for a handle, in the runtime of this task.
-    pub(super) fn new(own: &Arc<OwnedFd>, member: &Arc<Member>) -> Result<Self> {
+    pub(super) fn new(own: &Arc<Doorbell>, member: &Arc<Member>) -> Result<Self> {
         if tokio::runtime::Handle::try_current().is_err() {
             let why = std::io::Error::other("this is no task of a tokio runtime");
             return Err(Error::selector("wait", why));
         }
         // SAFETY: what is registered has one descriptor, which it keeps open, and never another one.
         let own = unsafe { AsyncFd::register_with_interest(Own(own.clone()), Interest::READABLE) };
-        let own = own.map_err(|e| Error::selector("watch an eventfd", e))?;
+        let own = own.map_err(|e| Error::selector("watch a doorbell", e))?;
         // SAFETY: as above.
         let line =
             unsafe { AsyncFd::register_with_interest(Line(member.clone()), Interest::READABLE) };
@@ -80,6 +81,8 @@ impl Watch {
         let (mut rung, mut around) = (false, false);
         if let Poll::Ready(ready) = self.own.poll_read_ready(cx) {
             rung = true;
+            // Before it is said to be heard: who rings after this is heard again.
+            self.own.get_ref().0.drain();
             clear(ready);
         }
         if let Poll::Ready(ready) = self.line.poll_read_ready(cx) {

@@ -101,6 +101,7 @@ impl Berth {
             }
         })?;
         for entry in entries().filter(|entry| entry.moored.is_one_of(&numbers)) {
+            entry.inlet.drain();
             entry.moored.cast_off(&entry.inlet);
         }
         Ok(())
@@ -141,7 +142,7 @@ impl Berth {
         number
     }
 
-    /// A topic is about to be let go of. Others have its eventfd as well, so closing it would not be enough.
+    /// A topic is about to be let go of. Others have its doorbell as well, so closing it would not be enough.
     pub(super) fn forget(&self, entry: &Entry) {
         entry.moored.cast_off(&entry.inlet);
         let number = entry.moored.number.take();

@@ -1,13 +1,13 @@
 //! A subscriber that sleeps on a descriptor of its own.
 //!
-//! Promises: from [`Inlet::park`] and a fence on, whatever there is to see rings the eventfd; nothing rings it while the handle is awake, but the
+//! Promises: from [`Inlet::park`] and a fence on, whatever there is to see rings the doorbell; nothing rings it while the handle is awake, but the
 //! broker. It does not sleep: that is for whoever has the descriptor. Without a broker nobody rings for a publisher that died, so
 //! who waits looks around every 100 ms then.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use bus_core::backend::eventfd;
+use bus_core::backend::doorbell::Doorbell;
 use bus_core::wake::fence_parked;
 
 #[cfg(feature = "tokio")]
@@ -17,8 +17,8 @@ use super::Inlet;
 use crate::Result;
 
 impl Inlet {
-    /// The eventfd that it parks at. Made, and told to everybody whom it concerns, at the first call.
-    pub(crate) fn own(&self) -> Result<&Arc<OwnedFd>> {
+    /// The doorbell that it parks at. Made, and told to everybody whom it concerns, at the first call.
+    pub(crate) fn own(&self) -> Result<&Arc<Doorbell>> {
         if !self.notified.get() {
             self.become_notified()?;
         }
@@ -31,8 +31,8 @@ impl Inlet {
     #[cold]
     fn become_notified(&self) -> Result<()> {
         if self.own.get().is_none() {
-            let own = eventfd::create().map_err(|e| self.member.wrap(e))?;
-            self.member.notify(own.as_fd())?;
+            let own = Doorbell::new().map_err(|e| self.member.wrap(e))?;
+            self.member.notify(own.button())?;
             let _ = self.own.set(Arc::new(own));
         }
         // An answer that was too late for the last call is still to come.
@@ -53,15 +53,15 @@ impl Inlet {
         Ok(self.over())
     }
 
-    /// Parks: from now on its eventfd is rung when there is something. [`fence_parked`], and a look whether it is [`ready`](Self::ready),
+    /// Parks: from now on its doorbell is rung when there is something. [`fence_parked`], and a look whether it is [`ready`](Self::ready),
     /// come next.
     pub(crate) fn park(&self) -> Result<()> {
         self.park_at(self.own()?);
         Ok(())
     }
 
-    /// As [`park`](Self::park), at the eventfd that [`own`](Self::own) gave.
-    pub(crate) fn park_at(&self, own: &Arc<OwnedFd>) {
+    /// As [`park`](Self::park), at the doorbell that [`own`](Self::own) gave.
+    pub(crate) fn park_at(&self, own: &Arc<Doorbell>) {
         self.parked.set(true);
         self.core.park(own);
     }
@@ -83,13 +83,13 @@ impl Inlet {
         self.core.unpark();
     }
 
-    /// It has slept in another way meanwhile: whoever waits for the eventfd looks, and parks again.
+    /// It has slept in another way meanwhile: whoever waits for the doorbell looks, and parks again.
     #[cold]
     pub(super) fn no_longer_parked(&self) {
         if self.parked.replace(false)
             && let Some(own) = self.own.get()
         {
-            eventfd::ring(own);
+            own.ring();
         }
     }
 
@@ -107,11 +107,16 @@ impl Inlet {
         ready.map(|ready| !ready)
     }
 
-    /// Is awake again, and its eventfd is readable no more.
+    /// Is awake again, and its doorbell is readable no more.
     pub(crate) fn disarm(&self) {
         self.unpark();
+        self.drain();
+    }
+
+    /// Takes the rings of its doorbell off.
+    pub(crate) fn drain(&self) {
         if let Some(own) = self.own.get() {
-            eventfd::drain(own);
+            own.drain();
         }
     }
 }

@@ -1,12 +1,11 @@
 //! A publisher that sleeps for room on a descriptor of its own.
 //!
-//! Promises: from [`Outlet::arm`] on, whatever may make room rings the eventfd. It does not sleep: that is for whoever has the
+//! Promises: from [`Outlet::arm`] on, whatever may make room rings the doorbell. It does not sleep: that is for whoever has the
 //! descriptor. Without a broker nobody rings for a subscriber that died, so who waits looks around every 100 ms then.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use bus_core::backend::eventfd;
+use bus_core::backend::doorbell::Doorbell;
 
 #[cfg(feature = "tokio")]
 use {crate::member::Member, std::time::Duration};
@@ -15,8 +14,8 @@ use super::Outlet;
 use crate::Result;
 
 impl Outlet {
-    /// The eventfd that it parks at. Made, and told to everybody whom it concerns, at the first call.
-    pub(crate) fn own(&mut self) -> Result<&Arc<OwnedFd>> {
+    /// The doorbell that it parks at. Made, and told to everybody whom it concerns, at the first call.
+    pub(crate) fn own(&mut self) -> Result<&Arc<Doorbell>> {
         if !self.notified {
             self.become_notified()?;
         }
@@ -29,8 +28,8 @@ impl Outlet {
     #[cold]
     fn become_notified(&mut self) -> Result<()> {
         if self.own.is_none() {
-            let own = eventfd::create().map_err(|e| self.member.wrap(e))?;
-            self.member.notify(own.as_fd())?;
+            let own = Doorbell::new().map_err(|e| self.member.wrap(e))?;
+            self.member.notify(own.button())?;
             self.own = Some(Arc::new(own));
         }
         // An answer that was too late for the last call is still to come.
@@ -57,11 +56,11 @@ impl Outlet {
         self.core.unpark();
     }
 
-    /// Is awake again, and its eventfd is readable no more.
+    /// Is awake again, and its doorbell is readable no more.
     pub(crate) fn disarm(&mut self) {
         self.unpark();
         if let Some(own) = &self.own {
-            eventfd::drain(own);
+            own.drain();
         }
     }
 }

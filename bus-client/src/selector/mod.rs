@@ -10,7 +10,7 @@
 //!                 nothing there            at the sleep
 //!   hot ------------------------> quiet ----------------> parked
 //!    ^  \___ something: reported,  |                         |
-//!    |       last in turn again    | something, in a spin    | its eventfd is rung
+//!    |       last in turn again    | something, in a spin    | its doorbell is rung
 //!    +-----------------------------+-------------------------+
 //! ```
 

@@ -3,8 +3,10 @@
 //! Promises: a token of something that was removed names nothing, also where its place is used again.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+
+use bus_core::backend::doorbell::Doorbell;
 
 use super::{Selector, Source, Token};
 use crate::inlet::Inlet;
@@ -14,8 +16,8 @@ pub(super) enum What<'a> {
     Free,
     Subscription {
         source: Box<dyn Source + 'a>,
-        /// Its eventfd, open for as long as it is watched.
-        own: Arc<OwnedFd>,
+        /// Its doorbell, open for as long as it is watched.
+        own: Arc<Doorbell>,
         parked: bool,
         /// Its broker is gone.
         orphaned: bool,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  what                       watched for            how
-//!  a subscription's eventfd   readable               each ring once, so that nobody needs to read them off
+//!  a subscription's doorbell  readable               each ring once; its owner drains it then
 //!  its connection             the broker hangs up    once
 //!  the timerfd                readable               each time once
 //!  a descriptor of the owner  what the owner wants   for as long as it is ready

@@ -70,7 +70,13 @@ impl Selector<'_> {
         let mut hung_up = Vec::new();
         self.poller.wait(timeout, |fired| match fired {
             Fired::Timers => {}
-            Fired::Ready(place) => heat(hot, entries, place),
+            Fired::Ready(place) => {
+                // Before the look: a ring that comes after this fires again.
+                if let What::Subscription { own, .. } = &entries[place as usize].what {
+                    own.drain();
+                }
+                heat(hot, entries, place);
+            }
             Fired::HungUp(place) => hung_up.push(place),
         })?;
         let now = Instant::now();

@@ -8,7 +8,7 @@
 //! ring is.
 
 mod ahead;
-pub mod eventfd;
+pub mod doorbell;
 mod futex;
 mod membarrier;
 mod native;
@@ -34,9 +34,9 @@ pub trait Backend: Sized + 'static {
     type Reader: ReaderMemory<Self>;
     /// A topic's registry.
     type Registry: Deref<Target = RegistryPage<Self>>;
-    /// What wakes one sleeper that is parked: its eventfd.
+    /// What wakes one sleeper that is parked: its doorbell.
     type Notify;
-    /// The way to parked sleepers of the topic whose eventfd is not known here: through the broker.
+    /// The way to parked sleepers of the topic whose doorbell is not known here: through the broker.
     type Relay: Clone;
 
     /// Loads a 32-bit word with the site's ordering.

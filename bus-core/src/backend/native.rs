@@ -12,7 +12,7 @@ use std::sync::atomic::{compiler_fence, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use super::{Backend, ReaderMemory, RingMemory, Site, ahead, eventfd, futex, membarrier};
+use super::{Backend, ReaderMemory, RingMemory, Site, ahead, doorbell, futex, membarrier};
 use crate::memory::layout::{
     INLINE, Identity, LAYOUT_VERSION, MAX_PUBLISHERS, PAGE, ReaderHeader, ReaderPage, RegistryPage,
     RingHeader, SlotHeader,
@@ -94,7 +94,7 @@ impl Backend for Native {
     }
 
     fn notify(notify: &OwnedFd) {
-        eventfd::ring(notify);
+        doorbell::ring(notify);
     }
 
     fn relay(relay: &Arc<dyn Relay>) {

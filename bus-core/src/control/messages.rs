@@ -109,10 +109,10 @@ pub enum Request {
         /// The ring's index.
         index: u16,
     },
-    /// The handle, which has joined, may park from now on: whoever finds it parked rings its eventfd. One descriptor: the
-    /// eventfd, which does not block. Once at most. Answered by [`Event::Notified`] or [`Event::Refused`].
+    /// The handle, which has joined, may park from now on: whoever finds it parked rings its doorbell. One descriptor: the doorbell's
+    /// button. Once at most. Answered by [`Event::Notified`] or [`Event::Refused`].
     Notify,
-    /// Somebody on the other side of the topic is parked, or may be, and this handle has not heard of an eventfd: the
+    /// Somebody on the other side of the topic is parked, or may be, and this handle has not heard of a doorbell: the
     /// broker is to ring all that it knows of. Not answered.
     Wake,
 }
@@ -172,7 +172,7 @@ pub enum Event {
         /// Version of the set that the receiver watches, at this moment.
         version: u32,
     },
-    /// Everybody whom it concerns can wake the handle by its eventfd, or through the broker.
+    /// Everybody whom it concerns can wake the handle by its doorbell, or through the broker.
     Notified {
         /// Version of the set that the receiver watches, at this moment.
         version: u32,
@@ -205,7 +205,7 @@ pub enum Event {
         id: u64,
     },
     /// To subscribers: a publisher takes part. Two descriptors: its ring, and a pidfd of its process; a third one if it may park: its
-    /// eventfd.
+    /// doorbell.
     PublisherJoined {
         /// Version of the set of publishers that this leads to.
         version: u32,
@@ -236,7 +236,7 @@ pub enum Event {
         exited: bool,
     },
     /// To publishers: a subscriber takes part. Two descriptors: its reader segment, and a pidfd of its process; a third one if it may
-    /// park: its eventfd.
+    /// park: its doorbell.
     SubscriberJoined {
         /// Version of the set of subscribers that this leads to.
         version: u32,
@@ -259,7 +259,7 @@ pub enum Event {
         /// Its process is gone. Best effort: `false` says nothing.
         exited: bool,
     },
-    /// To subscribers: a publisher that has joined may park from now on. One descriptor: its eventfd. As for
+    /// To subscribers: a publisher that has joined may park from now on. One descriptor: its doorbell. As for
     /// [`Event::PublisherLeft`], it may name one whose joining was never told.
     PublisherNotify {
         /// Version of the set of publishers that this leads to.
@@ -267,7 +267,7 @@ pub enum Event {
         /// The publisher.
         id: u64,
     },
-    /// To publishers: a subscriber that has joined may park from now on. One descriptor: its eventfd. As for
+    /// To publishers: a subscriber that has joined may park from now on. One descriptor: its doorbell. As for
     /// [`Event::PublisherLeft`], it may name one whose joining was never told.
     SubscriberNotify {
         /// Version of the set of subscribers that this leads to.

@@ -126,7 +126,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// See [`RingPublisher::set_notify`]. The descriptor is one that [`check`](crate::backend::eventfd::check) passed.
+    /// See [`RingPublisher::set_notify`]. The descriptor is one that [`check`](crate::backend::doorbell::check) passed.
     pub fn set_notify(&mut self, id: u64, notify: OwnedFd) {
         self.ring.set_notify(id, notify);
     }

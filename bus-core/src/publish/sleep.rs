@@ -1,4 +1,4 @@
-//! How a publisher waits: for room, asleep on a futex or parked on its eventfd, and for subscribers.
+//! How a publisher waits: for room, asleep on a futex or parked on its doorbell, and for subscribers.
 //!
 //! Promises: a sleep ends when what it waits for has happened, also where that was between the look before it and the sleep. It does not say
 //! whether there is room: claim again.
@@ -46,7 +46,7 @@ impl<B: Backend> RingPublisher<B> {
         waits && version == self.version
     }
 
-    /// Parks: from now on its eventfd is rung when a subscriber releases something. False, and awake, where something has changed since
+    /// Parks: from now on its doorbell is rung when a subscriber releases something. False, and awake, where something has changed since
     /// the claim failed: claim again.
     #[cold]
     pub fn park(&mut self) -> bool {

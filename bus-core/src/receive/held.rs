@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +14,7 @@ use std::time::Instant;
 
 use super::receiver::Receiver;
 use super::subscriber::release;
+use crate::backend::doorbell::Doorbell;
 use crate::backend::{Backend, Native};
 use crate::memory::segment::Mapping;
 
@@ -45,7 +45,7 @@ struct State {
     /// The rings, once the subscriber is gone.
     left: Option<Receiver<Native>>,
     /// What to ring when something is given back, while the subscriber is parked there.
-    parked: Option<Arc<OwnedFd>>,
+    parked: Option<Arc<Doorbell>>,
 }
 
 impl Desk {
@@ -74,7 +74,7 @@ impl Desk {
     }
 
     /// The subscriber is about to sleep there. Fetch after this, and sleep then.
-    pub(super) fn park(&self, own: &Arc<OwnedFd>) {
+    pub(super) fn park(&self, own: &Arc<Doorbell>) {
         self.state().parked = Some(own.clone());
     }
 
@@ -137,7 +137,7 @@ impl Desk {
         let parked = state.parked.take();
         drop(state);
         if let Some(own) = parked {
-            Native::notify(&own);
+            own.ring();
         }
         // ORDERING: pairs with the load in `bell`.
         self.bell.fetch_add(1, SeqCst);

@@ -261,7 +261,7 @@ impl<B: Backend> Receiver<B> {
         B::sleep(&[publishers], deadline);
     }
 
-    /// Parks: from now on its eventfd is rung when a publisher publishes or closes. After a heavy fence, which several may share, look
+    /// Parks: from now on its doorbell is rung when a publisher publishes or closes. After a heavy fence, which several may share, look
     /// whether it is [`ready`](Self::ready); then sleep or [`unpark`](Self::unpark).
     pub fn park(&self) {
         self.sleeper.park::<B>(&self.reader.header().waiting.0);

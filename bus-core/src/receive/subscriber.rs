@@ -12,6 +12,7 @@ use super::held::Desk;
 use super::message::{Batch, Message, out_of_bounds, payload, refuse};
 use super::receiver::Receiver;
 use super::ring::{Holding, RingReader};
+use crate::backend::doorbell::Doorbell;
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
@@ -308,15 +309,15 @@ impl Subscriber {
         self.receiver().set_relay(relay);
     }
 
-    /// See [`Receiver::set_notify`]. The descriptor is one that [`check`](crate::backend::eventfd::check) passed.
+    /// See [`Receiver::set_notify`]. The descriptor is one that [`check`](crate::backend::doorbell::check) passed.
     pub fn set_notify(&self, publisher: u64, notify: OwnedFd) {
         self.receiver().set_notify(publisher, notify);
     }
 
-    /// Parks: from now on `own`, its eventfd, is rung when there is something to receive or a message held is given back. Then
+    /// Parks: from now on `own`, its doorbell, is rung when there is something to receive or a message held is given back. Then
     /// [`fence_parked`](crate::wake::fence_parked), once for any number of subscribers; then look for messages, ends and versions;
     /// then sleep or [`unpark`](Self::unpark).
-    pub fn park(&self, own: &Arc<OwnedFd>) {
+    pub fn park(&self, own: &Arc<Doorbell>) {
         self.receiver().park();
         self.desk.park(own);
     }

@@ -7,19 +7,19 @@
 //!  heavy fence                            waiting asleep, and not the value woken last?
 //!  look again; something? -> awake           bell += 1; wake who sleeps on it
 //!  sleep while the bells are as read      waiting parked, and not the value woken last?
-//!  waiting: awake                            ring the sleeper's eventfd
+//!  waiting: awake                            ring the sleeper's doorbell
 //! ```
-//! One who parks does the same, but sleeps on its own eventfd instead of the bells: where and how is its owner's choice.
+//! One who parks does the same, but sleeps on its own doorbell instead of the bells: where and how is its owner's choice.
 //!
 //! ```text
 //!  waiting   31                     2 1 0
 //!           +------------------------+---+
-//!           | number of the sleep    |how|   00 awake   01 asleep on futexes   11 parked on its eventfd
+//!           | number of the sleep    |how|   00 awake   01 asleep on futexes   11 parked on its doorbell
 //!           +------------------------+---+
 //! ```
 //!
 //! Promises: no wake-up is lost, and each sleep costs each waker at most one system call. A sleeper
-//! that died asleep keeps its value: it costs one call, not one for every message. An eventfd is rung only while its
+//! that died asleep keeps its value: it costs one call, not one for every message. A doorbell is rung only while its
 //! owner is parked.
 
 /// Words that one sleep can watch.
@@ -40,7 +40,7 @@ const PARKED: u32 = 0b11;
 /// One sleep later.
 const NEXT: u32 = HOW + 1;
 
-/// Asks the broker to ring the eventfds of the parked ones on the other side of the topic. For a waker that has not heard of one yet.
+/// Asks the broker to ring the doorbells of the parked ones on the other side of the topic. For a waker that has not heard of one yet.
 pub trait Relay: Send + Sync {
     /// Asks; does not wait, and does not say whether anybody heard.
     fn relay(&self);
@@ -59,7 +59,7 @@ impl Sleeper {
         B::heavy_fence(fence);
     }
 
-    /// Says that this side is about to sleep on its eventfd. After it a heavy fence, which several may share; then look again; then
+    /// Says that this side is about to sleep on its doorbell. After it a heavy fence, which several may share; then look again; then
     /// sleep or [`retract`](Self::retract).
     pub fn park<B: Backend>(&self, waiting: &B::Word32) {
         self.begin::<B>(waiting, PARKED);
@@ -87,7 +87,7 @@ impl Sleeper {
 pub enum Call {
     /// By the bell of this side.
     Bell,
-    /// By its own eventfd.
+    /// By its own doorbell.
     Notify,
 }
 

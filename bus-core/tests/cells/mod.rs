@@ -56,7 +56,7 @@ impl Backend for Cells {
     type Ring = Rc<Ring>;
     type Reader = Rc<Reader>;
     type Registry = Rc<RegistryPage<Self>>;
-    /// Rings of an eventfd.
+    /// Rings of a doorbell.
     type Notify = Rc<Cell<u32>>;
     /// Questions to the broker.
     type Relay = Rc<Cell<u32>>;

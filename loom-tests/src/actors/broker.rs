@@ -9,7 +9,7 @@ use bus_core::backend::{Backend, site};
 use bus_core::memory::layout::{Line, RegistryPage};
 use loom::sync::Mutex;
 
-use crate::eventfd::{Eventfd, Known};
+use crate::doorbell::{Doorbell, Known};
 use crate::memory::{ModelReader, registry};
 use crate::{Loom, kernel};
 
@@ -20,7 +20,7 @@ pub(super) enum ToPublisher {
     /// Drop this subscriber.
     Left(u64),
     /// This subscriber may park.
-    Notify(u64, Rc<Eventfd>),
+    Notify(u64, Rc<Doorbell>),
 }
 
 /// What a subscriber is told.
@@ -28,7 +28,7 @@ pub(super) enum ToSubscriber {
     /// This publisher is gone.
     Left(u64),
     /// This publisher may park.
-    Notify(u64, Rc<Eventfd>),
+    Notify(u64, Rc<Doorbell>),
 }
 
 /// A topic with at most one publisher and one subscriber that listen to it.
@@ -65,15 +65,15 @@ impl Broker {
     }
 
     /// A subscriber may park from now on.
-    pub fn subscriber_notified(&self, id: u64, eventfd: Rc<Eventfd>) {
-        self.subscribers.add(eventfd.clone());
-        self.tell_publisher(ToPublisher::Notify(id, eventfd));
+    pub fn subscriber_notified(&self, id: u64, doorbell: Rc<Doorbell>) {
+        self.subscribers.add(doorbell.clone());
+        self.tell_publisher(ToPublisher::Notify(id, doorbell));
     }
 
     /// A publisher may park from now on.
-    pub fn publisher_notified(&self, publisher: u64, eventfd: Rc<Eventfd>) {
-        self.publishers.add(eventfd.clone());
-        self.tell_subscriber(ToSubscriber::Notify(publisher, eventfd));
+    pub fn publisher_notified(&self, publisher: u64, doorbell: Rc<Doorbell>) {
+        self.publishers.add(doorbell.clone());
+        self.tell_subscriber(ToSubscriber::Notify(publisher, doorbell));
     }
 
     /// How a publisher wakes subscribers that it does not know.

@@ -9,7 +9,7 @@ use bus_core::receive::{Found, Receiver, Refused, RingReader};
 use super::broker::ToSubscriber;
 use super::{Broker, Writer};
 use crate::Loom;
-use crate::eventfd::Eventfd;
+use crate::doorbell::Doorbell;
 use crate::memory::ModelReader;
 
 /// A subscriber and its owner.
@@ -19,7 +19,7 @@ pub struct Subscriber {
     broker: Rc<Broker>,
     ended: Cell<usize>,
     /// Where it sleeps, once it parks.
-    own: OnceCell<Rc<Eventfd>>,
+    own: OnceCell<Rc<Doorbell>>,
 }
 
 /// A message that was received and is not yet released.
@@ -86,7 +86,7 @@ impl Subscriber {
 
     /// Parks from now on, as number `id`.
     pub fn parks(&self, id: u64) {
-        let own = Eventfd::new();
+        let own = Doorbell::new();
         self.broker.subscriber_notified(id, own.clone());
         assert!(self.own.set(own).is_ok(), "it is asked for once");
     }
@@ -151,8 +151,8 @@ impl Subscriber {
                         ring.end();
                     }
                 }
-                ToSubscriber::Notify(publisher, eventfd) => {
-                    self.receiver.set_notify(publisher, eventfd);
+                ToSubscriber::Notify(publisher, doorbell) => {
+                    self.receiver.set_notify(publisher, doorbell);
                 }
             }
         }
@@ -227,7 +227,7 @@ impl Subscriber {
         }
     }
 
-    fn park(&self, own: &Eventfd) {
+    fn park(&self, own: &Doorbell) {
         self.receiver.park();
         Loom::heavy_fence(site::SLEEP_READER_FENCE);
         if !self.receiver.ready() {

@@ -12,7 +12,7 @@ use bus_core::receive::Holding;
 use super::Broker;
 use super::broker::ToPublisher;
 use crate::Loom;
-use crate::eventfd::Eventfd;
+use crate::doorbell::Doorbell;
 use crate::memory::{ModelReader, ModelRing, SLOT_BYTES, UNIT_BYTES};
 
 /// Size of a modelled ring.
@@ -36,7 +36,7 @@ pub struct Writer {
     broker: Rc<Broker>,
     overrun: Option<Overrun>,
     /// Where it sleeps, once it parks.
-    own: Option<Rc<Eventfd>>,
+    own: Option<Rc<Doorbell>>,
 }
 
 impl Writer {
@@ -90,7 +90,7 @@ impl Writer {
 
     /// Parks from now on, where it would sleep for room.
     pub fn parks(&mut self) {
-        let own = Eventfd::new();
+        let own = Doorbell::new();
         self.broker.publisher_notified(self.publisher, own.clone());
         self.own = Some(own);
     }
@@ -136,7 +136,7 @@ impl Writer {
             match event {
                 ToPublisher::Joined(id, reader) => self.ring.adopt(id, reader),
                 ToPublisher::Left(id) => self.ring.drop_follower(id),
-                ToPublisher::Notify(id, eventfd) => self.ring.set_notify(id, eventfd),
+                ToPublisher::Notify(id, doorbell) => self.ring.set_notify(id, doorbell),
             }
         }
         self.ring.set_version(version);

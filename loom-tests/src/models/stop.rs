@@ -33,7 +33,7 @@ pub(super) fn after_commit() {
     run(1, |writer| assert!(writer.try_put(SLOT_BYTES)));
 }
 
-/// As before, and its reader is parked: the broker rings the eventfd.
+/// As before, and its reader is parked: the broker rings the doorbell.
 pub(super) fn parked() {
     run_with(
         |subscriber| subscriber.parks(0),

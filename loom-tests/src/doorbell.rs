@@ -1,4 +1,4 @@
-//! The modelled eventfd: a count that its owner sleeps on, and the broker's list of them.
+//! The modelled doorbell: a count that its owner sleeps on, and the broker's list of them.
 //!
 //! Promises: whoever sleeps goes on when the count is not zero, and takes it off. There are no time-outs and no spurious wake-ups, as
 //! for the futex.
@@ -8,8 +8,8 @@ use std::rc::Rc;
 use loom::sync::{Mutex, MutexGuard};
 use loom::thread::{self, Thread};
 
-/// An eventfd.
-pub struct Eventfd(Mutex<State>);
+/// A doorbell.
+pub struct Doorbell(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -17,7 +17,7 @@ struct State {
     sleeper: Option<Thread>,
 }
 
-impl Eventfd {
+impl Doorbell {
     /// One that nobody has rung.
     pub fn new() -> Rc<Self> {
         Rc::new(Self(Mutex::default()))
@@ -50,9 +50,9 @@ impl Eventfd {
     }
 }
 
-/// The eventfds of one side of a topic, as the broker knows them.
+/// The doorbells of one side of a topic, as the broker knows them.
 #[derive(Clone)]
-pub struct Known(Rc<Mutex<Vec<Rc<Eventfd>>>>);
+pub struct Known(Rc<Mutex<Vec<Rc<Doorbell>>>>);
 
 impl Known {
     /// None yet.
@@ -60,18 +60,18 @@ impl Known {
         Self(Rc::new(Mutex::new(Vec::new())))
     }
 
-    fn list(&self) -> MutexGuard<'_, Vec<Rc<Eventfd>>> {
+    fn list(&self) -> MutexGuard<'_, Vec<Rc<Doorbell>>> {
         self.0.lock().expect("no model goes on after a panic")
     }
 
     /// The broker hears of one.
-    pub fn add(&self, eventfd: Rc<Eventfd>) {
-        self.list().push(eventfd);
+    pub fn add(&self, doorbell: Rc<Doorbell>) {
+        self.list().push(doorbell);
     }
 
     /// Rings all of them.
     pub fn ring(&self) {
-        self.list().iter().for_each(|eventfd| eventfd.ring());
+        self.list().iter().for_each(|doorbell| doorbell.ring());
     }
 }
 
