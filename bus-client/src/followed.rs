@@ -113,21 +113,19 @@ impl Followed {
             until_look: Cell::new(LOOK),
             spin: RefCell::new(SpinBudget::new(bus.spin)),
         };
-        let entries = there
-            .into_iter()
-            .filter_map(|change| all.take(change, false));
+        let entries = there.into_iter().filter_map(|change| all.take(change));
         all.topics.add(entries.collect());
         Ok(all)
     }
 
     /// Takes in what happened to a topic; its receiving end, if it is to be followed.
-    fn take(&self, change: Change, whole: bool) -> Option<Entry> {
+    fn take(&self, change: Change) -> Option<Entry> {
         match change {
-            Change::Appeared(id, name, Some(differs)) => {
+            Change::Appeared(id, name, Some(differs), _) => {
                 self.skip(id, &name, differs);
                 None
             }
-            Change::Appeared(id, name, None) => {
+            Change::Appeared(id, name, None, whole) => {
                 let watch = self.watch.id();
                 let mut topic = TopicBuilder::new(self.bus.clone(), name.clone());
                 let watched = Watched { watch, topic: id };
@@ -180,7 +178,7 @@ impl Followed {
                         .filter(|entry| entry.id == id)
                         .for_each(|entry| entry.gone.set(true));
                 }
-                Ok(Some(change)) => appeared.extend(self.take(change, true)),
+                Ok(Some(change)) => appeared.extend(self.take(change)),
                 Ok(None) => break,
                 Err(error) => {
                     result = Err(error);

@@ -38,8 +38,8 @@ impl Drop for Watch {
 
 /// What happened to a topic.
 pub(crate) enum Change {
-    /// It is there, under this number, and carries another type in the way that is said.
-    Appeared(u64, TopicName, Option<String>),
+    /// It is there, under this number, and carries another type in the way that is said; whether a place is kept in it.
+    Appeared(u64, TopicName, Option<String>, bool),
     /// The one with this number is closed.
     Gone(u64),
 }
@@ -63,6 +63,7 @@ impl Watch {
             client: host.client().to_string(),
             pattern: pattern.to_string(),
             schema: schema.clone(),
+            resumes: None,
         };
         let sent = watch.connection.send(&request, &[]);
         sent.map_err(|e| host.failed(e.to_string()))?;
@@ -104,9 +105,14 @@ impl Watch {
 
     fn change(&self, event: Event) -> Result<Change> {
         match event {
-            Event::TopicAppeared { id, topic, differs } => {
+            Event::TopicAppeared {
+                id,
+                topic,
+                differs,
+                kept,
+            } => {
                 let name = TopicName::new(topic).map_err(|e| self.host.failed(e.to_string()))?;
-                Ok(Change::Appeared(id, name, differs))
+                Ok(Change::Appeared(id, name, differs, kept))
             }
             Event::TopicGone { id } => Ok(Change::Gone(id)),
             event => Err(self

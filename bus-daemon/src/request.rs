@@ -112,9 +112,13 @@ impl Hub {
                     client,
                     pattern,
                     schema,
+                    resumes,
                 },
                 None,
             ) => {
+                if resumes.is_some() {
+                    return Err(unknown());
+                }
                 if descriptors.is_empty() {
                     self.watch(id, &client, pattern, schema)
                 } else {
@@ -125,6 +129,12 @@ impl Hub {
                 "this connection has topic {topic} open; use another one to watch"
             )),
             (Request::Declined { .. }, _) => protocol("only a watch declines"),
+            (Request::Resume { .. }, None) => Err(unknown()),
+            (Request::Ended { .. }, None) => Ok(()),
+            (Request::Resume { .. } | Request::Ended { .. }, Some(topic)) => protocol(&format!(
+                "this connection has topic {topic} open; use another one for who was here before"
+            )),
+            (Request::Back, _) => protocol("only who resumes is back"),
             (Request::Join | Request::Released { .. } | Request::Notify | Request::Wake, None) => {
                 protocol("this connection has no topic open; the first request is Open")
             }
@@ -378,6 +388,12 @@ impl Asked {
 fn gone(name: &TopicName) -> Refused {
     let why = format!("topic {name} was closed before its watch opened it");
     (Refusal::Gone, why)
+}
+
+/// Nobody waits for who wants to go on.
+fn unknown() -> Refused {
+    let why = "this broker does not wait for a handle of this process with that number; make a new handle";
+    (Refusal::Unknown, why.to_owned())
 }
 
 pub(crate) fn protocol(why: &str) -> Result<(), Refused> {

@@ -60,7 +60,7 @@ impl Hub {
         for topic in self.topics.values() {
             if watch.pattern.matches(&topic.name) {
                 self.clients
-                    .post(id, appeared(topic, &watch).map_err(own_fault)?);
+                    .post(id, appeared(topic, id, &watch).map_err(own_fault)?);
             }
         }
         let watching = Outgoing::new(&Event::Watching { id }, Vec::new()).map_err(own_fault)?;
@@ -129,25 +129,25 @@ impl Hub {
 
     /// Tells the watches whom it concerns that a topic is there.
     pub(crate) fn tell_appeared(&mut self, topic: &Topic) {
-        self.tell_watches(topic, |watch| appeared(topic, watch));
+        self.tell_watches(topic, |id, watch| appeared(topic, id, watch));
     }
 
     /// Tells the watches whom it concerns that a topic is closed.
     pub(crate) fn tell_gone(&mut self, topic: &Topic) {
         let gone = Event::TopicGone { id: topic.id };
-        self.tell_watches(topic, |_| Outgoing::new(&gone, Vec::new()));
+        self.tell_watches(topic, |_, _| Outgoing::new(&gone, Vec::new()));
     }
 
     fn tell_watches(
         &mut self,
         topic: &Topic,
-        event: impl Fn(&Watch) -> bus_core::Result<Outgoing>,
+        event: impl Fn(u64, &Watch) -> bus_core::Result<Outgoing>,
     ) {
         for (&id, watch) in &self.watches {
             if !watch.pattern.matches(&topic.name) {
                 continue;
             }
-            match event(watch) {
+            match event(id, watch) {
                 Ok(event) => {
                     self.clients.post(id, event);
                 }
@@ -157,7 +157,7 @@ impl Hub {
     }
 }
 
-fn appeared(topic: &Topic, watch: &Watch) -> bus_core::Result<Outgoing> {
+fn appeared(topic: &Topic, id: u64, watch: &Watch) -> bus_core::Result<Outgoing> {
     let differs = watch.schema.difference(&topic.schema).map(|difference| {
         let why = format!("it carries {}: {difference}", topic.schema.name);
         cut(&why).to_owned()
@@ -166,6 +166,7 @@ fn appeared(topic: &Topic, watch: &Watch) -> bus_core::Result<Outgoing> {
         id: topic.id,
         topic: topic.name.to_string(),
         differs,
+        kept: topic.has_place(id),
     };
     Outgoing::new(&event, Vec::new())
 }

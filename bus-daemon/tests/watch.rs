@@ -17,6 +17,7 @@ fn watch_request(pattern: &str) -> Request {
         client: "watcher".into(),
         pattern: pattern.into(),
         schema: Schema::bytes(),
+        resumes: None,
     }
 }
 

@@ -94,6 +94,42 @@ pub enum Request {
         pattern: String,
         /// The message type that its subscribers will ask for.
         schema: Schema,
+        /// The broker that it watched at is gone, and this was its number there. The rules of [`Request::Resume`] hold; it keeps the number,
+        /// and is told of all topics again, by new numbers.
+        resumes: Option<u64>,
+    },
+    /// The first request of a connection: the handle had joined at a broker that is gone, and goes on with this one under its old number. Its
+    /// process is still the one that had joined. One descriptor: its segment, and behind it its doorbell's button if it may park.
+    /// Answered at once by [`Event::Resumed`] or [`Event::Refused`].
+    ///
+    /// Until [`Request::Back`] it is not yet there: a connection that closes before that ends nothing, and the handle may resume again. A
+    /// handle that said [`Request::Join`] and lost its broker before [`Event::Joined`] is resumed, or said to have [ended](Request::Ended):
+    /// whether the broker had written it down, it cannot know ([`Refusal::Unknown`] means that it had not).
+    Resume {
+        /// The name under which the process connects; a [`ClientName`](crate::ClientName).
+        client: String,
+        /// What the handle does.
+        role: Role,
+        /// The topic; a [`TopicName`](crate::TopicName).
+        topic: String,
+        /// The message type.
+        schema: Schema,
+        /// What the topic is like, as [`Event::Opened`] said.
+        settings: TopicSettings,
+        /// The handle, as [`Event::Opened`] numbered it.
+        id: u64,
+        /// The index of the publisher's ring; 0 for a subscriber.
+        index: u16,
+        /// Of a subscriber: bit `i` is set if it follows the ring with index `i` and has not said [`Request::Released`]; 0 for a publisher.
+        rings: u64,
+    },
+    /// The handle that [resumes](Request::Resume) has the new registry in place: from now on others may join. Without descriptors; not answered.
+    Back,
+    /// The first request of a connection, which may be said there any number of times, and nothing else: a handle or a watch of this process has ended
+    /// while no broker was there, or so shortly before that none may have noticed. A number that is not waited for is passed over. Not answered.
+    Ended {
+        /// The handle, as [`Event::Opened`] numbered it, or the watch, as [`Event::Watching`] did.
+        id: u64,
     },
     /// A watch opens no subscriber to this topic: nobody keeps a place for it any longer.
     Declined {
@@ -148,6 +184,10 @@ pub enum Refusal {
     NotAllowed,
     /// The topic that a watch was told of is closed by now.
     Gone,
+    /// Who resumes comes too late: others have joined meanwhile that it would have had to know. Final.
+    Late,
+    /// Who resumes is not waited for: no broker has written down a handle of this process with that number, or it is back already. Final.
+    Unknown,
     /// The broker itself could not do it.
     Broker,
 }
@@ -164,13 +204,27 @@ pub enum Event {
         settings: TopicSettings,
         /// The index of the publisher's ring; 0 for a subscriber.
         index: u16,
-        /// This handle, in the events that others get. Never used again while the broker lives.
+        /// This handle, in the events that others get. Never used again, not by a broker that comes after this one either.
         id: u64,
     },
     /// The handle takes part.
     Joined {
         /// Version of the set that the receiver watches, at this moment.
         version: u32,
+    },
+    /// The handle is known again. One descriptor: the topic's new registry. Ahead of every other event; there follow those that tell of
+    /// everybody on the other side who is back, and of those who are gone, as if they joined and left now: their versions go from the one after
+    /// `version` to that of the registry.
+    ///
+    /// Whom the receiver knows is told of again. It takes no second look at them, nor at a ring that it has done with: that it says
+    /// [`Request::Released`] for again.
+    Resumed {
+        /// Version of the set that the receiver watches, without those of whom the next events tell. It is never one that the old broker
+        /// has led to.
+        version: u32,
+        /// Of a subscriber: bit `i` is set if the ring with index `i` goes to nobody before the subscriber has said [`Request::Released`] for it. It
+        /// does so for each that it does not follow any more (or never heard of) now, and for the others when it has done with them.
+        rings: u64,
     },
     /// Everybody whom it concerns can wake the handle by its doorbell, or through the broker.
     Notified {
@@ -184,20 +238,22 @@ pub enum Event {
         /// Why, for people: a sentence that names both sides.
         why: String,
     },
-    /// To a watch: it was told of all topics that are there; those that follow are new. For each of those whose type suits it, a place
-    /// is kept: publishers write nothing over until its subscriber has joined, or it has declined.
+    /// To a watch: it was told of all topics that are there; of others it will be told when they appear.
     Watching {
-        /// The watch. Never used again while the broker lives.
+        /// The watch. Never used again, not by a broker that comes after this one either.
         id: u64,
     },
     /// To a watch: a topic that it asked for is there.
     TopicAppeared {
-        /// The topic. Never used again while the broker lives, not for one of the same name either.
+        /// The topic. Never used again, not for one of the same name and not by a broker that comes after this one either.
         id: u64,
         /// Its name.
         topic: String,
         /// It carries another type: what differs, for people.
         differs: Option<String>,
+        /// A place is kept for the watch: publishers write nothing over until its subscriber has joined, or it has declined. So it is for each
+        /// topic that is new and has the watch's type, and for none that was there before the watch or before the broker.
+        kept: bool,
     },
     /// To a watch: a topic is closed, for nobody but watches has it open. It may be one that was never told of.
     TopicGone {
