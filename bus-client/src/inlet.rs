@@ -309,23 +309,35 @@ impl Inlet {
         mut look: impl FnMut(&'a receive::Subscriber) -> bus_core::Result<Option<R>>,
     ) -> Result<Option<R>> {
         self.refresh()?;
+        let mut waited = None;
         loop {
             match look(&self.core) {
                 Ok(Some(found)) => {
                     self.found();
                     return Ok(Some(found));
                 }
-                Ok(None) if self.wait(timeout)? => {}
+                Ok(None) if self.wait(timeout, &mut waited)? => {}
                 Ok(None) => return Ok(None),
                 Err(error) => return Err(self.member.wrap(error)),
             }
         }
     }
 
-    /// Waits until a look finds something; false when the time is over.
+    /// Waits until there seems to be something; false when the time is over. `waited` is none at first, and then the end of the time: a
+    /// hostile ring may seem to have something for ever, and there be nothing when it is looked at.
     #[inline(never)]
-    fn wait(&self, timeout: Option<Duration>) -> Result<bool> {
-        let mut wait = Wait::new(&self.spin.borrow(), deadline(timeout));
+    fn wait(
+        &self,
+        timeout: Option<Duration>,
+        waited: &mut Option<Option<Instant>>,
+    ) -> Result<bool> {
+        let in_vain = waited.is_some();
+        let deadline = *waited.get_or_insert_with(|| deadline(timeout));
+        let over = |at| Instant::now() >= at;
+        if in_vain && deadline.is_some_and(over) {
+            return Ok(false);
+        }
+        let mut wait = Wait::new(&self.spin.borrow(), deadline);
         loop {
             match wait.step() {
                 Step::Again => {}

@@ -262,6 +262,26 @@ proptest! {
     }
 }
 
+#[test]
+fn a_ring_that_contradicts_itself_is_told_once_and_looked_at_no_more() {
+    for delivery in [Delivery::Lossy, Delivery::Evict { after_us: 1 }] {
+        let settings = overrun_settings(delivery, DEPTH as u32, 48, (1, HELD), 0);
+        let mut topic = Topic::new(settings);
+        let reader = topic.joined(1);
+        let pen = Pen::on(&topic.publisher.fd());
+        // The slot holds a later message, but the floor says that the first one is intact.
+        pen.write64(PAGE, 1 + DEPTH);
+        assert!(reader.has_message());
+        let told = reader.poll();
+        assert!(matches!(told, Err(Error::Corrupt { .. })));
+        assert!(!reader.has_message() && reader.poll().unwrap().is_none());
+        // What is right again is read again.
+        pen.write64(PAGE, 0);
+        topic.publisher.try_send_bytes(&[7]).unwrap();
+        assert_eq!(reader.poll().unwrap().unwrap().bytes(), [7]);
+    }
+}
+
 /// Reads for a while from a ring whose owner scribbles all over it at the same time.
 fn read_on(reader: &Subscriber, over: &AtomicBool) {
     let mut kept: Vec<Message<'_>> = Vec::new();

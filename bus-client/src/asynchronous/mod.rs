@@ -13,6 +13,7 @@ mod recv;
 mod subscriber;
 mod watch;
 
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub use publisher::AsyncPublisher;
@@ -21,3 +22,11 @@ pub use subscriber::AsyncSubscriber;
 
 /// Longest look again before a wait.
 const SPIN: Duration = Duration::from_micros(5);
+/// Looks in vain at what seems to be there before other tasks have their turn. Only a hostile peer makes more than a few.
+const LOOKS: usize = 16;
+
+/// Lets other tasks have their turn, and goes on then.
+fn yield_now<T>(cx: &Context<'_>) -> Poll<T> {
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}

@@ -8,8 +8,8 @@ use bus_core::backend::Native;
 use bus_core::publish::{self, Payload};
 use bus_core::wake::{Spin, SpinBudget};
 
-use super::SPIN;
 use super::watch::{Fired, Watch};
+use super::{LOOKS, SPIN, yield_now};
 use crate::wait::PATROL;
 use crate::{Delivery, Publisher, Result};
 
@@ -117,7 +117,7 @@ impl<T: Payload> AsyncPublisher<T> {
                 none.insert(Watch::new(&own, outlet.member())?)
             }
         };
-        loop {
+        for _ in 0..LOOKS {
             // The time that a slow subscriber is allowed counts only while somebody looks.
             let look_around = match outlet.settings().delivery {
                 Delivery::Evict { after_us } => Some(Duration::from_micros(after_us / 8 + 1)),
@@ -137,6 +137,7 @@ impl<T: Payload> AsyncPublisher<T> {
                 return Poll::Ready(Ok(done));
             }
         }
+        yield_now(cx)
     }
 }
 

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use bus_core::publish::Payload;
 
-use super::AsyncSubscriber;
+use super::{AsyncSubscriber, LOOKS, yield_now};
 use crate::{Received, Result};
 
 /// The next message of an [`AsyncSubscriber`]. Dropping it loses nothing.
@@ -43,7 +43,7 @@ impl<'a, T: Payload> Future for Recv<'a, T> {
             return Poll::Pending;
         };
         let turn = ready!(tokio::task::coop::poll_proceed(cx));
-        loop {
+        for _ in 0..LOOKS {
             // SAFETY: this future borrows the subscriber exclusively for `'a`, and has handed out nothing of it.
             let waiting = unsafe { subscriber.as_mut() };
             let ready = ready!(waiting.poll_ready(cx));
@@ -56,5 +56,6 @@ impl<'a, T: Payload> Future for Recv<'a, T> {
                 return Poll::Ready(received);
             }
         }
+        yield_now(cx)
     }
 }

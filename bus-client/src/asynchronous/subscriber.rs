@@ -8,7 +8,7 @@ use bus_core::wake::{Spin, SpinBudget, fence_parked};
 use futures_core::Stream;
 
 use super::watch::{Fired, Watch};
-use super::{Recv, SPIN};
+use super::{LOOKS, Recv, SPIN, yield_now};
 use crate::wait::PATROL;
 use crate::{Error, HeldValue, Received, Result, Subscriber};
 
@@ -152,7 +152,7 @@ impl<T: Payload> Stream for AsyncSubscriber<T> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         let turn = ready!(tokio::task::coop::poll_proceed(cx));
-        loop {
+        for _ in 0..LOOKS {
             let ready = ready!(this.poll_ready(cx));
             let received = ready.and_then(|()| this.inner.try_recv());
             let item = match received {
@@ -164,6 +164,7 @@ impl<T: Payload> Stream for AsyncSubscriber<T> {
             turn.made_progress();
             return Poll::Ready(item);
         }
+        yield_now(cx)
     }
 }
 

@@ -32,6 +32,13 @@ pub(super) fn refuse(desk: &Desk, ring: &RingReader<Native>, refused: Refused) -
             who: desk.holders(publisher),
         },
         Refused::Evicted => Error::Evicted { publisher },
+        Refused::Broken => {
+            ring.disbelieve();
+            Error::Corrupt {
+                sequence: ring.next(),
+                why: "its ring says that it was written over, and that it is intact".into(),
+            }
+        }
     }
 }
 

@@ -8,7 +8,6 @@ mod past;
 
 use std::cell::{Cell, OnceCell};
 
-use self::past::passed;
 use super::early::Early;
 use super::head;
 use super::shield::Shield;
@@ -35,6 +34,8 @@ pub enum Refused {
     Held,
     /// Its publisher waited for it, and then went past it.
     Evicted,
+    /// The ring contradicts itself: the next message is written over, and yet intact. Until it is [disbelieved](RingReader::disbelieve).
+    Broken,
 }
 
 /// How many messages a subscriber may hold of a ring, and how it protects them where its publisher may go past it.
@@ -176,6 +177,13 @@ impl<B: Backend> RingReader<B> {
         }
     }
 
+    /// From now on stamps of later messages say nothing: the ring has [contradicted itself](Refused::Broken), and its owner was told.
+    pub fn disbelieve(&self) {
+        if let Some(shield) = &self.shield {
+            shield.disbelieve();
+        }
+    }
+
     /// Whether the publisher has gone past since this was last asked: then everything that it keeps follows.
     #[inline(always)]
     pub fn take_passed(&self) -> bool {
@@ -236,7 +244,8 @@ impl<B: Backend> RingReader<B> {
         let next = sequence.wrapping_add(1);
         // ORDERING: as in `poll`: who sees nothing more after an end sees the last message.
         let stamp = B::load64(&slot.commit, site::RECEIVE_COMMIT);
-        stamp == next || (self.shield.is_some() && passed(stamp, next))
+        let shield = self.shield.as_ref();
+        stamp == next || shield.is_some_and(|shield| shield.is_passed(stamp, next))
     }
 
     /// Releases a message that was received. Its slot and span go back to the publisher when all before it are released as well.

@@ -19,7 +19,7 @@ use std::cell::Cell;
 use super::Refused;
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
-use crate::memory::layout::IDLE;
+use crate::memory::layout::{IDLE, REPLACED};
 
 /// Attempts to get in front of a publisher that moves on meanwhile. Each costs it a step of its floor.
 const ATTEMPTS: usize = 16;
@@ -42,6 +42,8 @@ pub(super) struct Shield {
     /// The publisher has gone past since a message was last received.
     passed: Cell<bool>,
     evicted: Cell<bool>,
+    /// Its ring has contradicted itself: stamps of later messages say nothing.
+    disbelieved: Cell<bool>,
 }
 
 impl Shield {
@@ -58,6 +60,7 @@ impl Shield {
             lost_in_all: Cell::new(0),
             passed: Cell::new(false),
             evicted: Cell::new(false),
+            disbelieved: Cell::new(false),
         }
     }
 
@@ -71,6 +74,17 @@ impl Shield {
     pub(super) fn covers(&self, sequence: u64) -> bool {
         // The end moves with what comes next, so nothing behind the window is asked for.
         sequence != self.end.get()
+    }
+
+    /// Whether a slot whose stamp is not `next` holds a later message than the one that was looked for, or is about to.
+    #[inline(always)]
+    pub(super) fn is_passed(&self, stamp: u64, next: u64) -> bool {
+        (stamp & !REPLACED).wrapping_sub(next) <= i64::MAX as u64 && !self.disbelieved.get()
+    }
+
+    /// The ring has contradicted itself.
+    pub(super) fn disbelieve(&self) {
+        self.disbelieved.set(true);
     }
 
     /// Messages are lost.

@@ -5,7 +5,7 @@
 
 use super::{Refused, RingReader};
 use crate::backend::{Backend, RingMemory, site};
-use crate::memory::layout::{NOWHERE, REPLACED};
+use crate::memory::layout::NOWHERE;
 use crate::receive::shield::Shield;
 
 /// Messages that a look passes over before it says that there is nothing yet.
@@ -20,15 +20,19 @@ impl<B: Backend> RingReader<B> {
             let slot = self.ring.slot(sequence);
             // ORDERING: as in `poll`.
             let stamp = B::load64(&slot.commit, site::RECEIVE_COMMIT);
-            if stamp != next && !passed(stamp, next) {
+            if stamp != next && !shield.is_passed(stamp, next) {
                 return self.nothing(None);
             }
             if stamp != next || !shield.covers(sequence) {
                 if let Err(refused) = self.slide(shield) {
                     return self.nothing(Some(refused));
                 }
-                if stamp != next || self.next.get() != sequence {
+                if self.next.get() != sequence {
                     continue;
+                }
+                if stamp != next {
+                    // A publisher raises its floor before it writes a later stamp: one without the other would be looked at for ever.
+                    return self.nothing(Some(Refused::Broken));
                 }
             }
             let Some(word) = self
@@ -100,10 +104,4 @@ impl<B: Backend> RingReader<B> {
             self.wake_publisher();
         }
     }
-}
-
-/// Whether a slot whose stamp is not `next` holds a later message than the one that was looked for, or is about to.
-#[inline(always)]
-pub(super) fn passed(stamp: u64, next: u64) -> bool {
-    (stamp & !REPLACED).wrapping_sub(next) <= i64::MAX as u64
 }
