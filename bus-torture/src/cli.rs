@@ -8,8 +8,9 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::budget::Budget;
+use crate::crowd::lie::Lie;
 use crate::outcome::Outcome;
-use crate::process;
+use crate::{crowd, process, stops};
 
 /// Tries to break bus, and says whether something broke
 ///
@@ -33,6 +34,8 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Stops processes at random points, short and long: slow, never dead
+    Stops(Crowd),
     /// A process that a command has started
     #[command(name = process::SUBCOMMAND, hide = true)]
     Worker {
@@ -49,6 +52,14 @@ pub fn commands() -> Vec<String> {
     let program = Arguments::command();
     let commands = program.get_subcommands();
     commands.map(|one| one.get_name().to_owned()).collect()
+}
+
+/// A command that checks what a crowd says.
+#[derive(Debug, clap::Args)]
+struct Crowd {
+    /// One of its processes plays this fault: the run must notice
+    #[arg(long, hide = true)]
+    lie: Option<Lie>,
 }
 
 /// Does what the command line says, and prints what came of it.
@@ -74,13 +85,15 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 /// None of a worker: what it has to say, it has said.
-fn torture(command: &Command, _budget: &Budget) -> Result<Option<Outcome>> {
-    match command {
+fn torture(command: &Command, budget: &Budget) -> Result<Option<Outcome>> {
+    let outcome = match command {
+        Command::Stops(crowd) => stops::run(budget, crowd.lie)?,
         Command::Worker { role, settings } => {
-            process::work(&[], role, settings)?;
-            Ok(None)
+            process::work(crowd::ROLES, role, settings)?;
+            return Ok(None);
         }
-    }
+    };
+    Ok(Some(outcome))
 }
 
 /// A duration in seconds from the command line: more than 0, a week at most.

@@ -6,6 +6,8 @@
 
 pub mod budget;
 pub mod cli;
+pub mod crowd;
 pub mod outcome;
 pub mod process;
 pub mod progress;
+pub mod stops;
