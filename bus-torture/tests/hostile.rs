@@ -1,0 +1,76 @@
+//! `bus-torture hostile` holds, and it can fail: an honest side that is broken on purpose is noticed.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Runs it; whether it held, and what it says.
+fn hostile(arguments: &[&str]) -> (bool, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_bus-torture"))
+        .args(["hostile", "--json"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let said = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
+    (output.status.success(), said)
+}
+
+/// Class 16 of the field notes: a value from shared memory used as divisor, index, length or allocation size.
+#[test]
+fn words_that_a_peer_writes_harm_nobody() {
+    let (held, said) = hostile(&["--lane", "fast", "--mutations", "1000000"]);
+    assert!(held, "{said:#}");
+    let count = |key: &str| said[key].as_u64().unwrap();
+    assert!(count("fast.mutations") >= 1_000_000 && count("fast.looks") > 50_000);
+    assert!(count("fast.honest_right") > 10_000 && count("fast.hostile_messages") > 10_000);
+    assert!(count("fast.hostile_values_valid") > 100 && count("fast.rests") > 100);
+}
+
+/// What it says of an honest side that is broken.
+fn broken(how: &str) -> String {
+    let plan = ["--lane", "fast", "--mutations", "2000000", "--seed", "1"];
+    let mut plan = plan.to_vec();
+    plan.extend(["--patience", "5", "--broken", how]);
+    let (held, said) = hostile(&plan);
+    assert!(!held, "{how} is not noticed: {said:#}");
+    said["violations"].to_string()
+}
+
+#[test]
+fn a_message_that_holds_something_else_is_noticed_and_said_how_to_see_again() {
+    let why = broken("content");
+    assert!(why.contains("something else than was sent"), "{why}");
+    assert!(why.contains("--seed 1 --episode"), "{why}");
+}
+
+#[test]
+fn a_message_out_of_order_is_noticed() {
+    let why = broken("order");
+    assert!(why.contains("expected"), "{why}");
+}
+
+/// Class 3 of the field notes: one subscriber stops every publisher.
+#[test]
+fn a_publisher_that_stops_is_noticed() {
+    let why = broken("stall");
+    assert!(why.contains("room") || why.contains("not evicted"), "{why}");
+}
+
+#[test]
+fn a_crash_is_noticed() {
+    let why = broken("crash");
+    assert!(why.contains("crashed") && why.contains("SIGABRT"), "{why}");
+}
+
+#[test]
+fn a_hang_is_noticed() {
+    let why = broken("hang");
+    assert!(why.contains("hangs"), "{why}");
+}
+
+#[test]
+fn a_process_that_grows_is_noticed() {
+    let why = broken("growth");
+    assert!(why.contains("grew from"), "{why}");
+}
