@@ -8,9 +8,9 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::budget::Budget;
-use crate::hostile;
+use crate::crowd::lie::Lie;
 use crate::outcome::Outcome;
-use crate::process;
+use crate::{crowd, hostile, process, stops};
 
 /// Tries to break bus, and says whether something broke
 ///
@@ -36,6 +36,8 @@ pub struct Arguments {
 enum Command {
     /// Peers that write what they like into every word that they may, and say to the broker what they like
     Hostile(hostile::Options),
+    /// Stops processes at random points, short and long: slow, never dead
+    Stops(Crowd),
     /// A process that a command has started
     #[command(name = process::SUBCOMMAND, hide = true)]
     Worker {
@@ -52,6 +54,14 @@ pub fn commands() -> Vec<String> {
     let program = Arguments::command();
     let commands = program.get_subcommands();
     commands.map(|one| one.get_name().to_owned()).collect()
+}
+
+/// A command that checks what a crowd says.
+#[derive(Debug, clap::Args)]
+struct Crowd {
+    /// One of its processes plays this fault: the run must notice
+    #[arg(long, hide = true)]
+    lie: Option<Lie>,
 }
 
 /// Does what the command line says, and prints what came of it.
@@ -78,18 +88,15 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 
 /// None of a worker: what it has to say, it has said.
 fn torture(command: &Command, budget: &Budget) -> Result<Option<Outcome>> {
-    match command {
+    let outcome = match command {
+        Command::Hostile(options) => hostile::run(options, budget)?,
+        Command::Stops(crowd) => stops::run(budget, crowd.lie)?,
         Command::Worker { role, settings } => {
-            process::work(&roles(), role, settings)?;
-            Ok(None)
+            process::work(&[crowd::ROLES, hostile::ROLES].concat(), role, settings)?;
+            return Ok(None);
         }
-        Command::Hostile(options) => hostile::run(options, budget).map(Some),
-    }
-}
-
-/// What all commands start.
-fn roles() -> Vec<process::Role> {
-    [hostile::ROLES].concat()
+    };
+    Ok(Some(outcome))
 }
 
 /// A duration in seconds from the command line: more than 0, a week at most.

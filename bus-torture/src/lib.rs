@@ -6,8 +6,10 @@
 
 pub mod budget;
 pub mod cli;
+pub mod crowd;
 pub mod hostile;
 pub mod outcome;
 pub mod pen;
 pub mod process;
 pub mod progress;
+pub mod stops;

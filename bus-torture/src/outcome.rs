@@ -62,19 +62,30 @@ impl Outcome {
         self.figures.push((key.into(), Value::from(rounded)));
     }
 
+    /// Adds a figure, or keeps the larger one of both.
+    pub fn most(&mut self, key: impl Into<String>, value: f64) {
+        let key = key.into();
+        let known = self.figures.iter_mut().find(|(known, _)| *known == key);
+        match known {
+            Some((_, known)) if known.as_f64().is_some_and(|known| known >= value) => {}
+            Some((_, known)) => *known = Value::from(value),
+            None => self.number(key, value),
+        }
+    }
+
     /// Adds a sentence for the reader of the table. JSON leaves it out.
     pub fn note(&mut self, sentence: impl Into<String>) {
         self.notes.push(sentence.into());
     }
 
-    /// Takes in what came of a part of the run.
+    /// Takes in what came of a part of the run: counts add up, of a figure the larger one is kept.
     pub fn absorb(&mut self, part: Self) {
         self.tried += part.tried;
         self.violated += part.violated;
         for (key, value) in part.figures {
             match value.as_u64() {
                 Some(count) => self.count(key, count),
-                None => self.figures.push((key, value)),
+                None => self.most(key, value.as_f64().unwrap_or(0.0)),
             }
         }
         let room = KEPT - self.violations.len();

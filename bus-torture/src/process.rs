@@ -168,6 +168,16 @@ impl Worker {
         self.lines.try_recv().ok()
     }
 
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// The next line of one that has ended or is about to; none where that was all.
+    pub fn last_words(&mut self) -> Option<String> {
+        self.lines.recv_timeout(PATIENCE).ok()
+    }
+
     /// Sends it a signal. One that is gone is not hit.
     pub fn signal(&self, signal: Signal) {
         let _ = kill(Pid::from_raw(self.pid().cast_signed()), signal);
