@@ -125,7 +125,7 @@ pub enum Request {
     },
     /// The handle that [resumes](Request::Resume) has the new registry in place: from now on others may join. Without descriptors; not answered.
     Back,
-    /// The first request of a connection, which may be said there any number of times, and nothing else: a handle or a watch of this process has ended
+    /// On a connection that has nothing open, any number of times: a handle or a watch of this process has ended
     /// while no broker was there, or so shortly before that none may have noticed. A number that is not waited for is passed over. Not answered.
     Ended {
         /// The handle, as [`Event::Opened`] numbered it, or the watch, as [`Event::Watching`] did.
@@ -140,7 +140,8 @@ pub enum Request {
     /// Answered by [`Event::Joined`] or [`Event::Refused`].
     Join,
     /// A subscriber reads the ring with this index no more, and has set its cursor to 0. Sent once for
-    /// each [`Event::PublisherJoined`] that was received, at the earliest when the ring was closed or its publisher left.
+    /// each [`Event::PublisherJoined`] that was received, at the earliest when the ring was closed or its publisher left; and once for each bit of
+    /// [`Event::Resumed`].
     Released {
         /// The ring's index.
         index: u16,
@@ -213,17 +214,18 @@ pub enum Event {
         version: u32,
     },
     /// The handle is known again. One descriptor: the topic's new registry. Ahead of every other event; there follow those that tell of
-    /// everybody on the other side who is back, and of those who are gone, as if they joined and left now: their versions go from the one after
+    /// everybody on the other side who is back, and of those who have gone, as if they joined and left now: their versions go from the one after
     /// `version` to that of the registry.
     ///
-    /// Whom the receiver knows is told of again. It takes no second look at them, nor at a ring that it has done with: that it says
-    /// [`Request::Released`] for again.
+    /// So the receiver is told again of those whom it knows, and takes no second look at them, nor at those with whom it has done: a subscriber says
+    /// [`Request::Released`] at once for each [`Event::PublisherJoined`] of such a one. Of those who went while no broker was there, and of whom the old one
+    /// had said no word to anybody, it asks the kernel and their segments itself, once.
     Resumed {
         /// Version of the set that the receiver watches, without those of whom the next events tell. It is never one that the old broker
         /// has led to.
         version: u32,
-        /// Of a subscriber: bit `i` is set if the ring with index `i` goes to nobody before the subscriber has said [`Request::Released`] for it. It
-        /// does so for each that it does not follow any more (or never heard of) now, and for the others when it has done with them.
+        /// Of a subscriber: bit `i` is set if the ring with index `i` goes to nobody before the subscriber has said [`Request::Released`] for it, once.
+        /// It says so at once for each that it does not follow now, having read all that the old broker said, and for the others when it has done with them.
         rings: u64,
     },
     /// Everybody whom it concerns can wake the handle by its doorbell, or through the broker.
