@@ -36,9 +36,41 @@ impl Delivery {
         Self::Evict { after_us }
     }
 
+    /// Reads `wait`, `fail`, `lossy`, or `evict:` with a time in `us`, `ms` or `s`, as the command line and the policy write it. None
+    /// where it is something else.
+    ///
+    /// ```
+    /// use bus_core::Delivery;
+    /// assert_eq!(Delivery::parse("evict:50ms"), Some(Delivery::Evict { after_us: 50_000 }));
+    /// assert_eq!(Delivery::parse("evict"), None);
+    /// ```
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "wait" => Some(Self::Wait),
+            "fail" => Some(Self::Fail),
+            "lossy" => Some(Self::Lossy),
+            _ => {
+                let time = parse_time(text.strip_prefix("evict:")?)?;
+                Some(Self::evict_after(time))
+            }
+        }
+    }
+
     /// Whether publishers may go past a subscriber, which therefore protects what it reads.
     pub fn overruns(self) -> bool {
         matches!(self, Self::Evict { .. } | Self::Lossy)
+    }
+}
+
+fn parse_time(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number = number.parse().ok().filter(|number| *number > 0)?;
+    match unit {
+        "us" => Some(Duration::from_micros(number)),
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        _ => None,
     }
 }
 
@@ -64,4 +96,28 @@ pub struct Overrun {
     pub pins: usize,
     /// Whether publishers wait for it until it is evicted; they never wait on a lossy topic.
     pub evicts: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_is_read_and_nothing_else() {
+        assert_eq!(Delivery::parse("lossy"), Some(Delivery::Lossy));
+        let two_seconds = Delivery::evict_after(Duration::from_secs(2));
+        assert_eq!(Delivery::parse("evict:2s"), Some(two_seconds));
+        for bad in [
+            "",
+            "evict",
+            "evict:",
+            "evict:50",
+            "evict:0ms",
+            "evict:-1s",
+            "evict:9x",
+            "Lossy",
+        ] {
+            assert_eq!(Delivery::parse(bad), None, "{bad}");
+        }
+    }
 }

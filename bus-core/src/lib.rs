@@ -35,10 +35,12 @@ pub mod publish;
 pub mod receive;
 pub mod schema;
 mod settings;
+mod size;
 pub mod wake;
 
 pub use delivery::{Delivery, Overrun};
 pub use error::{Error, Result};
 pub use name::{ClientName, TopicName};
 pub use pattern::Pattern;
-pub use settings::{Settings, TopicSettings};
+pub use settings::{MAX_PAYLOAD, Settings, TopicSettings};
+pub use size::parse_size;

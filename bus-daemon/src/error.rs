@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::policy::Problems;
+
 /// What can go wrong with the broker itself. What is wrong with a client is told to the client.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -34,6 +36,19 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// The policy has mistakes.
+    #[error("{0}")]
+    Policy(Problems),
+
+    /// The policy cannot be read.
+    #[error("cannot use the policy {}: {why}", path.display())]
+    PolicyFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+
     /// A control connection or a segment failed.
     #[error(transparent)]
     Core(#[from] bus_core::Error),
@@ -50,6 +65,12 @@ pub enum Error {
     /// The broker's thread panicked, which is a fault of the broker.
     #[error("the broker stopped: its thread panicked; please report this with the log")]
     Panicked,
+}
+
+impl From<Problems> for Error {
+    fn from(problems: Problems) -> Self {
+        Self::Policy(problems)
+    }
 }
 
 impl Error {

@@ -33,6 +33,7 @@ mod hub;
 mod limits;
 mod member;
 mod outbox;
+pub mod policy;
 mod request;
 mod reserve;
 mod rings;

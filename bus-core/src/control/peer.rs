@@ -33,6 +33,19 @@ impl Connection {
         })
     }
 
+    /// The groups of the process at the other end, as they were when it connected: its effective one first, then the supplementary ones.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with what the kernel said.
+    pub fn groups(&self) -> Result<Vec<u32>> {
+        const WHAT: &str = "cannot read the groups of who is at the other end of a connection";
+        let peer = getsockopt(self, sockopt::PeerCredentials).map_err(|e| Error::io(WHAT, e))?;
+        let others = sys::peer_groups(self.as_fd()).map_err(|e| Error::io(WHAT, e))?;
+        let mut groups = vec![peer.gid()];
+        groups.extend(others.into_iter().filter(|group| *group != peer.gid()));
+        Ok(groups)
+    }
+
     /// A pidfd of the process at the other end: it turns readable when the process ends.
     ///
     /// # Errors
@@ -79,6 +92,16 @@ mod tests {
         assert_eq!(peer.pid, std::process::id());
         assert_eq!(peer.uid, nix::unistd::geteuid().as_raw());
         assert!(pidfd_alive(&a.peer_pidfd().unwrap()));
+    }
+
+    #[test]
+    fn the_groups_of_a_peer_are_those_of_its_process() {
+        let (a, _b) = Connection::pair().unwrap();
+        let groups = a.groups().unwrap();
+        assert_eq!(groups[0], nix::unistd::getegid().as_raw());
+        for group in nix::unistd::getgroups().unwrap() {
+            assert!(groups.contains(&group.as_raw()), "{group} of {groups:?}");
+        }
     }
 
     #[test]

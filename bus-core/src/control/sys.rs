@@ -104,6 +104,39 @@ pub(super) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// The supplementary groups of the process that made the other end, as they were then. More than 65,536, the kernel's own limit, there
+/// are not.
+///
+/// ```c
+/// int getsockopt(int socket, SOL_SOCKET, SO_PEERGROUPS, gid_t *groups, socklen_t *length);
+/// ```
+pub(super) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups: Vec<u32> = vec![0; 64];
+    loop {
+        let mut length = size_of_val(groups.as_slice()) as libc::socklen_t;
+        // SAFETY: `groups` has room for `length` bytes, and outlives the call, which writes no more and says how many it has.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let count = length as usize / size_of::<u32>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}
+
 /// A descriptor of a process, by its number.
 pub(super) fn pidfd_open(pid: libc::pid_t) -> io::Result<OwnedFd> {
     let fd = retry(|| {

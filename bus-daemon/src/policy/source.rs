@@ -1,0 +1,109 @@
+//! Where a policy comes from.
+//!
+//! Promises: a file that somebody else could have written is no policy.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::Policy;
+use crate::{Error, Result};
+
+/// Where the policy is if nobody says otherwise.
+const DEFAULT_PATH: &str = "/etc/bus/bus.toml";
+/// Longest policy that is read, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The path of the policy, and whether it must be there: `$BUS_POLICY`, which must, else `/etc/bus/bus.toml`.
+pub fn default_path() -> (PathBuf, bool) {
+    match std::env::var_os("BUS_POLICY").filter(|path| !path.is_empty()) {
+        Some(path) => (path.into(), true),
+        None => (DEFAULT_PATH.into(), false),
+    }
+}
+
+/// A file that a policy is read from, any number of times.
+#[derive(Clone, Debug)]
+pub struct Source {
+    path: PathBuf,
+    /// It is an error if it is not there.
+    required: bool,
+}
+
+impl Source {
+    /// This file, which must be there.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            required: true,
+        }
+    }
+
+    /// The file where [`default_path`] says.
+    pub fn default_file() -> Self {
+        let (path, required) = default_path();
+        Self { path, required }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads the policy for a broker of this user. Where there is no file and need not be one, it is [`Policy::own`]; once there was
+    /// one, it must stay.
+    ///
+    /// # Errors
+    /// [`Error::Policy`] with all that is wrong in the file, [`Error::PolicyFile`] where it cannot be read or could be somebody else's.
+    pub fn read(&mut self, own: u32) -> Result<Policy> {
+        let failed = |why: String| Error::PolicyFile {
+            path: self.path.clone(),
+            why,
+        };
+        let file = match File::open(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !self.required => {
+                return Ok(Policy::own(own));
+            }
+            file => file.map_err(|e| failed(e.to_string()))?,
+        };
+        let meta = file.metadata().map_err(|e| failed(e.to_string()))?;
+        if let Some(why) = untrusted(&meta, own) {
+            return Err(failed(why));
+        }
+        let text = read_text(file).map_err(|e| failed(e.to_string()))?;
+        let policy = Policy::parse(&self.path, &text, own)?;
+        self.required = true;
+        Ok(policy)
+    }
+}
+
+fn read_text(file: File) -> io::Result<String> {
+    let mut text = String::new();
+    file.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other(format!(
+            "it is longer than {MAX_BYTES} bytes"
+        )));
+    }
+    Ok(text)
+}
+
+/// Why a file could hold what neither root nor the broker's user has written.
+fn untrusted(meta: &fs::Metadata, own: u32) -> Option<String> {
+    if !meta.is_file() {
+        Some("it is not a file".into())
+    } else if meta.uid() != own && meta.uid() != 0 {
+        Some(format!(
+            "it belongs to user {}; it must belong to root or to the broker's user {own}",
+            meta.uid()
+        ))
+    } else if meta.mode() & 0o002 != 0 {
+        Some(format!(
+            "everybody may write it (mode {:o}); chmod o-w it",
+            meta.mode() & 0o7777
+        ))
+    } else {
+        None
+    }
+}
