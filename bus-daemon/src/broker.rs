@@ -18,8 +18,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::client::{Leaving, Token};
 use crate::endpoint::Endpoint;
+use crate::governed::Governed;
 use crate::hub::{Hub, turn_away};
 use crate::limits::{ACCEPTS_PER_TURN, raise_descriptor_limit};
+use crate::policy::Source;
 use crate::reserve::{Accepted, Reserve};
 use crate::{Error, Result};
 
@@ -38,12 +40,14 @@ pub struct Broker {
     endpoint: Endpoint,
     stop: Arc<EventFd>,
     signals: Option<SignalFd>,
+    governed: Governed,
 }
 
 impl Broker {
     /// Takes the path: removes what a killed broker left there, and listens.
     ///
-    /// Raises this process's limit of descriptors as far as it may.
+    /// Raises this process's limit of descriptors as far as it may. It serves its own user and nobody else, until
+    /// [`govern`](Self::govern) says otherwise.
     ///
     /// # Errors
     /// [`Error::InUse`] if another broker is there, [`Error::Foreign`] if something else is,
@@ -58,7 +62,17 @@ impl Broker {
             endpoint,
             stop: Arc::new(stop),
             signals: None,
+            governed: Governed::by_default(),
         })
+    }
+
+    /// Reads the policy, and serves whom it names. Where that is anybody but the broker's own user, everybody may connect to the socket
+    /// from now on, and the policy decides who is served.
+    ///
+    /// # Errors
+    /// [`Error::Policy`] with everything that is wrong in the file, [`Error::PolicyFile`] where it cannot be used.
+    pub fn govern(&mut self, source: Source) -> Result<()> {
+        self.governed.start(source, &self.endpoint)
     }
 
     /// The path on which it listens, absolute.
@@ -66,13 +80,15 @@ impl Broker {
         self.endpoint.path()
     }
 
-    /// Lets `SIGTERM` and `SIGINT` end [`run`](Self::run). Blocks them in this thread: call it before
-    /// there are others, and run in this one.
+    /// Lets `SIGTERM` and `SIGINT` end [`run`](Self::run), and `SIGHUP` read the policy again. Blocks them in this thread: call it
+    /// before there are others, and run in this one.
     ///
     /// # Errors
     /// [`Error::Io`] with what the kernel said.
     pub fn stop_on_signals(&mut self) -> Result<()> {
-        let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+        let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
+            .into_iter()
+            .collect();
         signals
             .thread_block()
             .map_err(|e| Error::io("blocking signals", e))?;
@@ -102,6 +118,7 @@ struct Running {
     endpoint: Endpoint,
     stop: Arc<EventFd>,
     signals: Option<SignalFd>,
+    governed: Governed,
     epoll: Rc<Epoll>,
     reserve: Reserve,
     hub: Hub,
@@ -119,6 +136,7 @@ impl Running {
             endpoint,
             stop,
             signals,
+            mut governed,
         } = broker;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(|e| Error::io("making an epoll", e))?;
@@ -141,10 +159,11 @@ impl Running {
         let mut reserve = Reserve::default();
         reserve.fill();
         Ok(Self {
-            hub: Hub::new(Rc::clone(&epoll)),
+            hub: Hub::new(Rc::clone(&epoll), governed.take_policy()),
             endpoint,
             stop,
             signals,
+            governed,
             epoll,
             reserve,
             paused: false,
@@ -199,14 +218,25 @@ impl Running {
             Token::Signal => {
                 while let Some(Ok(Some(signal))) = self.signals.as_ref().map(SignalFd::read_signal)
                 {
-                    tracing::info!(signal = signal.ssi_signo, "told to stop");
+                    if signal.ssi_signo == Signal::SIGHUP as u32 {
+                        self.reload();
+                    } else {
+                        tracing::info!(signal = signal.ssi_signo, "told to stop");
+                        self.begin_to_stop();
+                    }
                 }
-                self.begin_to_stop();
             }
             Token::Connection(id) => self.hub.ready(id, flags),
             Token::Process(id) => self.hub.clients.leave(id, Leaving::Died),
         }
         Ok(())
+    }
+
+    /// Reads the policy again. One with a mistake changes nothing.
+    fn reload(&mut self) {
+        if let Some(policy) = self.governed.reload(&self.endpoint) {
+            self.hub.set_policy(policy);
+        }
     }
 
     /// Nobody new comes in; what has happened so far is still told.

@@ -12,8 +12,10 @@ use bus_core::TopicName;
 use bus_core::control::{Connection, Credentials, Event, Refusal, Sent};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
+use crate::accounts::Charge;
 use crate::limits::MAX_WHY;
 use crate::outbox::{Outbox, Outgoing, Posted};
+use crate::policy::Subject;
 
 /// One connection.
 #[derive(Debug)]
@@ -21,6 +23,10 @@ pub(crate) struct Client {
     pub(crate) connection: Connection,
     pub(crate) peer: Credentials,
     pub(crate) pidfd: Rc<OwnedFd>,
+    /// Its user and groups.
+    pub(crate) who: Rc<Subject>,
+    /// What its user is charged for the connection.
+    pub(crate) charge: Charge,
     /// The topic that it has open.
     pub(crate) topic: Option<TopicName>,
     pub(crate) kind: Kind,
@@ -118,6 +124,15 @@ impl Clients {
         self.table.get(&id)
     }
 
+    /// All connections of a user.
+    pub(crate) fn of_user(&self, uid: u32) -> impl Iterator<Item = (u64, &Client)> {
+        let of_user = self
+            .table
+            .iter()
+            .filter(move |(_, client)| client.who.uid == uid);
+        of_user.map(|(id, client)| (*id, client))
+    }
+
     pub(crate) fn get_mut(&mut self, id: u64) -> Option<&mut Client> {
         self.table.get_mut(&id)
     }
@@ -128,6 +143,8 @@ impl Clients {
         connection: Connection,
         peer: Credentials,
         pidfd: OwnedFd,
+        who: Subject,
+        charge: Charge,
     ) -> nix::Result<u64> {
         let id = self.next_id;
         let event = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
@@ -139,6 +156,8 @@ impl Clients {
             connection,
             peer,
             pidfd: Rc::new(pidfd),
+            who: Rc::new(who),
+            charge,
             topic: None,
             kind: Kind::Handle,
             outbox: Outbox::default(),

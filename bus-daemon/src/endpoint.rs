@@ -66,6 +66,13 @@ impl Endpoint {
         self.listener.as_ref().map(AsFd::as_fd)
     }
 
+    /// Whether other users may connect to the socket. Its directories have a say as well.
+    pub(crate) fn let_others_connect(&self, others: bool) -> Result<()> {
+        let mode = if others { 0o666 } else { 0o600 };
+        fs::set_permissions(&self.path, Permissions::from_mode(mode))
+            .map_err(|e| failed(&self.path, "setting who may connect", e))
+    }
+
     /// Stops listening and removes the socket. The lock is kept until the end.
     pub(crate) fn close(&mut self) {
         if self.listener.take().is_some()

@@ -8,8 +8,11 @@ use bus_core::control::{Connection, Refusal, Request, pidfd_alive};
 use bus_core::{Error, TopicName};
 use nix::sys::epoll::{Epoll, EpollFlags};
 
+use crate::accounts::Accounts;
+use crate::admission::connection_amounts;
 use crate::client::{Clients, Kind, Leaving, refused};
 use crate::limits::{MAX_CONNECTIONS, MAX_IDLE_TOPICS, REQUESTS_PER_TURN};
+use crate::policy::{Policy, Subject};
 use crate::reserve::is_exhaustion;
 use crate::topic::Topic;
 use crate::watch::Watch;
@@ -23,18 +26,20 @@ pub(crate) struct Hub {
     pub(crate) watches: BTreeMap<u64, Watch>,
     /// Topics so far.
     pub(crate) created: u64,
-    uid: u32,
+    pub(crate) policy: Rc<Policy>,
+    pub(crate) accounts: Accounts,
 }
 
 impl Hub {
-    pub(crate) fn new(epoll: Rc<Epoll>) -> Self {
+    pub(crate) fn new(epoll: Rc<Epoll>, policy: Policy) -> Self {
         Self {
             clients: Clients::new(epoll),
             topics: HashMap::new(),
             idle: VecDeque::new(),
             watches: BTreeMap::new(),
             created: 0,
-            uid: nix::unistd::geteuid().as_raw(),
+            policy: Rc::new(policy),
+            accounts: Accounts::default(),
         }
     }
 
@@ -44,24 +49,31 @@ impl Hub {
             let why = format!("the broker has {MAX_CONNECTIONS} connections, which is the limit");
             return turn_away(&connection, Refusal::Limit, &why);
         }
-        let (peer, pidfd) = match connection
-            .credentials()
-            .and_then(|p| Ok((p, connection.peer_pidfd()?)))
-        {
+        let identified = connection.credentials().and_then(|peer| {
+            let who = Subject::of_peer(&connection)?;
+            Ok((peer, who, connection.peer_pidfd()?))
+        });
+        let (peer, who, pidfd) = match identified {
             Ok(peer) => peer,
             // It is gone already.
             Err(Error::Closed) => return,
             Err(error) => return turn_away(&connection, Refusal::Limit, &error.to_string()),
         };
-        if !may_connect(peer.uid, self.uid) {
+        if !self.policy.knows(&who) {
             let why = format!(
-                "this broker serves user {}, and the client is user {}",
-                self.uid, peer.uid
+                "this broker serves user {} and whom its policy names, and the client is user {}",
+                self.policy.own_user(),
+                who.uid
             );
             return turn_away(&connection, Refusal::NotAllowed, &why);
         }
+        let account = self.accounts.of(who.uid, &self.policy);
+        let charge = match self.charge_account(&account, peer.pid, connection_amounts()) {
+            Ok(charge) => charge,
+            Err((kind, why)) => return turn_away(&connection, kind, &why),
+        };
         // A second descriptor for a refusal, should the table not take the first, is not worth having.
-        match self.clients.insert(connection, peer, pidfd) {
+        match self.clients.insert(connection, peer, pidfd, who, charge) {
             Ok(id) => tracing::debug!(id, pid = peer.pid, "connected"),
             Err(error) => tracing::warn!(pid = peer.pid, %error, "cannot watch a new connection"),
         }
@@ -126,6 +138,7 @@ impl Hub {
                 tracing::error!(topic = %name, id, %error, "cannot tell that a member left");
             }
             self.drop_if_empty(&name);
+            self.recharge(&name);
         }
     }
 
@@ -172,28 +185,10 @@ impl Hub {
     }
 }
 
-/// Whether the broker of one user serves another: its own, and root, who may do anything anyway.
-fn may_connect(client: u32, broker: u32) -> bool {
-    client == broker || client == 0
-}
-
 /// Refuses a connection that never becomes a client. Its socket is empty, so there is room.
 pub(crate) fn turn_away(connection: &Connection, kind: Refusal, why: &str) {
     tracing::warn!(?kind, why, "turned away");
     if let Err(error) = connection.try_send(&refused(kind, why), &[]) {
         tracing::debug!(%error, "who was turned away did not wait for the answer");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_broker_serves_its_user_and_root() {
-        assert!(may_connect(1000, 1000));
-        assert!(may_connect(0, 1000));
-        assert!(!may_connect(1001, 1000));
-        assert!(!may_connect(1000, 0));
     }
 }

@@ -25,10 +25,13 @@
 
 #![forbid(unsafe_code)]
 
+mod accounts;
+mod admission;
 mod broker;
 mod client;
 mod endpoint;
 mod error;
+mod governed;
 mod hub;
 mod limits;
 mod member;

@@ -8,17 +8,25 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use bus_daemon::Broker;
+use bus_daemon::policy::Source;
 use clap::Parser;
 
 /// The broker of bus: lets publishers and subscribers on this machine find each other.
 ///
-/// Stops on SIGTERM and SIGINT. RUST_LOG chooses what is logged, and is stronger than -v.
+/// Without a policy it serves the user that runs it, and nobody else. A policy says who else may publish and subscribe where, what topics are
+/// like, and how much one user may take; see `bus policy check`.
+///
+/// Stops on SIGTERM and SIGINT, reads its policy again on SIGHUP. RUST_LOG chooses what is logged, and is stronger than -v.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
     /// Where to listen [default: $BUS_SOCKET, else $XDG_RUNTIME_DIR/bus.sock, else a directory of this user's under the temporary one]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+
+    /// The policy [default: $BUS_POLICY, else /etc/bus/bus.toml if it is there]
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
 
     /// Log more
     #[arg(short, long)]
@@ -33,6 +41,8 @@ fn main() -> anyhow::Result<()> {
         None => bus_core::control::socket_path().context("no path to listen on")?,
     };
     let mut broker = Broker::bind(&path)?;
+    let source = arguments.policy.map(Source::file);
+    broker.govern(source.unwrap_or_else(Source::default_file))?;
     broker.stop_on_signals()?;
     broker.run()?;
     Ok(())

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use bus_core::control::{Credentials, Event, Role, Trust};
 use bus_core::{ClientName, Result};
 
+use crate::accounts::Charge;
+use crate::admission::{Seat, Standing};
 use crate::outbox::Outgoing;
 
 /// A handle that has the topic open.
@@ -24,6 +26,9 @@ pub(crate) struct Member {
     pub(crate) doorbell: Option<Rc<OwnedFd>>,
     /// Of a subscriber: the watch that it is opened for.
     pub(crate) watch: Option<u64>,
+    pub(crate) standing: Standing,
+    /// What its user is charged for it.
+    pub(crate) charge: Charge,
 }
 
 impl Member {
@@ -34,6 +39,7 @@ impl Member {
         pidfd: Rc<OwnedFd>,
         index: u16,
         watch: Option<u64>,
+        seat: Seat,
     ) -> Self {
         Self {
             role,
@@ -45,6 +51,8 @@ impl Member {
             segment: None,
             doorbell: None,
             watch,
+            standing: seat.standing,
+            charge: seat.charge,
         }
     }
 
@@ -54,10 +62,11 @@ impl Member {
         peer: Credentials,
         pidfd: Rc<OwnedFd>,
         segment: Rc<OwnedFd>,
+        seat: Seat,
     ) -> Self {
         Self {
             segment: Some(segment),
-            ..Self::new(Role::Subscriber, client, peer, pidfd, 0, None)
+            ..Self::new(Role::Subscriber, client, peer, pidfd, 0, None, seat)
         }
     }
 
@@ -66,8 +75,13 @@ impl Member {
         if self.uid == subscriber {
             Trust::InPlace
         } else {
-            Trust::Copy
+            self.standing.trust
         }
+    }
+
+    /// Of a subscriber: whether it could hold up publishers of this user where nothing is lost, and may not.
+    pub(crate) fn stalls(&self, publisher: u32) -> bool {
+        self.uid != publisher && !self.standing.stall
     }
 
     /// Whether it takes part and has not brought a doorbell yet.

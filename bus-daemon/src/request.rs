@@ -12,6 +12,8 @@ use bus_core::memory::{reader_bytes, ring_bytes};
 use bus_core::schema::Schema;
 use bus_core::{ClientName, Error, Settings, TopicName};
 
+use crate::accounts::Charge;
+use crate::admission::{Seat, seat_amounts, topic_amounts};
 use crate::client::Kind as Connected;
 use crate::hub::Hub;
 use crate::limits::{MAX_PUBLISHERS, MAX_TOPICS};
@@ -142,9 +144,11 @@ impl Hub {
     }
 
     fn open(&mut self, id: u64, client: &str, topic: String, asked: Asked) -> Result<(), Refused> {
+        self.register(id)?;
         let client =
             ClientName::new(client).map_err(|e| (Refusal::BadName, format!("client: {e}")))?;
         let name = TopicName::new(topic).map_err(|e| (Refusal::BadName, format!("topic: {e}")))?;
+        let standing = self.allow(id, asked.role, &name)?;
         asked
             .schema
             .check()
@@ -155,24 +159,36 @@ impl Hub {
                 return Err(gone(&name));
             }
         }
+        let charges = self.charge_open(id, &name, &asked)?;
+        self.clear_the_way(id, &name, &asked, standing)?;
         match self.topics.get(&name).map(|topic| asked.suits(topic)) {
             None if asked.watched.is_some() => return Err(gone(&name)),
-            None => self.create(&name, &asked)?,
+            None => self.create(id, &name, &asked, charges.topic)?,
             // Watches keep nothing open.
             Some(Ok(())) if asked.watched.is_some() => {}
             Some(Ok(())) => self.rouse(&name),
             // Nobody has it open: what it keeps gives way to a publisher of something else.
-            Some(Err(Unsuited::Yields)) => self.create(&name, &asked)?,
+            Some(Err(Unsuited::Yields)) => self.create(id, &name, &asked, charges.topic)?,
             Some(Err(Unsuited::Refused(refused))) => return Err(refused),
         }
-        let opened = self.take_in(id, &name, client, &asked);
+        let seat = Seat {
+            standing,
+            charge: charges.seat,
+        };
+        let opened = self.take_in(id, &name, client, &asked, seat);
         if opened.is_err() {
             self.drop_if_empty(&name);
         }
         opened
     }
 
-    fn create(&mut self, name: &TopicName, asked: &Asked) -> Result<(), Refused> {
+    fn create(
+        &mut self,
+        id: u64,
+        name: &TopicName,
+        asked: &Asked,
+        charge: Option<Charge>,
+    ) -> Result<(), Refused> {
         if self.topics.len() >= MAX_TOPICS {
             self.close_longest_idle();
         }
@@ -182,16 +198,19 @@ impl Hub {
             );
             return Err((Refusal::Limit, why));
         }
-        let settings = asked
-            .settings_of_a_new_topic()
-            .decide(&asked.schema)
-            .map_err(|e| (Refusal::BadSetting, format!("topic {name}: {e}")))?;
+        let settings = self.settings_of_a_new_topic(name, asked)?;
+        let charge = match charge {
+            Some(charge) => charge,
+            // What was there when it was charged for is gone.
+            None => self.charge(id, topic_amounts())?,
+        };
         let schema = asked.schema.clone();
         self.created += 1;
-        let topic = Topic::create(self.created, name.clone(), schema, settings);
+        let topic = Topic::create(self.created, name.clone(), schema, settings, charge);
         let mut topic = topic.map_err(own_fault)?;
         asked.check_history(&topic)?;
-        self.keep_places(&mut topic).map_err(own_fault)?;
+        let creator = self.clients.get(id).map(|client| client.who.uid);
+        self.keep_places(&mut topic, creator).map_err(own_fault)?;
         self.close(name);
         tracing::info!(topic = %name, ?settings, "topic created");
         self.tell_appeared(&topic);
@@ -205,7 +224,16 @@ impl Hub {
         name: &TopicName,
         client: ClientName,
         asked: &Asked,
+        mut seat: Seat,
     ) -> Result<(), Refused> {
+        let settings = self.topics.get(name).map(|topic| topic.settings);
+        if let Some(needed) = settings.map(|settings| seat_amounts(asked.role, &settings))
+            && seat.charge.amounts() != needed
+        {
+            // The topic that was there when it was charged for is gone, and another one there.
+            drop(seat.charge);
+            seat.charge = self.charge(id, needed)?;
+        }
         let (Some(topic), Some(entry)) = (self.topics.get_mut(name), self.clients.get_mut(id))
         else {
             return protocol("the connection is closed");
@@ -216,7 +244,8 @@ impl Hub {
             Role::Subscriber => 0,
         };
         let (pidfd, watch) = (Rc::clone(&entry.pidfd), asked.watched.map(|w| w.watch));
-        let member = Member::new(role, client, entry.peer, pidfd, index, watch);
+        seat.charge.account().name(entry.peer.pid, client.as_str());
+        let member = Member::new(role, client, entry.peer, pidfd, index, watch, seat);
         let opened = topic.open(id, member).map_err(own_fault)?;
         entry.topic = Some(name.clone());
         let event = Event::Opened {
@@ -320,16 +349,16 @@ impl Hub {
 }
 
 /// How a topic is to be opened.
-struct Asked {
-    role: Role,
-    schema: Schema,
-    settings: Settings,
+pub(crate) struct Asked {
+    pub(crate) role: Role,
+    pub(crate) schema: Schema,
+    pub(crate) settings: Settings,
     history: u32,
     watched: Option<Watched>,
 }
 
 /// Why a topic is not what is asked for.
-enum Unsuited {
+pub(crate) enum Unsuited {
     /// Nobody has it open, and a publisher comes: the topic starts anew.
     Yields,
     Refused(Refused),
@@ -337,7 +366,7 @@ enum Unsuited {
 
 impl Asked {
     /// Whether a topic that is there is what is asked for.
-    fn suits(&self, topic: &Topic) -> Result<(), Unsuited> {
+    pub(crate) fn suits(&self, topic: &Topic) -> Result<(), Unsuited> {
         match self.agrees(topic) {
             Err(_) if topic.is_empty() && self.role == Role::Publisher => Err(Unsuited::Yields),
             agrees => agrees.map_err(Unsuited::Refused),
@@ -351,6 +380,15 @@ impl Asked {
             .is_some_and(|watched| watched.topic != topic.id)
         {
             return Err(gone(name));
+        }
+        if self
+            .watched
+            .is_some_and(|watched| topic.has_forfeited(watched.watch))
+        {
+            let why = format!(
+                "topic {name} loses nothing and has had a publisher of another user, whom a watch of this user could have held up"
+            );
+            return Err((Refusal::NotAllowed, why));
         }
         if let Some(difference) = self.schema.difference(&topic.schema) {
             let why = format!("topic {name} carries {}: {difference}", topic.schema.name);
@@ -375,11 +413,11 @@ impl Asked {
     }
 
     /// Who asks for history of a topic that is not there yet has it keep as much, unless it says otherwise.
-    fn settings_of_a_new_topic(&self) -> Settings {
+    pub(crate) fn with_history(&self, settings: Settings) -> Settings {
         let history = (self.history > 0).then_some(self.history);
         Settings {
-            keep: self.settings.keep.or(history),
-            ..self.settings.clone()
+            keep: settings.keep.or(history),
+            ..settings
         }
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! It asks for requests in order: a member joins once. It does not check what a client sent; `request` does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -19,10 +19,12 @@ use bus_core::memory::registry::Registry;
 use bus_core::schema::Schema;
 use bus_core::{Result, TopicName, TopicSettings};
 
+use crate::accounts::Charge;
 use crate::client::Clients;
 use crate::limits::MAX_PUBLISHERS;
 use crate::member::{Member, publisher_joined, subscriber_joined};
 use crate::outbox::{Outgoing, Posted};
+use crate::policy::Quota;
 use crate::rings::{Full, Rings};
 
 /// Publishers that a refusal names.
@@ -40,6 +42,17 @@ pub(crate) struct Topic {
     /// The places that are kept, by the watches that they are kept for.
     places: BTreeMap<u64, Member>,
     rings: Rings,
+    /// What somebody is charged for it.
+    pub(crate) charge: Charge,
+    /// Watches whose place was given up for a publisher that they could have held up.
+    forfeited: BTreeSet<u64>,
+}
+
+/// A subscriber that could hold up publishers of another user.
+pub(crate) struct Intruder {
+    pub(crate) id: u64,
+    pub(crate) uid: u32,
+    pub(crate) publishes: bool,
 }
 
 /// What a member is to be answered when it has opened the topic.
@@ -54,6 +67,7 @@ impl Topic {
         name: TopicName,
         schema: Schema,
         settings: TopicSettings,
+        charge: Charge,
     ) -> Result<Self> {
         let registry = Registry::create()?;
         Ok(Self {
@@ -65,6 +79,8 @@ impl Topic {
             members: BTreeMap::new(),
             places: BTreeMap::new(),
             rings: Rings::new(&settings),
+            charge,
+            forfeited: BTreeSet::new(),
         })
     }
 
@@ -105,6 +121,57 @@ impl Topic {
         }
         self.rings.forgive(watch);
         self.tell_subscriber_left(watch, false, clients)
+    }
+
+    /// Gives up the places of watches that could hold up publishers of this user, and may not.
+    pub(crate) fn forfeit_places(&mut self, publisher: u32, clients: &mut Clients) -> Result<()> {
+        let in_way = self
+            .places
+            .iter()
+            .filter(|(_, place)| place.stalls(publisher));
+        let watches: Vec<_> = in_way.map(|(&watch, _)| watch).collect();
+        for watch in watches {
+            self.forfeited.insert(watch);
+            self.give_up_place(watch, clients)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a watch counts on a place that was given up.
+    pub(crate) fn has_forfeited(&self, watch: u64) -> bool {
+        self.forfeited.contains(&watch)
+    }
+
+    /// Whether it is open, and by nobody but subscribers that may not publish here.
+    pub(crate) fn only_listeners(&self) -> bool {
+        !self.members.is_empty() && self.members.values().all(|m| !m.standing.publishes)
+    }
+
+    /// The users of those with this role.
+    pub(crate) fn users(&self, role: Role) -> impl Iterator<Item = u32> {
+        self.of(role).map(|(_, member)| member.uid)
+    }
+
+    /// Subscribers that could hold up publishers of this user, and may not.
+    pub(crate) fn intruders(&self, publisher: u32) -> Vec<Intruder> {
+        let subscribers = self.of(Role::Subscriber);
+        let in_way = subscribers.filter(|(_, member)| member.stalls(publisher));
+        let intruder = |(id, member): (u64, &Member)| Intruder {
+            id,
+            uid: member.uid,
+            publishes: member.standing.publishes,
+        };
+        in_way.map(intruder).collect()
+    }
+
+    /// Who is to be charged for it, user and process, where nobody of the user is left that is charged now.
+    pub(crate) fn heir(&self) -> Option<(u32, u32)> {
+        let charged = self.charge.account().uid();
+        let members = || self.members.values();
+        if members().any(|member| member.uid == charged) {
+            return None;
+        }
+        members().next().map(|member| (member.uid, member.pid))
     }
 
     pub(crate) fn member(&self, id: u64) -> Option<&Member> {
@@ -342,6 +409,7 @@ impl Topic {
             self.rings.give_back(index);
             return Ok(());
         }
+        member.charge.release(Quota::Publishers);
         self.rings.end(id, member);
         let version = self.registry.publishers().wrapping_add(1);
         let event = Event::PublisherLeft {

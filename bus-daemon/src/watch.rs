@@ -13,10 +13,13 @@ use bus_core::memory::reserve;
 use bus_core::schema::Schema;
 use bus_core::{ClientName, Pattern, TopicName};
 
+use crate::accounts::Charge;
+use crate::admission::{Seat, place_amounts, watch_amounts};
 use crate::client::{Kind, cut};
 use crate::hub::Hub;
 use crate::member::Member;
 use crate::outbox::Outgoing;
+use crate::policy::{Policy, Right, Subject};
 use crate::request::{Refused, own_fault, protocol};
 use crate::topic::Topic;
 
@@ -27,6 +30,16 @@ pub(crate) struct Watch {
     client: ClientName,
     peer: Credentials,
     pidfd: Rc<OwnedFd>,
+    who: Rc<Subject>,
+    /// What its user is charged for it.
+    charge: Charge,
+}
+
+impl Watch {
+    /// Whether it is told of this topic: it asks for it, and may subscribe to it.
+    fn follows(&self, topic: &TopicName, policy: &Policy) -> bool {
+        self.pattern.matches(topic) && policy.decide(&self.who, topic).may(Right::Subscribe)
+    }
 }
 
 impl Hub {
@@ -38,17 +51,21 @@ impl Hub {
         pattern: String,
         schema: Schema,
     ) -> Result<(), Refused> {
+        self.register(id)?;
         let client =
             ClientName::new(client).map_err(|e| (Refusal::BadName, format!("client: {e}")))?;
         let pattern = Pattern::new(pattern).map_err(|e| (Refusal::BadName, e.to_string()))?;
         schema
             .check()
             .map_err(|e| (Refusal::Schema, format!("pattern {pattern}: {e}")))?;
+        let charge = self.charge(id, watch_amounts())?;
         let Some(entry) = self.clients.get_mut(id) else {
             return protocol("the connection is closed");
         };
         entry.kind = Kind::Watch;
         let (peer, pidfd) = (entry.peer, Rc::clone(&entry.pidfd));
+        let who = Rc::clone(&entry.who);
+        charge.account().name(peer.pid, client.as_str());
         tracing::info!(id, %client, pid = peer.pid, %pattern, "watches");
         let watch = Watch {
             pattern,
@@ -56,9 +73,11 @@ impl Hub {
             client,
             peer,
             pidfd,
+            who,
+            charge,
         };
         for topic in self.topics.values() {
-            if watch.pattern.matches(&topic.name) {
+            if watch.follows(&topic.name, &self.policy) {
                 self.clients
                     .post(id, appeared(topic, id, &watch).map_err(own_fault)?);
             }
@@ -109,20 +128,48 @@ impl Hub {
         self.drop_if_empty(name);
     }
 
-    /// Keeps a place in a new topic for each watch that will subscribe to it.
-    pub(crate) fn keep_places(&self, topic: &mut Topic) -> bus_core::Result<()> {
+    /// Gives up places that could hold up publishers of this user, and may not.
+    pub(crate) fn give_up_foreign_places(&mut self, name: &TopicName, publisher: u32) {
+        if let Some(topic) = self.topics.get_mut(name)
+            && let Err(error) = topic.forfeit_places(publisher, &mut self.clients)
+        {
+            tracing::error!(topic = %name, %error, "cannot tell that a place is kept no longer");
+        }
+    }
+
+    /// Keeps a place in a new topic for each watch that will subscribe to it: those of the user that creates it, and those that may hold up others.
+    pub(crate) fn keep_places(
+        &self,
+        topic: &mut Topic,
+        creator: Option<u32>,
+    ) -> bus_core::Result<()> {
         let mut segment = None;
         for (&id, watch) in &self.watches {
-            if !watch.pattern.matches(&topic.name) || watch.schema != topic.schema {
+            if !watch.follows(&topic.name, &self.policy) || watch.schema != topic.schema {
                 continue;
             }
+            let standing = self.standing(&watch.who, &topic.name);
+            if creator != Some(watch.who.uid) && !standing.stall {
+                continue;
+            }
+            let account = watch.charge.account();
+            let amounts = place_amounts(&topic.settings);
+            let charge = match account.charge(watch.peer.pid, amounts) {
+                Ok(charge) => charge,
+                Err(over) => {
+                    let why = account.explain(over);
+                    tracing::warn!(topic = %topic.name, id, why, "no place is kept for a watch");
+                    continue;
+                }
+            };
             // Nobody moves it, so one will do for all.
             let shared = match &segment {
                 Some(shared) => Rc::clone(shared),
                 None => Rc::clone(segment.insert(Rc::new(reserve(&topic.settings)?))),
             };
             let (client, pidfd) = (watch.client.clone(), Rc::clone(&watch.pidfd));
-            topic.keep_place(id, Member::place(client, watch.peer, pidfd, shared));
+            let place = Member::place(client, watch.peer, pidfd, shared, Seat { standing, charge });
+            topic.keep_place(id, place);
         }
         Ok(())
     }
@@ -144,7 +191,7 @@ impl Hub {
         event: impl Fn(u64, &Watch) -> bus_core::Result<Outgoing>,
     ) {
         for (&id, watch) in &self.watches {
-            if !watch.pattern.matches(&topic.name) {
+            if !watch.follows(&topic.name, &self.policy) {
                 continue;
             }
             match event(id, watch) {

@@ -171,20 +171,17 @@ fn limits_are_for_everybody_but_the_own_user_and_the_first_that_names_somebody_d
         registrations = 5
 
         [[limits.user]]
-        groups = [77]
+        users = [77, 1001]
         topics = 0
         "#,
     );
-    let other = policy.limits(&user(5));
+    let other = policy.limits(5);
     assert_eq!(
         (other[Quota::Connections], other[Quota::Bytes]),
         (10, 1 << 20)
     );
     assert_eq!(other[Quota::Topics], Limits::DEFAULT[Quota::Topics]);
-    let named = policy.limits(&Subject {
-        uid: 1001,
-        groups: vec![77],
-    });
+    let named = policy.limits(1001);
     assert_eq!(
         (named[Quota::Connections], named[Quota::Registrations]),
         (20, 5)
@@ -194,8 +191,8 @@ fn limits_are_for_everybody_but_the_own_user_and_the_first_that_names_somebody_d
         1 << 20,
         "what it leaves open is everybody's"
     );
-    assert_eq!(policy.limits(&user(77))[Quota::Topics], 0);
-    assert_eq!(policy.limits(&user(OWN)), Limits::OWN);
+    assert_eq!(policy.limits(77)[Quota::Topics], 0);
+    assert_eq!(policy.limits(OWN), Limits::OWN);
 }
 
 #[test]
@@ -263,10 +260,7 @@ fn every_mistake_is_told_with_line_column_and_what_is_allowed() {
         ("bus.toml:22:9: ", "a number of bytes"),
         ("bus.toml:23:10: ", "`topics` is -1"),
         ("bus.toml:24:17: ", "from 1 a second on"),
-        (
-            "bus.toml:26:1: ",
-            "[[limits.user]] has no `users` and no `groups`",
-        ),
+        ("bus.toml:26:1: ", "[[limits.user]] has no `users`"),
         ("bus.toml:29:2: ", "unknown key `other` in a policy"),
     ];
     for (at, (place, says)) in expected.iter().enumerate() {

@@ -6,7 +6,7 @@ use std::ops::Index;
 use crate::limits::{MAX_CONNECTIONS, MAX_TOPICS};
 
 use super::reader::{Reader, Table, number, size};
-use super::users::{Subject, Who};
+use super::users::read_users;
 
 /// Something of which a user has only so much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,7 +128,7 @@ pub struct UserLimits {
     /// The line at which it starts, from 1.
     pub line: usize,
     /// Whom it is about.
-    pub who: Who,
+    pub users: Vec<u32>,
     /// What each of them may have.
     pub limits: Limits,
 }
@@ -165,22 +165,26 @@ impl AllLimits {
         keys.push("user");
         let table = reader.table("[limits]", at, entries, &keys);
         let default = Limits::DEFAULT.read(reader, &table);
-        let mut keys: Vec<&str> = Who::KEYS.to_vec();
+        let mut keys = vec!["users"];
         keys.extend(Quota::NAMES);
-        let users = reader.tables(&table, "user", "[[limits.user]]", &keys);
-        let users = users.iter().map(|table| UserLimits {
-            line: reader.line(table.at),
-            who: Who::read(reader, table),
-            limits: default.read(reader, table),
-        });
-        Self {
-            users: users.collect(),
-            default,
+        let tables = reader.tables(&table, "user", "[[limits.user]]", &keys);
+        let mut users = Vec::new();
+        for table in &tables {
+            let named = read_users(reader, table);
+            if named.is_none() {
+                reader.missing(table, "`users`: name whom it is about");
+            }
+            users.push(UserLimits {
+                line: reader.line(table.at),
+                users: named.unwrap_or_default(),
+                limits: default.read(reader, table),
+            });
         }
+        Self { users, default }
     }
 
     /// The rule that decides the limits of a user, if one names it.
-    pub fn rule(&self, subject: &Subject) -> Option<&UserLimits> {
-        self.users.iter().find(|rule| rule.who.includes(subject))
+    pub fn rule(&self, uid: u32) -> Option<&UserLimits> {
+        self.users.iter().find(|rule| rule.users.contains(&uid))
     }
 }

@@ -151,10 +151,10 @@ impl Policy {
     }
 
     /// How much of the broker a user may take.
-    pub fn limits(&self, subject: &Subject) -> Limits {
-        match self.limits.rule(subject) {
+    pub fn limits(&self, uid: u32) -> Limits {
+        match self.limits.rule(uid) {
             Some(rule) => rule.limits,
-            None if subject.uid == self.own => Limits::OWN,
+            None if uid == self.own => Limits::OWN,
             None => self.limits.default,
         }
     }

@@ -68,6 +68,8 @@ impl fmt::Display for Problems {
     }
 }
 
+impl std::error::Error for Problems {}
+
 /// Line and column of a byte, from 1.
 pub(super) fn place(text: &str, byte: usize) -> (usize, usize) {
     let end = (0..=byte.min(text.len())).rfind(|&end| text.is_char_boundary(end));

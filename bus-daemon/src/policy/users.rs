@@ -83,12 +83,7 @@ impl Who {
 
     /// Reads `users` and `groups`, of which there is at least one.
     pub(super) fn read(reader: &mut Reader<'_>, table: &Table<'_, '_>) -> Self {
-        let users = reader.list(table, "users", |reader, value| {
-            let found = |name: &str| User::from_name(name).ok().flatten();
-            id(reader, value, "user", |name| {
-                Some(found(name)?.uid.as_raw())
-            })
-        });
+        let users = read_users(reader, table);
         let groups = reader.list(table, "groups", |reader, value| {
             let found = |name: &str| Group::from_name(name).ok().flatten();
             id(reader, value, "group", |name| {
@@ -126,6 +121,16 @@ impl fmt::Display for Who {
         let all: Vec<_> = users.chain(groups).collect();
         f.write_str(&all.join(", "))
     }
+}
+
+/// Reads `users`, if it is there.
+pub(super) fn read_users(reader: &mut Reader<'_>, table: &Table<'_, '_>) -> Option<Vec<u32>> {
+    reader.list(table, "users", |reader, value| {
+        let found = |name: &str| User::from_name(name).ok().flatten();
+        id(reader, value, "user", |name| {
+            Some(found(name)?.uid.as_raw())
+        })
+    })
 }
 
 fn id(

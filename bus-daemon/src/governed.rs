@@ -1,0 +1,104 @@
+//! Which policy a broker follows, from its start through every reload.
+//!
+//! Promises: a policy with a mistake never takes the place of one without; everything that is wrong with it is logged with line and column. A
+//! reload decides about who comes; it does nothing to those who are there.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::Result;
+use crate::endpoint::Endpoint;
+use crate::policy::{Policy, Source};
+
+/// The policy that is to be followed, and where it comes from.
+#[derive(Debug)]
+pub(crate) struct Governed {
+    own: u32,
+    source: Option<Source>,
+    /// Read, and not followed yet.
+    policy: Option<Policy>,
+}
+
+impl Governed {
+    /// By no file: the broker's own user only.
+    pub(crate) fn by_default() -> Self {
+        Self {
+            own: nix::unistd::geteuid().as_raw(),
+            source: None,
+            policy: None,
+        }
+    }
+
+    /// By this file, from the start.
+    pub(crate) fn start(&mut self, mut source: Source, endpoint: &Endpoint) -> Result<()> {
+        let policy = source.read(self.own)?;
+        log(&policy, source.path());
+        open(endpoint, &policy)?;
+        self.policy = Some(policy);
+        self.source = Some(source);
+        Ok(())
+    }
+
+    /// The policy to start with.
+    pub(crate) fn take_policy(&mut self) -> Policy {
+        self.policy.take().unwrap_or_else(|| Policy::own(self.own))
+    }
+
+    /// The policy as it is now, if it can be followed.
+    pub(crate) fn reload(&mut self, endpoint: &Endpoint) -> Option<Policy> {
+        let Some(source) = &mut self.source else {
+            tracing::info!("told to read the policy again, and there is none");
+            return None;
+        };
+        match source
+            .read(self.own)
+            .and_then(|policy| open(endpoint, &policy).map(|()| policy))
+        {
+            Ok(policy) => {
+                log(&policy, source.path());
+                Some(policy)
+            }
+            Err(error) => {
+                // A line each: the log cuts long ones.
+                for line in error.to_string().lines() {
+                    tracing::error!("{line}");
+                }
+                tracing::error!("the policy stays as it was");
+                None
+            }
+        }
+    }
+}
+
+fn log(policy: &Policy, file: &Path) {
+    tracing::info!(
+        policy = %file.display(),
+        allow = policy.allow_rules().len(),
+        topic = policy.topic_rules().len(),
+        others = policy.serves_others(),
+        "following the policy"
+    );
+}
+
+/// Lets everybody connect to the socket where the policy serves others; else nobody else.
+fn open(endpoint: &Endpoint, policy: &Policy) -> Result<()> {
+    let others = policy.serves_others();
+    endpoint.let_others_connect(others)?;
+    if others && let Some(directory) = unreachable_directory(endpoint.path()) {
+        tracing::warn!(
+            "other users cannot reach {}: they may not enter {}; chmod o+x it, or listen elsewhere (--socket)",
+            endpoint.path().display(),
+            directory.display()
+        );
+    }
+    Ok(())
+}
+
+/// The directory on the way to the socket that others may not enter, if there is one.
+fn unreachable_directory(socket: &Path) -> Option<&Path> {
+    socket
+        .ancestors()
+        .skip(1)
+        .find(|dir| fs::metadata(dir).is_ok_and(|meta| meta.mode() & 0o001 == 0))
+}
