@@ -12,4 +12,5 @@ pub mod outcome;
 pub mod pen;
 pub mod process;
 pub mod progress;
+pub mod soak;
 pub mod stops;

@@ -65,3 +65,30 @@ fn stops_notice_who_is_evicted_without_a_long_stop_or_never_goes_on() {
     notices(&STOPS, "evicted", "was evicted, though");
     notices(&STOPS, "hang", "does not go on");
 }
+
+const SOAK: [&str; 4] = ["soak", "--no-restarts", "--seconds", "12"];
+
+#[test]
+fn soak_holds() {
+    holds(&SOAK);
+}
+
+#[test]
+fn soak_notices_a_message_that_is_lost() {
+    notices(&SOAK, "drop", "was due: lost unsaid");
+}
+
+#[test]
+fn soak_notices_a_descriptor_that_leaks() {
+    notices(&SOAK, "leak", "in a lull");
+}
+
+#[test]
+fn soak_notices_memory_that_grows() {
+    notices(&SOAK, "grow", "its memory grew");
+}
+
+#[test]
+fn soak_notices_a_member_that_is_stale() {
+    notices(&SOAK, "stale", "and nobody else");
+}

@@ -23,6 +23,9 @@ use crate::process::{PATIENCE, Worker};
 /// How often to look whether something was said.
 const LOOK: Duration = Duration::from_micros(200);
 
+/// Who is stopped for less than this comes back in time to a broker that was started meanwhile.
+const LATE: Duration = Duration::from_millis(1500);
+
 /// How fast a publisher sends.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -49,6 +52,8 @@ pub struct Company {
     books: Books,
     /// Evictions of those who are gone.
     evicted: u64,
+    /// The last value that a writer which has left had set.
+    last_value: Option<(u32, u64)>,
     outcome: Outcome,
 }
 
@@ -68,6 +73,7 @@ impl Company {
             random,
             books: Books::default(),
             evicted: 0,
+            last_value: None,
             outcome: Outcome::default(),
         })
     }
@@ -306,6 +312,9 @@ impl Company {
     fn part(&mut self, number: u32) {
         if let Some(member) = self.members.remove(&number) {
             self.evicted += member.evictions();
+            if member.left() && member.name().starts_with(states::WRITER) {
+                self.last_value = self.last_value.max(member.value());
+            }
         }
         self.books.gone(number);
     }
@@ -320,6 +329,18 @@ impl Company {
             };
             heard = true;
             self.books.enter(number, &said);
+            if let Said::Unusable { why } = &said {
+                let stop = member.longest_stop();
+                if stop < LATE {
+                    let what = format!(
+                        "{} is of no use any more, though it was stopped for {stop:?} at most: {why}",
+                        member.name()
+                    );
+                    self.outcome.violation(what);
+                } else {
+                    self.outcome.count("came_back_too_late", 1);
+                }
+            }
             if said == Said::Evicted {
                 let stop = member.longest_stop();
                 if stop < super::topic::PATIENCE / 2 {
@@ -417,6 +438,12 @@ impl Company {
     #[must_use]
     pub fn evictions(&self) -> u64 {
         self.evicted + self.members.values().map(Member::evictions).sum::<u64>()
+    }
+
+    /// The last value of the state, where its writer said that it was the last one and left.
+    #[must_use]
+    pub fn last_value(&self) -> Option<(u32, u64)> {
+        self.last_value
     }
 
     /// Lets everybody go on who is stopped.

@@ -124,10 +124,12 @@ pub fn write(given: Value) -> Result<()> {
         }
         thread::sleep(REST);
     }
-    say(&Said::Value {
-        tag: given.tag,
-        number,
-    })?;
+    if number > 0 {
+        say(&Said::Value {
+            tag: given.tag,
+            number,
+        })?;
+    }
     say(&Said::Left {
         next: number,
         began: 0,
