@@ -318,7 +318,7 @@ pub(crate) fn seat_amounts(role: Role, settings: &TopicSettings) -> Amounts {
     Amounts::of(&[
         (quota, 1),
         (Quota::Segments, 1),
-        (Quota::Bytes, bytes),
+        (Quota::Bytes, bytes.next_multiple_of(PAGE as u64)),
         (Quota::Descriptors, 2),
     ])
 }
@@ -332,7 +332,10 @@ pub(crate) fn watch_amounts() -> Amounts {
 pub(crate) fn place_amounts(settings: &TopicSettings) -> Amounts {
     Amounts::of(&[
         (Quota::Segments, 1),
-        (Quota::Bytes, reader_bytes(settings)),
+        (
+            Quota::Bytes,
+            reader_bytes(settings).next_multiple_of(PAGE as u64),
+        ),
         (Quota::Descriptors, 1),
     ])
 }

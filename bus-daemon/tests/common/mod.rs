@@ -4,6 +4,8 @@
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+pub mod actor;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,6 +17,7 @@ use bus_core::memory::segment::{self, Kind, Mapping};
 use bus_core::memory::{reader_bytes, ring_bytes};
 use bus_core::schema::Schema;
 use bus_core::{Settings, TopicSettings};
+use bus_daemon::policy::Source;
 use bus_daemon::{Broker, BrokerThread};
 
 pub const LONG: Duration = Duration::from_secs(20);
@@ -45,6 +48,23 @@ impl Host {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bus.sock");
         let broker = Broker::bind(&path).unwrap().spawn().unwrap();
+        Self {
+            path,
+            broker: Some(broker),
+            _dir: dir,
+        }
+    }
+
+    /// With this policy, at a path that others may reach.
+    pub fn governed(policy: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (path, file) = (dir.path().join("bus.sock"), dir.path().join("bus.toml"));
+        std::fs::write(&file, policy).unwrap();
+        let mut broker = Broker::bind(&path).unwrap();
+        broker.govern(Source::file(file)).unwrap();
+        let broker = broker.spawn().unwrap();
         Self {
             path,
             broker: Some(broker),

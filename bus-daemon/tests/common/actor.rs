@@ -1,0 +1,277 @@
+//! A process of another user that does on the bus what it is told, a line at a time.
+//!
+//! ```text
+//!  take ROLE TOPIC [KEY=VALUE...]   opens and joins; "ok 0" with the number of the handle, or "refused KIND why"
+//!  watch PATTERN                    the same for a watch
+//!  give N                           lets go of a handle; "ok"
+//!  next N                           the next event of a handle, as Rust shows it
+//!  churn TIMES TOPIC                joins and leaves so often, one after the other; "ok" or the first refusal
+//!  flood TIMES TOPIC                opens so often, as fast as it can; "ok" with how many were refused, and one of the refusals
+//!  serve PATH                       hosts a broker there; "ok"
+//! ```
+//! Only root can become somebody else: where the tests run as another user they say so and prove nothing.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use bus_core::Delivery;
+use bus_core::control::{Connection, Event, Request, Role};
+use bus_core::memory::segment::{self, Kind, Mapping};
+use bus_core::memory::{reader_bytes, ring_bytes};
+use bus_core::schema::Schema;
+use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+
+use super::{deadline, open_request};
+
+/// The test that becomes the process.
+const ENTRY: &str = "an_actor";
+
+/// Whether this process may become another user; says so loudly if not.
+pub fn can_act() -> bool {
+    let can = Uid::effective().is_root();
+    if !can {
+        eprintln!("SKIPPED: this test needs root, to start processes of other users");
+    }
+    can
+}
+
+/// The process, seen from the test.
+pub struct Actor {
+    pub child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Actor {
+    /// A process of this user, and of these groups beside the one of the same number.
+    pub fn start(socket: &Path, uid: u32, groups: &[u32]) -> Self {
+        let groups: Vec<_> = groups.iter().map(u32::to_string).collect();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", ENTRY, "--ignored", "--nocapture"])
+            .env("ACTOR_SOCKET", socket)
+            .env("ACTOR_UID", uid.to_string())
+            .env("ACTOR_GROUPS", groups.join(","))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut actor = Self {
+            child,
+            stdin,
+            stdout: BufReader::new(stdout),
+        };
+        assert_eq!(actor.read(), "here");
+        actor
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Tells it to do something; what it says.
+    pub fn tell(&mut self, line: &str) -> String {
+        writeln!(self.stdin, "{line}").unwrap();
+        self.read()
+    }
+
+    /// Tells it to do something that must go well; what it says after "ok".
+    pub fn ok(&mut self, line: &str) -> String {
+        let said = self.tell(line);
+        match said.strip_prefix("ok") {
+            Some(rest) => rest.trim().to_owned(),
+            None => panic!("{line}: {said}"),
+        }
+    }
+
+    /// Tells it to do something that must be refused so; why.
+    pub fn refused(&mut self, line: &str, kind: &str) -> String {
+        let said = self.tell(line);
+        match said.strip_prefix(&format!("refused {kind} ")) {
+            Some(why) => why.to_owned(),
+            None => panic!("{line}: {said}"),
+        }
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn read(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            let length = self.stdout.read_line(&mut line).unwrap();
+            assert!(length > 0, "the actor ended");
+            // The test harness writes on the same line, and around it.
+            if let Some((_, said)) = line.split_once("actor: ") {
+                return said.trim_end().to_owned();
+            }
+        }
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What the process does. To be called by an ignored test of the name `an_actor`.
+pub fn act() {
+    let Ok(socket) = std::env::var("ACTOR_SOCKET") else {
+        return;
+    };
+    let id = |text: &str| text.parse::<u32>().unwrap();
+    let uid = id(&std::env::var("ACTOR_UID").unwrap());
+    let groups = std::env::var("ACTOR_GROUPS").unwrap();
+    let groups: Vec<_> = groups.split(',').filter(|g| !g.is_empty()).collect();
+    let groups: Vec<_> = groups.into_iter().map(|g| Gid::from_raw(id(g))).collect();
+    setgroups(&groups).unwrap();
+    setgid(Gid::from_raw(uid)).unwrap();
+    setuid(Uid::from_raw(uid)).unwrap();
+    let mut stage = Stage {
+        socket: socket.into(),
+        handles: Vec::new(),
+        brokers: Vec::new(),
+    };
+    println!("actor: here");
+    for line in std::io::stdin().lines() {
+        let Ok(line) = line else { return };
+        let said = stage.perform(&line).unwrap_or_else(|refused| refused);
+        println!("actor: {}", said.replace('\n', " "));
+    }
+}
+
+struct Stage {
+    socket: std::path::PathBuf,
+    handles: Vec<Option<Held>>,
+    brokers: Vec<bus_daemon::BrokerThread>,
+}
+
+struct Held {
+    connection: Connection,
+    _segment: Option<Mapping>,
+}
+
+impl Stage {
+    fn perform(&mut self, line: &str) -> Result<String, String> {
+        let words: Vec<_> = line.split(' ').collect();
+        let number = |at: usize| words[at].parse::<usize>().unwrap();
+        match words[0] {
+            "take" => {
+                let held = self.take(&words[1..])?;
+                Ok(self.keep(held))
+            }
+            "watch" => {
+                let connection = Connection::connect(&self.socket).unwrap();
+                let watch = Request::Watch {
+                    client: "watch".into(),
+                    pattern: words[1].into(),
+                    schema: Schema::bytes(),
+                    resumes: None,
+                };
+                ask(&connection, &watch)?;
+                Ok(self.keep(Held {
+                    connection,
+                    _segment: None,
+                }))
+            }
+            "give" => {
+                self.handles[number(1)] = None;
+                Ok("ok".into())
+            }
+            "next" => {
+                let held = self.handles[number(1)].as_ref().unwrap();
+                let event = held.connection.recv::<Event>(deadline()).unwrap().0;
+                Ok(format!("{event:?}"))
+            }
+            "churn" => {
+                for _ in 0..number(1) {
+                    self.take(&["publisher", words[2]])?;
+                    self.take(&["subscriber", words[2]])?;
+                }
+                Ok("ok".into())
+            }
+            "flood" => {
+                let (mut refused, mut why) = (0, String::new());
+                for _ in 0..number(1) {
+                    if let Err(refusal) = self.take(&["publisher", words[2]]) {
+                        (refused, why) = (refused + 1, refusal);
+                    }
+                }
+                Ok(format!("ok {refused} {why}"))
+            }
+            "serve" => {
+                let broker = bus_daemon::Broker::bind(words[1]).unwrap();
+                self.brokers.push(broker.spawn().unwrap());
+                Ok("ok".into())
+            }
+            other => panic!("what is {other}?"),
+        }
+    }
+
+    fn keep(&mut self, held: Held) -> String {
+        self.handles.push(Some(held));
+        format!("ok {}", self.handles.len() - 1)
+    }
+
+    fn take(&self, words: &[&str]) -> Result<Held, String> {
+        let role = match words[0] {
+            "publisher" => Role::Publisher,
+            "subscriber" => Role::Subscriber,
+            other => panic!("what is {other}?"),
+        };
+        let mut open = open_request(role, words[1]);
+        if let Request::Open {
+            client, settings, ..
+        } = &mut open
+        {
+            *client = "actor".into();
+            for word in &words[2..] {
+                let (key, value) = word.split_once('=').unwrap();
+                let number = || Some(value.parse().unwrap());
+                match key {
+                    "delivery" => settings.delivery = Delivery::parse(value),
+                    "depth" => settings.depth = number(),
+                    "retain" => settings.retain = number(),
+                    _ => panic!("what is {key}?"),
+                }
+            }
+        }
+        let connection = Connection::connect(&self.socket).unwrap();
+        let Event::Opened { settings, .. } = ask(&connection, &open)? else {
+            panic!("not opened");
+        };
+        let (fd, mapping) = match role {
+            Role::Publisher => segment::create(Kind::Ring, ring_bytes(&settings)),
+            Role::Subscriber => segment::create(Kind::Reader, reader_bytes(&settings)),
+        }
+        .unwrap();
+        connection.send(&Request::Join, &[fd.as_fd()]).unwrap();
+        // Events between are not for keeping, but for `next`, if they come later.
+        while !matches!(answer(&connection)?, Event::Joined { .. }) {}
+        Ok(Held {
+            connection,
+            _segment: Some(mapping),
+        })
+    }
+}
+
+fn ask(connection: &Connection, request: &Request) -> Result<Event, String> {
+    // Who was turned away has an answer before it asks.
+    let sent = connection.send(request, &[]);
+    let event = answer(connection)?;
+    sent.unwrap();
+    Ok(event)
+}
+
+fn answer(connection: &Connection) -> Result<Event, String> {
+    match connection.recv::<Event>(deadline()).unwrap().0 {
+        Event::Refused { kind, why } => Err(format!("refused {kind:?} {why}")),
+        event => Ok(event),
+    }
+}
