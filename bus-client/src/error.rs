@@ -29,6 +29,16 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// It belongs to another process, of which this one is a fork: neither it nor the topic has changed. A child of `fork` connects anew, and opens handles
+    /// of its own.
+    #[error(
+        "this belongs to process {process}, of which this one is a fork; call Bus::connect here, and open another one"
+    )]
+    Forked {
+        /// The process.
+        process: u32,
+    },
+
     /// The broker refuses what was asked for.
     #[error("refused: {0}")]
     Refused(String),

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use bus_core::ClientName;
 use bus_core::control::Connection;
+use bus_core::fork::Birth;
 use bus_daemon::{Broker, BrokerThread};
 
+use crate::member::here;
 use crate::{Error, Result};
 
 /// How long another process may take from winning the path to listening there.
@@ -25,6 +27,8 @@ pub(crate) struct Host {
     client: ClientName,
     path: PathBuf,
     embed: bool,
+    /// The process that connected.
+    birth: Birth,
     /// Stops the broker when the last handle of this process is gone.
     broker: Mutex<Option<BrokerThread>>,
 }
@@ -35,6 +39,7 @@ impl Host {
             client,
             path,
             embed,
+            birth: Birth::here(),
             broker: Mutex::new(None),
         }
     }
@@ -49,14 +54,18 @@ impl Host {
     }
 
     pub(crate) fn embedded(&self) -> bool {
-        self.broker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some()
+        // In a fork a thread that is not there may have the lock.
+        self.birth.is_here()
+            && self
+                .broker
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_some()
     }
 
     /// A new connection to the broker.
     pub(crate) fn connect(&self) -> Result<Connection> {
+        here(self.birth)?;
         let deadline = Instant::now() + STARTING;
         loop {
             let error = match Connection::connect(&self.path) {

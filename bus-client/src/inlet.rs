@@ -201,6 +201,7 @@ impl Inlet {
 
     #[cold]
     fn sync(&self, version: u32) -> Result<()> {
+        self.member.check_here()?;
         while (version.wrapping_sub(self.version.get()) as i32) > 0 {
             match self.member.event()? {
                 Some((event, descriptors)) => self.apply(event, descriptors)?,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bus_core::backend::doorbell;
 use bus_core::control::{Connection, Event, Request, Role, pidfd_alive};
+use bus_core::fork::Birth;
 use bus_core::schema::Schema;
 use bus_core::wake::Relay;
 use bus_core::{TopicName, TopicSettings};
@@ -69,7 +70,7 @@ pub(crate) struct Member {
     /// Why this handle is of no use any more, if so.
     unusable: OnceLock<String>,
     /// The process that is the member.
-    process: u32,
+    birth: Birth,
     /// Keeps an embedded broker alive.
     host: Arc<Host>,
 }
@@ -114,7 +115,7 @@ impl Member {
             topic: builder.topic.clone(),
             orphaned: AtomicBool::new(false),
             unusable: OnceLock::new(),
-            process: std::process::id(),
+            birth: Birth::here(),
             host,
         };
         let open = Request::Open {
@@ -200,6 +201,7 @@ impl Member {
     /// # Errors
     /// [`Error::Unusable`] where the event cannot be taken in, now and from then on.
     pub(crate) fn event(&self) -> Result<Option<(Event, Vec<OwnedFd>)>> {
+        self.check_here()?;
         if let Some(why) = self.unusable.get() {
             return Err(self.refuse(why));
         }
@@ -234,7 +236,15 @@ impl Member {
 
     /// Whether this process is the member, and not a fork of it.
     pub(crate) fn is_here(&self) -> bool {
-        self.process == std::process::id()
+        self.birth.is_here()
+    }
+
+    /// That this process is the member.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a fork of it.
+    pub(crate) fn check_here(&self) -> Result<()> {
+        here(self.birth)
     }
 
     fn refuse(&self, why: &str) -> Error {
@@ -358,6 +368,19 @@ impl Member {
             error => error.to_string(),
         })
     }
+}
+
+/// That this process is the one where something was born.
+///
+/// # Errors
+/// [`Error::Forked`] in a fork of it.
+pub(crate) fn here(birth: Birth) -> Result<()> {
+    if birth.is_here() {
+        return Ok(());
+    }
+    Err(Error::Forked {
+        process: birth.process(),
+    })
 }
 
 fn hung_up(connection: &Connection) -> bool {

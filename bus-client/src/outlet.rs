@@ -154,6 +154,7 @@ impl Outlet {
 
     #[cold]
     fn sync(&mut self, version: u32) -> Result<()> {
+        self.member.check_here()?;
         while (version.wrapping_sub(self.version) as i32) > 0 {
             match self.member.event()? {
                 Some((event, descriptors)) => self.apply(event, descriptors)?,

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus_core::control::{Connection, Event, Request};
+use bus_core::fork::Birth;
 use bus_core::schema::Schema;
 use bus_core::{Pattern, TopicName};
 
 use crate::host::Host;
+use crate::member::here;
 use crate::{Error, Result};
 
 /// How long the broker may take for an answer.
@@ -23,14 +25,14 @@ pub(crate) struct Watch {
     id: u64,
     lost: Cell<bool>,
     /// The process that watches.
-    process: u32,
+    birth: Birth,
     host: Arc<Host>,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         // A forked copy ends nothing; and one that lives on in a child keeps no place.
-        if self.process == std::process::id() {
+        if self.birth.is_here() {
             self.connection.shut_down();
         }
     }
@@ -56,7 +58,7 @@ impl Watch {
             connection: host.connect()?,
             id: 0,
             lost: Cell::new(false),
-            process: std::process::id(),
+            birth: Birth::here(),
             host: Arc::clone(host),
         };
         let request = Request::Watch {
@@ -91,12 +93,13 @@ impl Watch {
     /// The next thing that happened, if anything did.
     pub(crate) fn next(&self) -> Result<Option<Change>> {
         if self.lost() {
-            return Ok(None);
+            return here(self.birth).map(|()| None);
         }
         match self.connection.try_recv::<Event>() {
             Ok(None) => Ok(None),
             Ok(Some((event, _))) => self.change(event).map(Some),
             Err(error) => {
+                here(self.birth)?;
                 self.lose(&error);
                 Ok(None)
             }

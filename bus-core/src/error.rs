@@ -128,6 +128,15 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// It belongs to another process, of which this one is a fork. Nothing was done.
+    #[error(
+        "it belongs to process {process}, of which this one is a fork; connect and open another one here"
+    )]
+    Forked {
+        /// The process.
+        process: u32,
+    },
+
     /// A control message breaks the protocol.
     #[error("bad control message: {0}")]
     Control(String),

@@ -10,6 +10,7 @@
 //! | [`publish`] | a publisher claims a slot, serialises into it, commits it |
 //! | [`receive`] | a subscriber finds it, checks it, reads it in place, releases it |
 //! | [`wake`] | who finds nothing spins, then sleeps, and is woken once |
+//! | [`fork`] | what a forked child gets: nothing that it could do harm with |
 //! | [`backend`] | the atomics and fences underneath: real ones here, modelled ones in `loom-tests` |
 //!
 //! Promises: no locked instruction, no system call, no allocation and no division by a run-time value
@@ -28,6 +29,7 @@ pub mod backend;
 pub mod control;
 mod delivery;
 mod error;
+pub mod fork;
 pub mod memory;
 mod name;
 mod pattern;

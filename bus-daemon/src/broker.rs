@@ -3,13 +3,14 @@
 //! It waits in `epoll_wait` and nowhere else, without a time limit unless the kernel refused something
 //! that it may grant a moment later. Each turn does a bounded amount for each who is ready.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus_core::control::Refusal;
+use bus_core::fork::{Birth, Unshared};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -38,9 +39,11 @@ const EVENTS_PER_TURN: usize = 128;
 #[derive(Debug)]
 pub struct Broker {
     endpoint: Endpoint,
-    stop: Arc<EventFd>,
+    stop: Arc<Unshared<EventFd>>,
     signals: Option<SignalFd>,
     governed: Governed,
+    /// The process that took the path, and has to run it.
+    birth: Birth,
 }
 
 impl Broker {
@@ -56,13 +59,14 @@ impl Broker {
         raise_descriptor_limit();
         let endpoint = Endpoint::bind(path.as_ref())?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let stop = EventFd::from_flags(flags)
+        let stop = Unshared::new(|| EventFd::from_flags(flags))
             .map_err(|e| Error::io("making the descriptor that stops it", e))?;
         Ok(Self {
             endpoint,
             stop: Arc::new(stop),
             signals: None,
             governed: Governed::by_default(),
+            birth: Birth::here(),
         })
     }
 
@@ -100,14 +104,14 @@ impl Broker {
     }
 
     /// What stops it from another thread, by being written to.
-    pub(crate) fn stop_handle(&self) -> Arc<EventFd> {
+    pub(crate) fn stop_handle(&self) -> Arc<Unshared<EventFd>> {
         Arc::clone(&self.stop)
     }
 
     /// Serves until it is stopped; then finishes what has happened before that, and removes the socket.
     ///
     /// # Errors
-    /// [`Error::Io`] if the kernel refuses what a broker cannot do without.
+    /// [`Error::Io`] if the kernel refuses what a broker cannot do without; [`Error::Core`] in a fork of the process that took the path.
     pub fn run(self) -> Result<()> {
         Running::start(self)?.run()
     }
@@ -116,10 +120,10 @@ impl Broker {
 /// A broker at work.
 struct Running {
     endpoint: Endpoint,
-    stop: Arc<EventFd>,
+    stop: Arc<Unshared<EventFd>>,
     signals: Option<SignalFd>,
     governed: Governed,
-    epoll: Rc<Epoll>,
+    epoll: Rc<Unshared<Epoll>>,
     reserve: Reserve,
     hub: Hub,
     /// The listener is not watched, because connections cannot be accepted for now.
@@ -137,9 +141,14 @@ impl Running {
             stop,
             signals,
             mut governed,
+            birth,
         } = broker;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
-            .map_err(|e| Error::io("making an epoll", e))?;
+        birth.check()?;
+        let epoll = Unshared::of(
+            || Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC),
+            |epoll| epoll.0.as_raw_fd(),
+        )
+        .map_err(|e| Error::io("making an epoll", e))?;
         let epoll = Rc::new(epoll);
         let watch = |fd: &dyn AsFd, token: Token| {
             epoll
@@ -149,7 +158,7 @@ impl Running {
                 )
                 .map_err(|e| Error::io("watching its own descriptors", e))
         };
-        watch(&*stop, Token::Stop)?;
+        watch(&**stop, Token::Stop)?;
         if let Some(signals) = &signals {
             watch(signals, Token::Signal)?;
         }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use bus_core::TopicName;
 use bus_core::control::{Connection, Credentials, Event, Refusal, Sent};
+use bus_core::fork::Unshared;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use crate::accounts::Charge;
@@ -97,7 +98,7 @@ impl Token {
 /// All clients.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    epoll: Rc<Epoll>,
+    epoll: Rc<Unshared<Epoll>>,
     table: HashMap<u64, Client>,
     next_id: u64,
     leaving: VecDeque<(u64, Leaving)>,
@@ -106,7 +107,7 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    pub(crate) fn new(epoll: Rc<Epoll>) -> Self {
+    pub(crate) fn new(epoll: Rc<Unshared<Epoll>>) -> Self {
         Self {
             epoll,
             table: HashMap::new(),

@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::path::{Path, PathBuf};
 
 use bus_core::control::check_socket_path;
+use bus_core::fork::{Birth, Unshared};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{
@@ -27,10 +28,12 @@ const BACKLOG: i32 = 4096;
 pub(crate) struct Endpoint {
     path: PathBuf,
     lock_path: PathBuf,
-    listener: Option<OwnedFd>,
+    listener: Option<Unshared<OwnedFd>>,
     /// Device and inode of the socket file, to remove no other.
     identity: (u64, u64),
-    _lock: Flock<File>,
+    /// A fork of this process has neither lock nor path: it removes nothing.
+    birth: Birth,
+    _lock: Unshared<Flock<File>>,
 }
 
 impl Endpoint {
@@ -53,6 +56,7 @@ impl Endpoint {
             lock_path,
             listener: Some(listener),
             identity,
+            birth: Birth::here(),
             _lock: lock,
         })
     }
@@ -76,6 +80,7 @@ impl Endpoint {
     /// Stops listening and removes the socket. The lock is kept until the end.
     pub(crate) fn close(&mut self) {
         if self.listener.take().is_some()
+            && self.birth.is_here()
             && fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.identity)
         {
             remove_file(&self.path);
@@ -86,8 +91,10 @@ impl Endpoint {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         self.close();
-        // Under the lock: whoever waits for this file finds that it is no longer the one at the path.
-        remove_file(&self.lock_path);
+        if self.birth.is_here() {
+            // Under the lock: whoever waits for this file finds that it is no longer the one at the path.
+            remove_file(&self.lock_path);
+        }
     }
 }
 
@@ -98,7 +105,7 @@ fn lock_path(path: &Path) -> PathBuf {
 }
 
 /// Opens and locks the lock file, and makes sure that what it locked is still the file at the path.
-fn lock(path: &Path, lock_path: &Path) -> Result<Flock<File>> {
+fn lock(path: &Path, lock_path: &Path) -> Result<Unshared<Flock<File>>> {
     loop {
         let file = OpenOptions::new()
             .write(true)
@@ -108,15 +115,20 @@ fn lock(path: &Path, lock_path: &Path) -> Result<Flock<File>> {
             .custom_flags(libc::O_NOFOLLOW)
             .open(lock_path)
             .map_err(|e| failed(path, "opening its lock file", e))?;
-        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        // A child that had it would keep the path taken when this process is gone.
+        let locked = Unshared::of(
+            || Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error),
+            |lock| lock.as_raw_fd(),
+        );
+        let lock = match locked {
             Ok(lock) => lock,
-            Err((_, Errno::EAGAIN)) => {
+            Err(Errno::EAGAIN) => {
                 return Err(Error::InUse {
                     path: path.to_owned(),
                 });
             }
-            Err((_, Errno::EINTR)) => continue,
-            Err((_, e)) => return Err(failed(path, "locking its lock file", e)),
+            Err(Errno::EINTR) => continue,
+            Err(e) => return Err(failed(path, "locking its lock file", e)),
         };
         let mine = lock
             .metadata()
@@ -159,16 +171,16 @@ fn remove_dead_socket(path: &Path) -> Result<()> {
 }
 
 /// Binds and listens. Nobody else can connect before the permissions are set, because nobody can before `listen`.
-fn listen_at(path: &Path) -> Result<(OwnedFd, (u64, u64))> {
+fn listen_at(path: &Path) -> Result<(Unshared<OwnedFd>, (u64, u64))> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
+    let fd = Unshared::new(|| socket(AddressFamily::Unix, SockType::SeqPacket, flags, None))
         .map_err(|e| failed(path, "making a socket", e))?;
     let address = UnixAddr::new(path).map_err(|e| failed(path, "making its address", e))?;
     bind(fd.as_raw_fd(), &address).map_err(|e| failed(path, "binding", e))?;
     let started = || -> io::Result<(u64, u64)> {
         fs::set_permissions(path, Permissions::from_mode(0o600))?;
         let meta = fs::symlink_metadata(path)?;
-        listen(&fd, Backlog::new(BACKLOG)?)?;
+        listen(&*fd, Backlog::new(BACKLOG)?)?;
         Ok((meta.dev(), meta.ino()))
     };
     match started() {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
 use bus_core::control::{Connection, Refusal, Request, pidfd_alive};
+use bus_core::fork::Unshared;
 use bus_core::{Error, TopicName};
 use nix::sys::epoll::{Epoll, EpollFlags};
 
@@ -31,7 +32,7 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(epoll: Rc<Epoll>, policy: Policy) -> Self {
+    pub(crate) fn new(epoll: Rc<Unshared<Epoll>>, policy: Policy) -> Self {
         Self {
             clients: Clients::new(epoll),
             topics: HashMap::new(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use bus_core::fork::{Birth, Unshared};
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::SigSet;
 
@@ -13,7 +14,8 @@ use crate::{Broker, Error, Result};
 /// Established rings go on without their broker.
 #[derive(Debug)]
 pub struct BrokerThread {
-    stop: Arc<EventFd>,
+    stop: Arc<Unshared<EventFd>>,
+    birth: Birth,
     thread: Option<JoinHandle<Result<()>>>,
 }
 
@@ -24,6 +26,7 @@ impl Broker {
     /// [`Error::Io`] if the thread cannot be started.
     pub fn spawn(self) -> Result<BrokerThread> {
         let stop = self.stop_handle();
+        let birth = Birth::here();
         let thread = std::thread::Builder::new()
             .name("bus-broker".into())
             .spawn(move || {
@@ -36,6 +39,7 @@ impl Broker {
             .map_err(|e| Error::io("starting its thread", e))?;
         Ok(BrokerThread {
             stop,
+            birth,
             thread: Some(thread),
         })
     }
@@ -55,6 +59,11 @@ impl BrokerThread {
         let Some(thread) = self.thread.take() else {
             return Ok(());
         };
+        if !self.birth.is_here() {
+            // In a fork there is no such thread, and nobody would ever say that it has ended.
+            std::mem::forget(thread);
+            return Ok(());
+        }
         // It can only fail if the count is at its limit, and then the broker is being told already.
         let _ = self.stop.write(1);
         thread.join().unwrap_or(Err(Error::Panicked))

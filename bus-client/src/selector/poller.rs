@@ -9,15 +9,17 @@
 //! ```
 
 use std::cell::OnceCell;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
+use bus_core::fork::{Birth, Unshared};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::Interest;
+use crate::member::here;
 use crate::{Error, Result};
 
 /// Events that are taken from the kernel at a time.
@@ -36,21 +38,27 @@ pub(crate) enum Fired {
 }
 
 pub(crate) struct Poller {
-    epoll: Epoll,
-    clock: OnceCell<TimerFd>,
+    epoll: Unshared<Epoll>,
+    clock: OnceCell<Unshared<TimerFd>>,
+    birth: Birth,
 }
 
 impl Poller {
     pub(crate) fn new() -> Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
-            .map_err(|e| Error::selector("make an epoll", e))?;
+        let epoll = Unshared::of(
+            || Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC),
+            |epoll| epoll.0.as_raw_fd(),
+        )
+        .map_err(|e| Error::selector("make an epoll", e))?;
         Ok(Self {
             epoll,
             clock: OnceCell::new(),
+            birth: Birth::here(),
         })
     }
 
     fn add(&self, fd: impl AsFd, flags: EpollFlags, number: u64) -> Result<()> {
+        here(self.birth)?;
         self.epoll
             .add(fd, EpollEvent::new(flags, number))
             .map_err(|e| Error::selector("watch a descriptor", e))
@@ -89,9 +97,9 @@ impl Poller {
     pub(crate) fn watch_timers(&self) -> Result<()> {
         if self.clock.get().is_none() {
             let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-            let clock = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)
+            let clock = Unshared::new(|| TimerFd::new(ClockId::CLOCK_MONOTONIC, flags))
                 .map_err(|e| Error::selector("make a timerfd", e))?;
-            self.add(&clock, EpollFlags::EPOLLIN | EpollFlags::EPOLLET, TIMERS)?;
+            self.add(&*clock, EpollFlags::EPOLLIN | EpollFlags::EPOLLET, TIMERS)?;
             let _ = self.clock.set(clock);
         }
         Ok(())
@@ -121,6 +129,7 @@ impl Poller {
         timeout: Option<Duration>,
         mut fired: impl FnMut(Fired),
     ) -> Result<()> {
+        here(self.birth)?;
         let timeout = match timeout {
             None => EpollTimeout::NONE,
             // Rounded up, so that the last bit of the time is slept and not spun away.

@@ -11,6 +11,7 @@
 //! | `roles` | the roles that several tests use |
 //! | `passing` | roles on topics where publishers go past subscribers |
 //! | `hosted` | a stage whose broker has a process of its own |
+//! | `fork` | children of real forks |
 //! | `content` | messages that tell whether they are right |
 //! | `ledger` | the check that each publisher's messages come whole, in order, without a gap |
 //! | `tally` | the same where publishers go past: what was received and what was lost add up |
@@ -22,6 +23,7 @@
 
 pub mod chance;
 pub mod content;
+pub mod fork;
 pub mod hosted;
 pub mod ledger;
 pub mod passing;

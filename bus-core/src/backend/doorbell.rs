@@ -23,6 +23,7 @@ use nix::sys::socket::{
     socketpair, sockopt,
 };
 
+use crate::fork::{Unshared, unshared};
 use crate::{Error, Result};
 
 /// Rings that are taken off with one call.
@@ -31,7 +32,8 @@ const DRAIN: usize = 256;
 /// A sleeper's doorbell. Its descriptor is the inside.
 #[derive(Debug)]
 pub struct Doorbell {
-    inside: OwnedFd,
+    /// A forked child takes no rings of its parent's off.
+    inside: Unshared<OwnedFd>,
     button: OwnedFd,
 }
 
@@ -44,6 +46,7 @@ impl Doorbell {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, flags);
         let (inside, button) = pair.map_err(|e| Error::io("making a doorbell", e))?;
+        let inside = Unshared::new(|| Ok(inside)).map_err(unshared)?;
         Ok(Self { inside, button })
     }
 

@@ -21,6 +21,7 @@ use nix::sys::time::TimeVal;
 use super::path::explain_connect;
 use super::sys::{self, Received};
 use super::wire::{MAX_DESCRIPTORS, MAX_PACKET, Message, Packet};
+use crate::fork::{Unshared, unshared};
 use crate::{Error, Result};
 
 /// How long [`Connection::connect`] waits for a broker that is slow to accept, in seconds.
@@ -45,7 +46,7 @@ pub enum Sent {
 /// A control connection.
 #[derive(Debug)]
 pub struct Connection {
-    fd: OwnedFd,
+    fd: Unshared<OwnedFd>,
 }
 
 impl Connection {
@@ -60,12 +61,10 @@ impl Connection {
         super::check_socket_path(path)?;
         let failed = |e: Errno| Error::io(WHAT, explain_connect(path, e));
         let address = UnixAddr::new(path).map_err(failed)?;
-        let fd = socket(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )
+        let fd = Unshared::new(|| {
+            let flags = SockFlag::SOCK_CLOEXEC;
+            socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
+        })
         .map_err(failed)?;
         // A full backlog makes a blocking connect wait, for this long; a non-blocking one would have to spin.
         setsockopt(&fd, sockopt::SendTimeout, &TimeVal::new(CONNECT_SECONDS, 0)).map_err(failed)?;
@@ -111,14 +110,20 @@ impl Connection {
     /// ```
     pub fn pair() -> Result<(Self, Self)> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
-            .map_err(|e| Error::io("cannot make a pair of sockets", e))?;
-        Ok((Self { fd: a }, Self { fd: b }))
+        let failed = |e| Error::io("cannot make a pair of sockets", e);
+        let (a, b) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(failed)?;
+        let kept = |fd| Unshared::new(|| Ok(fd)).map_err(failed);
+        Ok((Self { fd: kept(a)? }, Self { fd: kept(b)? }))
     }
 
     /// A connection over a `SOCK_SEQPACKET` socket. No call waits in the kernel, whether it is non-blocking or not.
-    pub fn from_fd(fd: OwnedFd) -> Self {
-        Self { fd }
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be kept from forked children.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+        let fd = Unshared::new(|| Ok(fd)).map_err(unshared)?;
+        Ok(Self { fd })
     }
 
     /// Accepts a connection; `None` if nobody asks for one.
@@ -126,7 +131,7 @@ impl Connection {
     /// # Errors
     /// [`Error::Io`] with what the kernel said; the caller tells `EMFILE` and its like apart.
     pub fn accept(listener: &impl AsFd) -> Result<Option<Self>> {
-        match sys::accept(listener.as_fd()) {
+        match Unshared::new(|| sys::accept(listener.as_fd())) {
             Ok(fd) => Ok(Some(Self { fd })),
             Err(e) => match e.raw_os_error() {
                 Some(libc::EAGAIN | libc::ECONNABORTED) => Ok(None),

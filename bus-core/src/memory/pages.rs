@@ -12,17 +12,20 @@ use std::ptr::NonNull;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mlock, mmap, mmap_anonymous, munmap};
 
+use crate::fork::{Instead, Kept};
+
 /// Bytes of a huge page.
 pub(super) const HUGE: usize = 2 << 20;
 
 /// Words of a mask of NUMA nodes, one bit each: as many nodes as any kernel has.
 const NODE_WORDS: usize = 1024 / u64::BITS as usize;
 
-/// Mapped pages.
+/// Mapped pages, which no child of this process has.
 #[derive(Debug)]
 pub(super) struct Pages {
     base: NonNull<c_void>,
     bytes: usize,
+    kept: Kept,
 }
 
 // SAFETY: it stands for the mapping itself, and gives out its address only; what is read and written there is its users' part.
@@ -49,58 +52,26 @@ impl Access {
 }
 
 impl Pages {
-    /// Maps the first `bytes` bytes of a file, shared.
-    pub(super) fn map(file: &impl AsFd, bytes: usize, access: Access) -> nix::Result<Self> {
+    /// Maps the first `bytes` bytes of a file, shared. A child of this process has `instead`.
+    pub(super) fn map(
+        file: &impl AsFd,
+        bytes: usize,
+        access: Access,
+        instead: Instead,
+    ) -> nix::Result<Self> {
         let length = NonZeroUsize::new(bytes).ok_or(Errno::EINVAL)?;
-        if bytes >= HUGE {
-            return Self::map_aligned(file, length, access);
-        }
-        // SAFETY: a new mapping at an address that the kernel chooses.
-        let base = unsafe {
-            let protection = access.protection();
-            mmap(None, length, protection, MapFlags::MAP_SHARED, file, 0)
-        }?;
-        Ok(Self { base, bytes })
-    }
-
-    /// Maps at a multiple of [`HUGE`], in the midst of a reservation that is large enough to have one. What is left of the
-    /// reservation costs addresses, and goes at once.
-    fn map_aligned(file: &impl AsFd, length: NonZeroUsize, access: Access) -> nix::Result<Self> {
-        let bytes = length.get();
-        let whole = bytes.checked_next_multiple_of(HUGE).ok_or(Errno::ENOMEM)?;
-        let room = whole.checked_add(HUGE).ok_or(Errno::ENOMEM)?;
-        let room = NonZeroUsize::new(room).ok_or(Errno::ENOMEM)?;
-        // SAFETY: a new mapping at an address that the kernel chooses.
-        let reserved = unsafe {
-            let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
-            mmap_anonymous(None, room, ProtFlags::PROT_NONE, flags)
-        }?;
-        let before = reserved.as_ptr().align_offset(HUGE);
-        let reservation = Self {
-            base: reserved,
-            bytes: room.get(),
+        let map = || {
+            if bytes >= HUGE {
+                return map_aligned(file, length, access);
+            }
+            // SAFETY: a new mapping at an address that the kernel chooses.
+            unsafe {
+                let protection = access.protection();
+                mmap(None, length, protection, MapFlags::MAP_SHARED, file, 0)
+            }
         };
-        let address = NonZeroUsize::new(reserved.as_ptr() as usize + before);
-        // SAFETY: `before` is less than `HUGE`, so the pages replaced are all of the reservation, which nobody uses.
-        let base = unsafe {
-            let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
-            mmap(address, length, access.protection(), flags, file, 0)
-        }?;
-        std::mem::forget(reservation);
-        let after = room.get() - before - whole;
-        // SAFETY: both ends are of the reservation, outside what was mapped since. Where one cannot be given back, addresses are lost
-        // and nothing else.
-        unsafe {
-            if before > 0 {
-                let _ = munmap(reserved, before);
-            }
-            let _ = munmap(base.add(whole), after);
-            let mapped = bytes.next_multiple_of(page());
-            if whole > mapped {
-                let _ = munmap(base.add(mapped), whole - mapped);
-            }
-        }
-        Ok(Self { base, bytes })
+        let (base, kept) = Kept::map(bytes, instead, map, |base| unmap(base, bytes))?;
+        Ok(Self { base, bytes, kept })
     }
 
     /// The first byte; page-aligned.
@@ -171,9 +142,54 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: whoever uses the address keeps this alive. The kernel refuses only ranges that are none.
-        let _ = unsafe { munmap(self.base, self.bytes) };
+        self.kept.release(|| unmap(self.base, self.bytes));
     }
+}
+
+/// Takes a mapping of this file's away, which nobody uses any more.
+fn unmap(base: NonNull<c_void>, bytes: usize) {
+    // SAFETY: whoever uses the address keeps its `Pages` alive. The kernel refuses only ranges that are none.
+    let _ = unsafe { munmap(base, bytes) };
+}
+
+/// Maps at a multiple of [`HUGE`], in the midst of a reservation that is large enough to have one. What is left of the
+/// reservation costs addresses, and goes at once.
+fn map_aligned(
+    file: &impl AsFd,
+    length: NonZeroUsize,
+    access: Access,
+) -> nix::Result<NonNull<c_void>> {
+    let bytes = length.get();
+    let whole = bytes.checked_next_multiple_of(HUGE).ok_or(Errno::ENOMEM)?;
+    let room = whole.checked_add(HUGE).ok_or(Errno::ENOMEM)?;
+    let room = NonZeroUsize::new(room).ok_or(Errno::ENOMEM)?;
+    // SAFETY: a new mapping at an address that the kernel chooses.
+    let reserved = unsafe {
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        mmap_anonymous(None, room, ProtFlags::PROT_NONE, flags)
+    }?;
+    let before = reserved.as_ptr().align_offset(HUGE);
+    let address = NonZeroUsize::new(reserved.as_ptr() as usize + before);
+    // SAFETY: `before` is less than `HUGE`, so the pages replaced are all of the reservation, which nobody uses.
+    let mapped = unsafe {
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+        mmap(address, length, access.protection(), flags, file, 0)
+    };
+    let base = mapped.inspect_err(|_| unmap(reserved, room.get()))?;
+    let after = room.get() - before - whole;
+    let mapped = bytes.next_multiple_of(page());
+    // Where one of these cannot be given back, addresses are lost and nothing else.
+    if before > 0 {
+        unmap(reserved, before);
+    }
+    // SAFETY: both ends are of the reservation, outside what was mapped since.
+    unsafe {
+        unmap(base.add(whole), after);
+        if whole > mapped {
+            unmap(base.add(mapped), whole - mapped);
+        }
+    }
+    Ok(base)
 }
 
 /// Bytes of a plain page of this machine.

@@ -12,10 +12,11 @@ use super::placement::{Placement, PlacementReport};
 use super::segment::{self, Kind};
 use crate::Result;
 use crate::backend::{Backend, MappedRegistry, Native, Site, site};
+use crate::fork::{Unshared, unshared};
 
 /// The broker's side of a registry segment.
 pub struct Registry {
-    fd: OwnedFd,
+    fd: Unshared<OwnedFd>,
     page: MappedRegistry,
 }
 
@@ -26,6 +27,7 @@ impl Registry {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) where there is no page for it.
     pub fn create() -> Result<Self> {
         let (fd, mapping) = segment::create(Kind::Registry, REGISTRY_BYTES)?;
+        let fd = Unshared::new(|| Ok(fd)).map_err(unshared)?;
         let page = MappedRegistry::new(Arc::new(mapping));
         page.identity.write(REGISTRY_MAGIC);
         Ok(Self { fd, page })

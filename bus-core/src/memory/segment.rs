@@ -15,9 +15,11 @@ use nix::sys::stat::fstat;
 use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 use nix::unistd::ftruncate;
 
+use super::layout::PAGE;
 use super::pages::{Access, HUGE, Pages};
 use super::placement::{Placement, PlacementReport};
 use super::{room, told};
+use crate::fork::Instead;
 use crate::{Error, Result};
 
 /// What every segment is sealed with: no resizing, no new writable mapping, no further seal.
@@ -44,6 +46,25 @@ impl Kind {
             Self::Ring => "ring",
             Self::Reader => "reader",
             Self::Registry => "registry",
+        }
+    }
+
+    /// What a forked child finds in its place. A registry where every word differs from what it was makes the child look up from the data path;
+    /// a cursor may move and a bell ring in vain, when it drops what it has; payloads are not to be seen.
+    fn instead(self) -> Instead {
+        match self {
+            Self::Ring => Instead {
+                open: PAGE,
+                fill: 0,
+            },
+            Self::Reader => Instead {
+                open: usize::MAX,
+                fill: 0,
+            },
+            Self::Registry => Instead {
+                open: PAGE,
+                fill: u8::MAX,
+            },
         }
     }
 }
@@ -159,7 +180,7 @@ fn fill(
     let said = |e: Errno| e.to_string();
     let length = i64::try_from(bytes).map_err(|_| "no file is that long")?;
     ftruncate(&fd, length).map_err(said)?;
-    let pages = Pages::map(&fd, length as usize, Access::Write).map_err(said)?;
+    let pages = Pages::map(&fd, length as usize, Access::Write, kind.instead()).map_err(said)?;
     let mut report = PlacementReport::default();
     placement.prepare(&pages, &mut report);
     if placement.huge_pages && source == Source::Plain && pages.want_huge().is_ok() {
@@ -273,8 +294,8 @@ pub fn open_placed(
         segment: kind.name(),
         why: format!("{bytes} bytes do not fit this machine's address space"),
     })?;
-    let pages =
-        Pages::map(fd, length, Access::Read).map_err(|e| Error::io("mapping a segment", e))?;
+    let pages = Pages::map(fd, length, Access::Read, kind.instead())
+        .map_err(|e| Error::io("mapping a segment", e))?;
     let mut report = PlacementReport::default();
     let what = format!("a {} of {bytes} bytes", kind.name());
     let placement = placement.of(kind, false);
@@ -319,7 +340,7 @@ mod tests {
         let (fd, _mapping) = create(Kind::Ring, 8192).unwrap();
         assert_eq!(ftruncate(&fd, 4096), Err(Errno::EPERM));
         assert_eq!(ftruncate(&fd, 16384), Err(Errno::EPERM));
-        assert!(Pages::map(&fd, 8192, Access::Write).is_err());
+        assert!(Pages::map(&fd, 8192, Access::Write, Kind::Ring.instead()).is_err());
         open(&fd, Kind::Ring, 8192).unwrap();
     }
 

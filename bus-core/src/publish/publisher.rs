@@ -17,6 +17,7 @@ use super::floor::Overdue;
 use super::ring::{Claim, RingPublisher};
 use super::serialise::{Payload, into_span};
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
+use crate::fork::{Unshared, unshared};
 use crate::memory::layout::{MAX_PUBLISHERS, NOWHERE, READER_MAGIC, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
 use crate::memory::segment::{self, Kind};
@@ -27,7 +28,7 @@ use crate::{Delivery, Error, Result, TopicSettings};
 /// Writes one topic's messages into its own ring.
 pub struct Publisher {
     ring: RingPublisher<Native>,
-    fd: OwnedFd,
+    fd: Unshared<OwnedFd>,
     settings: TopicSettings,
     max_payload: usize,
     scratch: allocator::Arena,
@@ -68,6 +69,7 @@ impl Publisher {
         let (registry, mut report) = registry::open_placed(registry, &placement)?;
         let (fd, mapping) = segment::create_placed(Kind::Ring, ring_bytes(&settings), &placement)?;
         report.merge(mapping.report().clone());
+        let fd = Unshared::new(|| Ok(fd)).map_err(unshared)?;
         let ring = MappedRing::new(Arc::new(mapping), &settings);
         ring.identify(RING_MAGIC);
         let inline = u64::from(ring.inline());

@@ -16,6 +16,7 @@ use super::receiver::Receiver;
 use super::subscriber::release;
 use crate::backend::doorbell::Doorbell;
 use crate::backend::{Backend, Native};
+use crate::fork::Birth;
 use crate::memory::segment::Mapping;
 
 /// Messages that are named where too many are held.
@@ -26,6 +27,8 @@ pub(super) struct Desk {
     state: Mutex<State>,
     /// Moves when something was given back; in this process's own memory.
     bell: <Native as Backend>::Word32,
+    /// The process whose desk it is: in a fork of it, a thread that is not there may have the lock.
+    birth: Birth,
     /// Ends the membership when the desk closes.
     _membership: Arc<dyn Send + Sync>,
 }
@@ -53,6 +56,7 @@ impl Desk {
         Self {
             state: Mutex::default(),
             bell: 0.into(),
+            birth: Birth::here(),
             _membership: membership,
         }
     }
@@ -75,11 +79,17 @@ impl Desk {
 
     /// The subscriber is about to sleep there. Fetch after this, and sleep then.
     pub(super) fn park(&self, own: &Arc<Doorbell>) {
+        if !self.birth.is_here() {
+            return;
+        }
         self.state().parked = Some(own.clone());
     }
 
     /// The subscriber is awake.
     pub(super) fn unpark(&self) {
+        if !self.birth.is_here() {
+            return;
+        }
         self.state().parked = None;
     }
 
@@ -126,6 +136,9 @@ impl Desk {
     }
 
     fn give_back(&self, publisher: u64, sequence: u64) {
+        if !self.birth.is_here() {
+            return;
+        }
         let mut state = self.state();
         state.out.remove(&(publisher, sequence));
         if let Some(receiver) = &state.left {

@@ -14,6 +14,7 @@ use super::receiver::Receiver;
 use super::ring::{Holding, RingReader};
 use crate::backend::doorbell::Doorbell;
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
+use crate::fork::{Birth, Unshared, unshared};
 use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
 use crate::memory::segment::{self, Kind};
@@ -25,7 +26,7 @@ use crate::{Error, Result, TopicSettings};
 pub struct Subscriber {
     /// None only while it is dropped.
     receiver: Option<Receiver<Native>>,
-    fd: OwnedFd,
+    fd: Unshared<OwnedFd>,
     settings: TopicSettings,
     desk: Arc<Desk>,
     /// Messages held and not yet given back.
@@ -33,7 +34,7 @@ pub struct Subscriber {
     /// Room for what the desk has, kept from one fetch to the next.
     returned: Cell<Vec<(u64, u64)>>,
     /// The process that made it.
-    process: u32,
+    birth: Birth,
     placement: Placement,
     /// What became of it.
     report: RefCell<PlacementReport>,
@@ -81,6 +82,7 @@ impl Subscriber {
         let bytes = reader_bytes(&settings);
         let (fd, mapping) = segment::create_placed(Kind::Reader, bytes, &placement)?;
         report.merge(mapping.report().clone());
+        let fd = Unshared::new(|| Ok(fd)).map_err(unshared)?;
         let reader = MappedReader::new(Arc::new(mapping), &settings);
         reader.header().identity.write(READER_MAGIC);
         Ok(Self {
@@ -90,7 +92,7 @@ impl Subscriber {
             desk: Arc::new(Desk::new(membership)),
             held: Cell::new(0),
             returned: Cell::default(),
-            process: std::process::id(),
+            birth: Birth::here(),
             placement,
             report: RefCell::new(report),
         })
@@ -345,7 +347,7 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        if self.process != std::process::id() {
+        if !self.birth.is_here() {
             // A forked copy of the handle ends nothing.
             std::mem::forget(self.receiver.take());
             return;
