@@ -230,7 +230,7 @@ fn payloads(given: &Given) {
     .must_die_of(Signal::SIGSEGV);
     forked(|| loan.take().unwrap().send().to_string()).must_die_of(Signal::SIGSEGV);
     forked(|| {
-        drop(loan.take());
+        let _ = loan.take();
         "dropped".into()
     })
     .must_say("dropped");
