@@ -3,6 +3,7 @@
 mod common;
 
 use std::os::fd::AsFd;
+use std::sync::mpsc;
 
 use bus_core::control::{Event, Refusal, Request, Role, Trust, pidfd_alive};
 use bus_core::memory::segment::{self, Kind};
@@ -153,11 +154,19 @@ fn who_leaves_is_told_and_the_version_follows_the_event() {
 #[test]
 fn the_event_is_there_when_the_version_is_seen() {
     const ROUNDS: u32 = 500;
+    /// Rounds ahead of who reads. More would fill its socket: then events are on their way, but for those of who is gone again.
+    const AHEAD: u32 = 20;
     let host = Host::new();
     let publisher = host.publisher("t");
     let registry = publisher.registry();
     std::thread::scope(|scope| {
-        scope.spawn(|| (0..ROUNDS).for_each(|_| drop(host.subscriber("t"))));
+        let (credit, credits) = mpsc::channel();
+        (0..AHEAD).for_each(|_| credit.send(()).unwrap());
+        let host = &host;
+        scope.spawn(move || {
+            let rounds = credits.iter().take(ROUNDS as usize);
+            rounds.for_each(|()| drop(host.subscriber("t")));
+        });
         let deadline = common::deadline().unwrap();
         let mut known = 0;
         while known < 2 * ROUNDS {
@@ -174,6 +183,10 @@ fn the_event_is_there_when_the_version_is_seen() {
                 };
                 assert_eq!(version, known + 1);
                 known = version;
+                if known.is_multiple_of(2) {
+                    // At the end nobody needs it.
+                    let _ = credit.send(());
+                }
             }
         }
     });
