@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::time::Instant;
+
 use bus_core::control::{Connection, Event, Refusal, Role};
 use common::actor::{Actor, act, can_act};
 use common::{Busd, Handle, Host, open_request};
@@ -223,6 +225,12 @@ fn who_left_makes_room_for_who_comes_though_the_broker_has_not_noticed_yet() {
     std::fs::write(&file, policy).unwrap();
     let busd = Busd::start(&path, &format!("export BUS_POLICY='{}'", file.display()));
     let first = Handle::open(&path, Role::Publisher, "t").joined();
+    // Only once it sleeps does it hear of both in the order in which they came.
+    let deadline = common::deadline().unwrap();
+    while busd.state() != 'S' {
+        assert!(Instant::now() < deadline, "it never sleeps");
+        std::thread::yield_now();
+    }
     busd.signal(Signal::SIGSTOP);
     let pid = nix::unistd::Pid::from_raw(busd.child.id() as i32);
     waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();

@@ -279,6 +279,13 @@ impl Busd {
         nix::sys::signal::kill(pid, signal).unwrap();
     }
 
+    /// Its state, as the kernel has it: R, S, T and so on.
+    pub fn state(&self) -> char {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let (_, after) = stat.rsplit_once(") ").unwrap();
+        after.chars().next().unwrap()
+    }
+
     /// Processor time so far.
     pub fn cpu_time(&self) -> Duration {
         let path = format!("/proc/{}/schedstat", self.child.id());
