@@ -95,7 +95,7 @@ fn root_is_no_exception_for_the_broker_of_another_user() {
     )
     .unwrap();
     connect(fd.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
-    let (kind, why) = common::refusal(&Connection::from_fd(fd));
+    let (kind, why) = common::refusal(&Connection::from_fd(fd).unwrap());
     assert_eq!(kind, Refusal::NotAllowed);
     assert!(why.contains("serves user 12345"), "{why}");
     alice.ok("take publisher t");
