@@ -10,7 +10,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::budget::Budget;
 use crate::crowd::lie::Lie;
 use crate::outcome::Outcome;
-use crate::{crowd, hostile, process, soak, stops};
+use crate::{crowd, hostile, process, restarts, soak, stops};
 
 /// Tries to break bus, and says whether something broke
 ///
@@ -38,6 +38,13 @@ enum Command {
     Hostile(hostile::Options),
     /// Stops processes at random points, short and long: slow, never dead
     Stops(Crowd),
+    /// Ends the broker and starts it again, under load, as a process of its own and as one that members host
+    Restarts {
+        #[command(flatten)]
+        choices: restarts::Choices,
+        #[command(flatten)]
+        crowd: Crowd,
+    },
     /// Everything at once, for as long as one likes: memory and descriptors stay what they were, and every message is accounted for
     Soak {
         #[command(flatten)]
@@ -98,6 +105,7 @@ fn torture(command: &Command, budget: &Budget) -> Result<Option<Outcome>> {
     let outcome = match command {
         Command::Hostile(options) => hostile::run(options, budget)?,
         Command::Stops(crowd) => stops::run(budget, crowd.lie)?,
+        Command::Restarts { choices, crowd } => restarts::run(budget, *choices, crowd.lie)?,
         Command::Soak { choices, crowd } => soak::run(budget, *choices, crowd.lie)?,
         Command::Worker { role, settings } => {
             process::work(&[crowd::ROLES, hostile::ROLES].concat(), role, settings)?;

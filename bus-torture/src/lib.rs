@@ -12,5 +12,6 @@ pub mod outcome;
 pub mod pen;
 pub mod process;
 pub mod progress;
+pub mod restarts;
 pub mod soak;
 pub mod stops;

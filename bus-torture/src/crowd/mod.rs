@@ -17,15 +17,17 @@
 //! | `sender`, `reader`, `pattern`, `states`, `broker` | the roles |
 //! | `member` | the run's side of a process |
 //! | `books` | what was said by everybody, and whether it adds up |
-//! | `company` | all processes of a run |
-//! | `vitals` | memory and descriptors of a process, and whether they grow |
+//! | `company`, `asking` | all processes of a run |
+//! | `vitals`, `flat` | memory and descriptors of processes, and whether they grow |
 
+pub mod asking;
 pub mod books;
 pub mod broker;
 pub mod clock;
 pub mod company;
 pub mod content;
 pub mod desk;
+pub mod flat;
 pub mod ledger;
 pub mod lie;
 pub mod member;
@@ -43,9 +45,9 @@ use crate::process::Role;
 /// The roles of a crowd.
 pub const ROLES: &[Role] = &[
     (broker::ROLE, broker::play),
-    (sender::ROLE, sender::play),
-    (reader::ROLE, reader::play),
-    (pattern::ROLE, pattern::play),
-    (states::WRITER, states::write),
-    (states::READER, states::read),
+    (sender::ROLE, |given| post::confess(sender::play(given))),
+    (reader::ROLE, |given| post::confess(reader::play(given))),
+    (pattern::ROLE, |given| post::confess(pattern::play(given))),
+    (states::WRITER, |given| post::confess(states::write(given))),
+    (states::READER, |given| post::confess(states::read(given))),
 ];

@@ -83,6 +83,18 @@ pub fn wrong(what: impl Into<String>) -> Result<()> {
     say(&Said::Wrong { what: what.into() })
 }
 
+/// What a worker could not do is said to the run before it ends.
+///
+/// # Errors
+/// What it could not do.
+pub fn confess(played: Result<()>) -> Result<()> {
+    if let Err(error) = &played {
+        // Whoever does not hear it sees how the process ends.
+        let _ = wrong(format!("it gives up: {error:#}"));
+    }
+    played
+}
+
 /// A handle that was opened.
 pub struct Joined<H> {
     /// The handle.

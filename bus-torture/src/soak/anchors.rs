@@ -88,31 +88,17 @@ impl Anchors {
     }
 
     /// All of them.
-    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+    pub fn numbers(&self) -> Vec<u32> {
         let pairs = self.pairs.iter().flat_map(|p| [p.sender, p.reader]);
-        pairs.chain([self.pattern, self.state])
+        pairs.chain([self.pattern, self.state]).collect()
     }
 
     /// In a lull: each goes on, knows its peer and nobody else, and what a writer set last is what the reader of the state sees.
     pub fn check(&self, all: &mut Company) -> Result<()> {
         let last = all.last_value();
-        for number in self.numbers() {
-            all.tell(number, Told::Where)?;
-        }
-        let answered = |all: &Company| {
-            self.numbers()
-                .all(|n| all.member(n).is_some_and(|m| m.at().is_some()))
-        };
-        if !all.must(PROMPT, "all anchors say where they are", answered)? {
-            return Ok(());
-        }
         for pair in &self.pairs {
             for number in [pair.sender, pair.reader] {
-                let before = all.member(number).and_then(Member::at).unwrap_or(0);
-                let what = format!("anchor {number}, which is at {before}, goes on");
-                ask_until(all, number, Told::Where, &what, move |member| {
-                    member.at().is_some_and(|at| at > before)
-                })?;
+                all.goes_on(PROMPT, number)?;
             }
             self.knows(all, pair.sender, pair.reader)?;
             self.knows(all, pair.reader, pair.sender)?;
@@ -121,7 +107,7 @@ impl Anchors {
             let what = format!(
                 "the reader of a state, whose writer has left, sees its last value {last:?}"
             );
-            ask_until(all, self.state, Told::Where, &what, move |member| {
+            all.ask_until(PROMPT, self.state, Told::Where, &what, move |member| {
                 member.value().is_some_and(|value| value >= last)
             })?;
         }
@@ -133,7 +119,7 @@ impl Anchors {
             return Ok(());
         };
         let what = format!("anchor {number} knows {name} and nobody else");
-        ask_until(all, number, Told::Peers, &what, move |member| {
+        all.ask_until(PROMPT, number, Told::Peers, &what, move |member| {
             member.peers() == Some(std::slice::from_ref(&name))
         })
     }
@@ -145,35 +131,4 @@ impl Anchors {
         all.outcome()
             .number("honest_pair.longest_pause_ms", pause.as_secs_f64() * 1e3);
     }
-}
-
-/// Asks again and again, until the answer is right. That it never is, is a violation, with the last answer.
-fn ask_until(
-    all: &mut Company,
-    number: u32,
-    told: Told,
-    what: &str,
-    right: impl Fn(&Member) -> bool,
-) -> Result<()> {
-    let deadline = std::time::Instant::now() + PROMPT;
-    while std::time::Instant::now() < deadline {
-        all.tell(number, told)?;
-        let answered = |all: &Company| {
-            all.member(number).is_none_or(|m| match told {
-                Told::Peers => m.peers().is_some(),
-                _ => m.at().is_some(),
-            })
-        };
-        all.until(PROMPT, answered)?;
-        if all.member(number).is_some_and(&right) {
-            return Ok(());
-        }
-    }
-    let answer = all
-        .member(number)
-        .map(|m| format!("at {:?}, {:?}, {:?}", m.at(), m.peers(), m.value()));
-    all.outcome().violation(format!(
-        "within {PROMPT:?} it did not come true that {what}: {answer:?}"
-    ));
-    Ok(())
 }

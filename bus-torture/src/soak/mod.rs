@@ -7,7 +7,6 @@
 //! its memory must not grow. The broker is looked at in the same way.
 
 mod anchors;
-mod flat;
 mod guests;
 mod steps;
 
@@ -17,11 +16,11 @@ use anyhow::Result;
 
 use crate::budget::Budget;
 use crate::crowd::company::Company;
+use crate::crowd::flat::Flat;
 use crate::crowd::lie::Lie;
 use crate::outcome::Outcome;
 use crate::progress::Progress;
 use anchors::Anchors;
-use flat::Flat;
 use guests::Guests;
 use steps::Steps;
 
@@ -59,7 +58,7 @@ pub fn run(budget: &Budget, choices: Choices, lie: Option<Lie>) -> Result<Outcom
         while budget.elapsed() < end && all.outcome().violated() == 0 {
             steps.step(&mut all, &mut guests)?;
             progress.done(1);
-            flat.glance(&all, &anchors)?;
+            flat.glance(&all, &anchors.numbers())?;
         }
         steps.calm(&mut all)?;
         progress.now("soak, in a lull");
@@ -84,7 +83,7 @@ fn lull(
         return Ok(());
     }
     anchors.check(all)?;
-    flat.look(all, anchors, budget.elapsed())?;
+    flat.look(all, &anchors.numbers(), budget.elapsed())?;
     all.outcome().count("lulls", 1);
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! Whether memory and descriptors stay what they were.
 //!
+//! Some processes, the *anchors*, are there from the beginning to the end, and nothing is done to them. Now and then there is a lull: nobody else
+//! is there.
+//!
 //! *Descriptors, segments and threads* of an anchor are compared at lulls, when the same handles are open as at the first one: they are the same.
 //! Those of the broker may differ by the rings that topics retain of publishers that have ended. *Memory* is compared over the second half of all lulls: the slope
 //! of the straight line that fits it best.
@@ -10,9 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::anchors::Anchors;
-use crate::crowd::company::Company;
-use crate::crowd::vitals::{Growth, Vitals};
+use super::company::Company;
+use super::vitals::{Growth, Vitals};
 
 /// How long it may take until those who have left are forgotten.
 const SETTLING: Duration = Duration::from_secs(5);
@@ -36,10 +38,10 @@ pub struct Flat {
     glanced: Option<Instant>,
 }
 
-fn pids(all: &Company, anchors: &Anchors) -> Vec<(u32, u32)> {
-    let anchors = anchors.numbers().filter_map(|number| {
-        let member = all.member(number)?;
-        Some((number, member.pid()))
+fn pids(all: &Company, anchors: &[u32]) -> Vec<(u32, u32)> {
+    let anchors = anchors.iter().filter_map(|number| {
+        let member = all.member(*number)?;
+        Some((*number, member.pid()))
     });
     let broker = all.broker().map(|pid| (BROKER, pid));
     anchors.chain(broker).collect()
@@ -57,7 +59,7 @@ fn same(number: u32, first: &Vitals, now: &Vitals) -> bool {
 
 impl Flat {
     /// Between lulls: the most that anybody takes.
-    pub fn glance(&mut self, all: &Company, anchors: &Anchors) -> Result<()> {
+    pub fn glance(&mut self, all: &Company, anchors: &[u32]) -> Result<()> {
         if self.glanced.is_some_and(|at| at.elapsed() < GLANCE) {
             return Ok(());
         }
@@ -80,7 +82,7 @@ impl Flat {
     }
 
     /// In a lull. The first one says what it has to be.
-    pub fn look(&mut self, all: &mut Company, anchors: &Anchors, at: Duration) -> Result<()> {
+    pub fn look(&mut self, all: &mut Company, anchors: &[u32], at: Duration) -> Result<()> {
         let pids = pids(all, anchors);
         if self.first.is_empty() {
             self.first = steady(&pids)?;

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# A slice of everything that tries to break the bus, as the CI runs it: at most about four minutes on two cores, after the build.
+# scripts/torture.sh runs it whole. Each prints the seed that makes its choices again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo build --release --locked -p bus-torture
+torture="$(cargo metadata --no-deps --locked --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/release/bus-torture"
+
+for slice in "kill-points 50" "faults 30" "hostile 40" "stops 30" "restarts 40" "soak 40"; do
+    read -r command seconds <<<"$slice"
+    echo "-- bus-torture $command --seconds $seconds"
+    timeout --kill-after 10 120 "$torture" "$command" --seconds "$seconds"
+done
