@@ -4,6 +4,7 @@
 //!  publish    standard input to a topic       input, lines
 //!  subscribe  a topic to standard output      output
 //!  demo       three processes in a pipeline, measured, and beside sockets and pipes
+//!  policy     what a policy of the broker means
 //!  joining    what pub and sub have in common: the way to the broker, the topic's settings
 //!  interrupt, progress, failure               Ctrl-C, the line on a terminal, the sentence at the end
 //! ```
@@ -20,6 +21,7 @@ mod interrupt;
 mod joining;
 mod lines;
 mod output;
+mod policy;
 mod progress;
 mod publish;
 mod size;
@@ -56,6 +58,8 @@ enum Command {
     /// A topic to standard output
     #[command(name = "sub")]
     Subscribe(subscribe::Arguments),
+    /// What the broker's policy means: who may do what on which topics
+    Policy(policy::Arguments),
     /// One of the demo's processes
     #[command(name = demo::PART, hide = true)]
     DemoPart(demo::PartArguments),
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Publish(arguments) => publish::run(&arguments),
         Command::Subscribe(arguments) => subscribe::run(&arguments),
+        Command::Policy(arguments) => policy::run(&arguments),
         Command::DemoPart(arguments) => demo::part(&arguments),
     };
     match ended {

@@ -193,6 +193,11 @@ fn limits_are_for_everybody_but_the_own_user_and_the_first_that_names_somebody_d
     );
     assert_eq!(policy.limits(77)[Quota::Topics], 0);
     assert_eq!(policy.limits(OWN), Limits::OWN);
+    let all = policy.all_limits();
+    assert_eq!(all.line(1001, Quota::Connections), Some(8));
+    assert_eq!(all.line(1001, Quota::Bytes), Some(4));
+    assert_eq!(all.line(5, Quota::Connections), Some(3));
+    assert_eq!(all.line(5, Quota::Topics), None);
 }
 
 #[test]

@@ -87,9 +87,9 @@ impl Limits {
         1 << 20,
     ]);
 
-    /// These, but for what a table says.
-    fn read(self, reader: &mut Reader<'_>, table: &Table<'_, '_>) -> Self {
-        let mut limits = self;
+    /// These, but for what a table says; and at which lines it does.
+    fn read(self, reader: &mut Reader<'_>, table: &Table<'_, '_>) -> (Self, Lines) {
+        let (mut limits, mut lines) = (self, Lines::default());
         for quota in Quota::ALL {
             let read = match quota {
                 Quota::Bytes => reader.value(
@@ -108,11 +108,18 @@ impl Limits {
             };
             if let Some(limit) = read {
                 limits.0[quota as usize] = limit;
+                let at = table
+                    .get(quota.name())
+                    .map_or(0, |value| value.span().start);
+                lines[quota as usize] = Some(reader.line(at));
             }
         }
-        limits
+        (limits, lines)
     }
 }
+
+/// The line at which each limit is set, where it is.
+type Lines = [Option<usize>; Quota::COUNT];
 
 impl Index<Quota> for Limits {
     type Output = u64;
@@ -131,6 +138,7 @@ pub struct UserLimits {
     pub users: Vec<u32>,
     /// What each of them may have.
     pub limits: Limits,
+    lines: Lines,
 }
 
 /// All limits of a policy.
@@ -140,6 +148,7 @@ pub struct AllLimits {
     pub default: Limits,
     /// Of those who are named; the first that matches decides.
     pub users: Vec<UserLimits>,
+    lines: Lines,
 }
 
 impl Default for AllLimits {
@@ -147,6 +156,7 @@ impl Default for AllLimits {
         Self {
             default: Limits::DEFAULT,
             users: Vec::new(),
+            lines: Lines::default(),
         }
     }
 }
@@ -164,7 +174,7 @@ impl AllLimits {
         let mut keys: Vec<&str> = Quota::NAMES.to_vec();
         keys.push("user");
         let table = reader.table("[limits]", at, entries, &keys);
-        let default = Limits::DEFAULT.read(reader, &table);
+        let (default, lines) = Limits::DEFAULT.read(reader, &table);
         let mut keys = vec!["users"];
         keys.extend(Quota::NAMES);
         let tables = reader.tables(&table, "user", "[[limits.user]]", &keys);
@@ -174,17 +184,29 @@ impl AllLimits {
             if named.is_none() {
                 reader.missing(table, "`users`: name whom it is about");
             }
+            let (limits, lines) = default.read(reader, table);
             users.push(UserLimits {
                 line: reader.line(table.at),
                 users: named.unwrap_or_default(),
-                limits: default.read(reader, table),
+                limits,
+                lines,
             });
         }
-        Self { users, default }
+        Self {
+            users,
+            default,
+            lines,
+        }
     }
 
     /// The rule that decides the limits of a user, if one names it.
     pub fn rule(&self, uid: u32) -> Option<&UserLimits> {
         self.users.iter().find(|rule| rule.users.contains(&uid))
+    }
+
+    /// The line that decides a limit of a user which is not the broker's own; none where the broker has it built in.
+    pub fn line(&self, uid: u32, quota: Quota) -> Option<usize> {
+        let named = self.rule(uid).and_then(|rule| rule.lines[quota as usize]);
+        named.or(self.lines[quota as usize])
     }
 }
