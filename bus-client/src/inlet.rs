@@ -286,8 +286,16 @@ impl Inlet {
                 }
                 self.nothing()
             }
-            Err(error) => Err(self.member.wrap(error)),
+            Err(error) => Err(self.refused(error)),
         }
+    }
+
+    /// A look failed, and so does each one after it while the ring is there that it failed at: an evicted subscriber's, for instance, whose
+    /// publisher may have left.
+    #[cold]
+    fn refused(&self, error: bus_core::Error) -> Error {
+        self.settle();
+        self.member.wrap(error)
     }
 
     /// Nothing there: is it the end?
@@ -319,7 +327,7 @@ impl Inlet {
                 }
                 Ok(None) if self.wait(timeout, &mut waited)? => {}
                 Ok(None) => return Ok(None),
-                Err(error) => return Err(self.member.wrap(error)),
+                Err(error) => return Err(self.refused(error)),
             }
         }
     }

@@ -181,3 +181,32 @@ fn large_messages_are_held_while_a_lossy_ring_goes_round() {
     }
     assert_eq!((received + lost, publisher.nowhere()), (200, 0));
 }
+
+/// Class of bug: a member that is gone is kept for ever, here by who was evicted by it and has nobody else to hear.
+#[test]
+fn an_evicted_subscriber_lets_go_of_a_publisher_that_left() {
+    let stage = Stage::new();
+    let bus = named(&stage, "evicted");
+    let after_us = 1000;
+    let topic = || {
+        let topic = bus.topic("t").unwrap().depth(4);
+        topic.delivery(Delivery::Evict { after_us })
+    };
+    let subscriber = topic().end_with_publishers();
+    let subscriber = subscriber.subscriber::<u64>().unwrap();
+    let mut publisher = topic().publisher::<u64>().unwrap();
+    while !publisher.stalls().iter().any(|stall| stall.evicted) {
+        publisher.send(&1).unwrap();
+    }
+    drop(publisher);
+    let deadline = Instant::now() + WATCHDOG;
+    loop {
+        match subscriber.try_recv() {
+            Err(Error::Ended { .. }) => break,
+            Err(Error::Evicted { .. }) | Ok(None) => {}
+            other => panic!("{other:?}"),
+        }
+        assert!(Instant::now() < deadline, "it never ends");
+    }
+    assert!(subscriber.publishers().unwrap().is_empty());
+}
