@@ -10,7 +10,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::budget::Budget;
 use crate::crowd::lie::Lie;
 use crate::outcome::Outcome;
-use crate::{crowd, hostile, process, restarts, soak, stops};
+use crate::process::Role;
+use crate::{crowd, hostile, kill_points, process, restarts, soak, stops};
 
 /// Tries to break bus, and says whether something broke
 ///
@@ -34,6 +35,8 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Kills a process after each instruction of what it does, and looks at everybody else
+    KillPoints(kill_points::Options),
     /// Peers that write what they like into every word that they may, and say to the broker what they like
     Hostile(hostile::Options),
     /// Stops processes at random points, short and long: slow, never dead
@@ -103,16 +106,22 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 /// None of a worker: what it has to say, it has said.
 fn torture(command: &Command, budget: &Budget) -> Result<Option<Outcome>> {
     let outcome = match command {
+        Command::KillPoints(options) => kill_points::run(options, budget)?,
         Command::Hostile(options) => hostile::run(options, budget)?,
         Command::Stops(crowd) => stops::run(budget, crowd.lie)?,
         Command::Restarts { choices, crowd } => restarts::run(budget, *choices, crowd.lie)?,
         Command::Soak { choices, crowd } => soak::run(budget, *choices, crowd.lie)?,
         Command::Worker { role, settings } => {
-            process::work(&[crowd::ROLES, hostile::ROLES].concat(), role, settings)?;
+            process::work(&roles(), role, settings)?;
             return Ok(None);
         }
     };
     Ok(Some(outcome))
+}
+
+/// What the processes of all commands play.
+fn roles() -> Vec<Role> {
+    [crowd::ROLES, hostile::ROLES, kill_points::ROLES].concat()
 }
 
 /// A duration in seconds from the command line: more than 0, a week at most.
