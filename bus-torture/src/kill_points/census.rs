@@ -49,35 +49,3 @@ impl Census {
         Ok(census)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_handle_counts_until_it_is_dropped() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("bus.sock");
-        let bus = bus_client::Bus::builder("test")
-            .socket(&path)
-            .connect()
-            .unwrap();
-        let before = Census::take().unwrap();
-        let publisher = bus.bytes_publisher("t").unwrap();
-        let with = Census::take().unwrap();
-        assert!(
-            with.sockets >= before.sockets + 2 && with.mapped > before.mapped,
-            "{before:?} {with:?}"
-        );
-        drop(publisher);
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while Census::take().unwrap() != before {
-            assert!(
-                std::time::Instant::now() < deadline,
-                "{before:?} {:?}",
-                Census::take()
-            );
-            std::thread::yield_now();
-        }
-    }
-}
