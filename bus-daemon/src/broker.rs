@@ -41,6 +41,7 @@ pub struct Broker {
     endpoint: Endpoint,
     stop: Arc<Unshared<EventFd>>,
     signals: Option<SignalFd>,
+    reserve: Reserve,
     governed: Governed,
     /// The process that took the path, and has to run it.
     birth: Birth,
@@ -57,6 +58,7 @@ impl Broker {
     /// [`Error::Listen`] if the path cannot be used.
     pub fn bind(path: impl AsRef<Path>) -> Result<Self> {
         raise_descriptor_limit();
+        let reserve = Reserve::new().map_err(|e| Error::io("taking a descriptor in reserve", e))?;
         let endpoint = Endpoint::bind(path.as_ref())?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let stop = Unshared::new(|| EventFd::from_flags(flags))
@@ -65,6 +67,7 @@ impl Broker {
             endpoint,
             stop: Arc::new(stop),
             signals: None,
+            reserve,
             governed: Governed::by_default(),
             birth: Birth::here(),
         })
@@ -140,6 +143,7 @@ impl Running {
             endpoint,
             stop,
             signals,
+            reserve,
             mut governed,
             birth,
         } = broker;
@@ -165,8 +169,6 @@ impl Running {
         if let Some(listener) = endpoint.listener() {
             watch(&listener, Token::Listener)?;
         }
-        let mut reserve = Reserve::default();
-        reserve.fill();
         Ok(Self {
             hub: Hub::new(Rc::clone(&epoll), governed.take_policy()),
             endpoint,

@@ -21,10 +21,15 @@ pub(crate) enum Accepted {
 }
 
 /// The reserve.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Reserve(Option<File>);
 
 impl Reserve {
+    /// A full one. Taken before anybody can connect: where the broker's clients are in its own process, they would leave it none.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self(Some(File::open("/dev/null")?)))
+    }
+
     /// Takes a descriptor if the reserve is empty and one can be had.
     pub(crate) fn fill(&mut self) {
         if self.0.is_none() {

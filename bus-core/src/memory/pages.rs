@@ -193,7 +193,7 @@ fn map_aligned(
 }
 
 /// Bytes of a plain page of this machine.
-fn page() -> usize {
+pub(super) fn page() -> usize {
     let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
     size.ok().flatten().map_or(4096, |size| size as usize)
 }

@@ -38,6 +38,15 @@ pub(super) fn shortage(bytes: u64) -> Option<String> {
     None
 }
 
+/// Why `bytes` more cannot be mapped, if so.
+pub(super) fn address_limit(bytes: u64) -> Option<String> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_AS).ok()?;
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').next()?.parse().ok()?;
+    let left = limit.saturating_sub(pages.saturating_mul(super::pages::page() as u64));
+    (bytes > left).then(|| format!("the limit on addresses (ulimit -v) leaves {left} bytes"))
+}
+
 /// Bytes that the machine can give without swapping.
 fn machine() -> Option<u64> {
     let info = fs::read_to_string("/proc/meminfo").ok()?;

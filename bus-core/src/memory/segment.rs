@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
@@ -115,7 +115,7 @@ pub fn create_placed(kind: Kind, bytes: u64, placement: &Placement) -> Result<(O
         bytes,
         why,
     };
-    if let Some(why) = room::file_limit(bytes) {
+    if let Some(why) = room::file_limit(bytes).or_else(|| room::address_limit(bytes)) {
         return Err(no_room(why));
     }
     let mut pool = None;
@@ -251,6 +251,10 @@ pub fn check(fd: &impl AsFd, kind: Kind, bytes: u64) -> Result<u64> {
         return Err(refuse(
             "it is not sealed against resizing and writing".into(),
         ));
+    }
+    let flags = fcntl(fd, FcntlArg::F_GETFL).map_err(|e| Error::io("fcntl", e))?;
+    if OFlag::from_bits_retain(flags) & OFlag::O_ACCMODE == OFlag::O_WRONLY {
+        return Err(refuse("it cannot be read by this descriptor".into()));
     }
     let stat = fstat(fd).map_err(|e| Error::io("fstat", e))?;
     let size = stat.st_size;
