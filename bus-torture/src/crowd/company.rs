@@ -8,15 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
-use super::books::{Books, Follows};
+use super::books::Books;
 use super::broker;
-use super::lie::Lie;
 use super::member::Member;
-use super::post::Base;
-use super::reader::Waits;
 use super::said::{Said, Told};
-use super::topic::Topic;
-use super::{pattern, reader, sender, states};
+use super::states;
 use crate::outcome::Outcome;
 use crate::process::{PATIENCE, Worker};
 
@@ -26,35 +22,23 @@ const LOOK: Duration = Duration::from_micros(200);
 /// Who is stopped for less than this comes back in time to a broker that was started meanwhile.
 const LATE: Duration = Duration::from_millis(1500);
 
-/// How fast a publisher sends.
-#[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// Most messages at a time.
-    pub burst: u64,
-    /// Most microseconds between.
-    pub rest: u64,
-}
-
-/// As fast as there is room.
-pub const FLOOD: Pace = Pace { burst: 32, rest: 0 };
-
 /// The processes of a run.
 #[derive(Debug)]
 pub struct Company {
     dir: tempfile::TempDir,
     /// Whether members host a broker where there is none.
-    embedded: bool,
+    pub(super) embedded: bool,
     broker: Option<Worker>,
     broker_stopped: bool,
-    members: BTreeMap<u32, Member>,
-    number: u32,
-    random: fastrand::Rng,
-    books: Books,
+    pub(super) members: BTreeMap<u32, Member>,
+    pub(super) number: u32,
+    pub(super) random: fastrand::Rng,
+    pub(super) books: Books,
     /// Evictions of those who are gone.
     evicted: u64,
     /// The last value that a writer which has left had set.
     last_value: Option<(u32, u64)>,
-    outcome: Outcome,
+    pub(super) outcome: Outcome,
 }
 
 impl Company {
@@ -174,114 +158,6 @@ impl Company {
             broker.signal(Signal::SIGCONT);
             self.broker_stopped = false;
         }
-    }
-
-    fn base(&mut self, what: &str) -> (u32, Base) {
-        self.number += 1;
-        let base = Base {
-            socket: self.socket().display().to_string(),
-            name: format!("{what}/{}", self.number),
-            embedded: self.embedded,
-            seed: self.random.u64(..),
-        };
-        (self.number, base)
-    }
-
-    fn admit(&mut self, number: u32, name: String, worker: Worker) -> u32 {
-        self.outcome.count("started", 1);
-        self.members.insert(number, Member::new(worker, name));
-        number
-    }
-
-    /// Starts a publisher; its number.
-    ///
-    /// # Errors
-    /// No process can be started.
-    pub fn sender(&mut self, topic: &Topic, pace: Pace, lie: Option<Lie>) -> Result<u32> {
-        let (number, base) = self.base("sender");
-        let name = base.name.clone();
-        self.books.publisher(number, topic);
-        let given = sender::Given {
-            base,
-            topic: topic.clone(),
-            tag: number,
-            burst: pace.burst,
-            rest: pace.rest,
-            lie,
-        };
-        let worker = Worker::start(sender::ROLE, &given)?;
-        Ok(self.admit(number, name, worker))
-    }
-
-    /// Starts a publisher on a topic of its own, of those that begin with this; its number.
-    ///
-    /// # Errors
-    /// No process can be started.
-    pub fn lone_sender(
-        &mut self,
-        prefix: &str,
-        kind: super::topic::Kind,
-        pace: Pace,
-    ) -> Result<u32> {
-        let topic = Topic::new(pattern::topic(prefix, self.number + 1), kind);
-        self.sender(&topic, pace, None)
-    }
-
-    /// Starts a subscriber; its number.
-    ///
-    /// # Errors
-    /// No process can be started.
-    pub fn reader(&mut self, topic: &Topic, lie: Option<Lie>) -> Result<u32> {
-        let (number, base) = self.base("reader");
-        let name = base.name.clone();
-        self.books.reader(number, Follows::Topic(topic.clone()));
-        let given = reader::Given {
-            base,
-            topic: topic.clone(),
-            waits: Waits::any(&mut self.random),
-            lie,
-        };
-        let worker = Worker::start(reader::ROLE, &given)?;
-        Ok(self.admit(number, name, worker))
-    }
-
-    /// Starts a subscriber to all topics that begin with this; its number.
-    ///
-    /// # Errors
-    /// No process can be started.
-    pub fn pattern(&mut self, prefix: &str, lie: Option<Lie>) -> Result<u32> {
-        let (number, base) = self.base("pattern");
-        let name = base.name.clone();
-        self.books
-            .reader(number, Follows::Prefix(format!("{prefix}/")));
-        let given = pattern::Given {
-            base,
-            prefix: prefix.to_owned(),
-            lie,
-        };
-        let worker = Worker::start(pattern::ROLE, &given)?;
-        Ok(self.admit(number, name, worker))
-    }
-
-    /// Starts a reader or the writer of a state; its number.
-    ///
-    /// # Errors
-    /// No process can be started.
-    pub fn state(&mut self, state: &str, writes: bool) -> Result<u32> {
-        let role = if writes {
-            states::WRITER
-        } else {
-            states::READER
-        };
-        let (number, base) = self.base(role);
-        let name = base.name.clone();
-        let given = states::Given {
-            base,
-            state: state.to_owned(),
-            tag: number,
-        };
-        let worker = Worker::start(role, &given)?;
-        Ok(self.admit(number, name, worker))
     }
 
     /// Tells a process something, if it is there.

@@ -17,7 +17,7 @@
 //! | `sender`, `reader`, `pattern`, `states`, `broker` | the roles |
 //! | `member` | the run's side of a process |
 //! | `books` | what was said by everybody, and whether it adds up |
-//! | `company`, `asking` | all processes of a run |
+//! | `company`, `starting`, `asking` | all processes of a run |
 //! | `vitals`, `flat` | memory and descriptors of processes, and whether they grow |
 
 pub mod asking;
@@ -36,6 +36,7 @@ pub mod post;
 pub mod reader;
 pub mod said;
 pub mod sender;
+pub mod starting;
 pub mod states;
 pub mod topic;
 pub mod vitals;

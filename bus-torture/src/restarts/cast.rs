@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::crowd::company::{Company, Pace};
+use crate::crowd::company::Company;
 use crate::crowd::lie::Lie;
 use crate::crowd::member::Member;
 use crate::crowd::said::Told;
+use crate::crowd::starting::Pace;
 use crate::crowd::topic::{Kind, Topic};
 
 /// How fast they send: restarts are to have some of the machine.

@@ -44,6 +44,9 @@ pub fn run(budget: &Budget, count: u64, lie: Option<Lie>, progress: &Progress) -
     }
     if all.outcome().violated() == 0 {
         cast.check(&mut all)?;
+    } else {
+        let tried = all.outcome().tries();
+        all.outcome().note(format!("It was at take-over {tried}."));
     }
     let pause = cast.longest_pause(&all).as_secs_f64() * 1e3;
     all.outcome().number("hosts.longest_pause_ms", pause);

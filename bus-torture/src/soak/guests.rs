@@ -5,9 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::anchors::{HONEST, PREFIX, STATE, topics};
-use crate::crowd::company::{Company, Pace};
+use crate::crowd::company::Company;
 use crate::crowd::member::Member;
 use crate::crowd::said::Told;
+use crate::crowd::starting::Pace;
 use crate::crowd::topic::{Kind, Topic};
 
 /// How fast guests send.

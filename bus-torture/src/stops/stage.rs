@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::crowd::company::{Company, FLOOD};
+use crate::crowd::company::Company;
 use crate::crowd::lie::Lie;
 use crate::crowd::member::Member;
 use crate::crowd::said::Told;
+use crate::crowd::starting::FLOOD;
 use crate::crowd::topic::{Kind, PATIENCE, Topic};
 use crate::outcome::Outcome;
 
