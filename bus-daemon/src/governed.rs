@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::Result;
 use crate::endpoint::Endpoint;
-use crate::policy::{Policy, Source};
+use crate::policy::{Policy, Quota, Source};
 
 /// The policy that is to be followed, and where it comes from.
 #[derive(Debug)]
@@ -85,6 +85,12 @@ fn log(policy: &Policy, file: &Path) {
 fn open(endpoint: &Endpoint, policy: &Policy) -> Result<()> {
     let others = policy.serves_others();
     endpoint.let_others_connect(others)?;
+    let taken = policy.all_limits().default[Quota::Descriptors];
+    if let Some(has) = crate::limits::descriptor_limit().filter(|has| others && *has <= taken) {
+        tracing::warn!(
+            "one user may take {taken} descriptors and this process has {has}: raise its limit (ulimit -n, LimitNOFILE=), or lower `descriptors` in [limits]"
+        );
+    }
     if others && let Some(directory) = unreachable_directory(endpoint.path()) {
         tracing::warn!(
             "other users cannot reach {}: they may not enter {}; chmod o+x it, or listen elsewhere (--socket)",

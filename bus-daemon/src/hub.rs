@@ -164,9 +164,16 @@ impl Hub {
         self.idle.retain(|idle| idle != name);
     }
 
-    /// Lets go of the topic that nobody has had open for the longest time, if there is one.
+    /// Lets go of the topic that nobody has had open for the longest time, of those of the user who has the most, if there is one.
     pub(crate) fn close_longest_idle(&mut self) {
-        if let Some(name) = self.idle.front().cloned() {
+        let uid = |name: &TopicName| self.topics.get(name).map(|t| t.charge.account().uid());
+        let mut idle_of: HashMap<_, usize> = HashMap::new();
+        for name in &self.idle {
+            *idle_of.entry(uid(name)).or_default() += 1;
+        }
+        let most = idle_of.values().max().copied();
+        let of_most = |name: &&TopicName| idle_of.get(&uid(name)).copied() == most;
+        if let Some(name) = self.idle.iter().find(of_most).cloned() {
             self.close(&name);
         }
     }

@@ -21,6 +21,12 @@ pub(crate) const ACCEPTS_PER_TURN: usize = 64;
 /// Longest sentence in a refusal, in bytes.
 pub(crate) const MAX_WHY: usize = 1024;
 
+/// How many descriptors this process may have, if the kernel says.
+pub(crate) fn descriptor_limit() -> Option<u64> {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE);
+    limit.ok().map(|(soft, _)| soft)
+}
+
 /// Lets this process have as many descriptors as it may. Failing is no error: the limit shows where it is reached.
 pub(crate) fn raise_descriptor_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)

@@ -154,8 +154,8 @@ impl Hub {
             .check()
             .map_err(|e| (Refusal::Schema, format!("topic {name}: {e}")))?;
         if let Some(watched) = asked.watched {
-            let pid = self.clients.get(id).map_or(0, |client| client.peer.pid);
-            if !self.is_watched_by(watched.watch, pid) {
+            let peer = self.clients.get(id).map(|client| client.peer);
+            if !peer.is_some_and(|peer| self.is_watched_by(watched.watch, peer)) {
                 return Err(gone(&name));
             }
         }

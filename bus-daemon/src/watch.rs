@@ -88,11 +88,11 @@ impl Hub {
         Ok(())
     }
 
-    /// Whether this process watches under this number.
-    pub(crate) fn is_watched_by(&self, watch: u64, pid: u32) -> bool {
+    /// Whether this process of this user watches under this number.
+    pub(crate) fn is_watched_by(&self, watch: u64, peer: Credentials) -> bool {
         self.watches
             .get(&watch)
-            .is_some_and(|watch| watch.peer.pid == pid)
+            .is_some_and(|watch| watch.peer == peer)
     }
 
     /// Does what a watch asks for.

@@ -7,6 +7,7 @@ mod common;
 use std::time::Instant;
 
 use bus_core::control::{Connection, Event, Refusal, Role};
+use bus_daemon::MAX_IDLE_TOPICS;
 use common::actor::{Actor, act, can_act};
 use common::{Busd, Handle, Host, open_request};
 use nix::sys::signal::Signal;
@@ -151,6 +152,27 @@ fn what_a_topic_retains_of_who_ended_is_on_its_users_account() {
     alice.ok("take publisher t retain=2");
     let why = alice.refused("take subscriber t", "Limit");
     assert!(why.contains("4 segments and has 4"), "{why}");
+}
+
+/// What the broker keeps beyond anybody's use goes by who keeps the most.
+#[test]
+fn what_one_user_retains_is_not_pushed_out_by_another() {
+    if !can_act() {
+        return;
+    }
+    let host = host("topics = 300");
+    let mut alice = Actor::start(&host.path, ALICE, &[]);
+    let mut bob = Actor::start(&host.path, BOB, &[]);
+    let ended = alice.ok("take publisher kept retain=1");
+    alice.ok(&format!("give {ended}"));
+    for at in 0..=MAX_IDLE_TOPICS {
+        let ended = bob.ok(&format!("take publisher bob/{at} retain=1"));
+        bob.ok(&format!("give {ended}"));
+    }
+    // It is still there: an opener that asks for something else is told what it has.
+    let why = bob.refused("take subscriber kept retain=2", "Settings");
+    assert!(why.contains("topic kept has retain 1"), "{why}");
+    bob.ok("take subscriber bob/0 retain=2");
 }
 
 #[test]
