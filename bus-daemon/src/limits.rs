@@ -7,7 +7,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 pub const MAX_CONNECTIONS: usize = 4096;
 /// Topics at a time.
 pub const MAX_TOPICS: usize = 4096;
-/// Of them, topics that nobody has open and that keep rings of ended publishers; the longest idle goes first.
+/// Of them, topics that nobody has open and that keep rings of ended publishers; of the user who has most of them the
+/// longest idle goes first.
 pub const MAX_IDLE_TOPICS: usize = 256;
 /// Events that wait for a client that does not read; one that has more is cut off.
 pub const MAX_QUEUED: usize = 4096;
