@@ -8,6 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::Result;
+use sd_notify::NotifyState;
+
 use crate::endpoint::Endpoint;
 use crate::policy::{Policy, Quota, Source};
 
@@ -47,10 +49,20 @@ impl Governed {
 
     /// The policy as it is now, if it can be followed.
     pub(crate) fn reload(&mut self, endpoint: &Endpoint) -> Option<Policy> {
-        let Some(source) = &mut self.source else {
+        if self.source.is_none() {
             tracing::info!("told to read the policy again, and there is none");
             return None;
-        };
+        }
+        let mut reloading = vec![NotifyState::Reloading];
+        reloading.extend(NotifyState::monotonic_usec_now());
+        tell_systemd(&reloading);
+        let policy = self.reread(endpoint);
+        tell_systemd(&[NotifyState::Ready]);
+        policy
+    }
+
+    fn reread(&mut self, endpoint: &Endpoint) -> Option<Policy> {
+        let source = self.source.as_mut()?;
         match source
             .read(self.own)
             .and_then(|policy| open(endpoint, &policy).map(|()| policy))
@@ -68,6 +80,13 @@ impl Governed {
                 None
             }
         }
+    }
+}
+
+/// Tells systemd, if it has started this process and asked to be told.
+fn tell_systemd(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot tell systemd");
     }
 }
 

@@ -6,6 +6,7 @@ mod common;
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 
 use bus_core::control::{Connection, Event, Refusal, Role};
 use common::actor::{Actor, act, can_act};
@@ -303,6 +304,29 @@ fn sighup_reads_the_policy_again_and_one_with_a_mistake_changes_nothing() {
     ));
     let told = alice.tell(&format!("next {old}"));
     assert!(told.starts_with("SubscriberJoined"), "{told}");
+}
+
+#[test]
+fn systemd_is_told_of_a_reload_and_of_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, file) = (dir.path().join("bus.sock"), dir.path().join("bus.toml"));
+    std::fs::write(&file, "").unwrap();
+    let systemd = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    systemd.set_read_timeout(Some(common::LONG)).unwrap();
+    let (policy, notify) = (file.display(), dir.path().join("notify"));
+    let setup = format!(
+        "export BUS_POLICY='{policy}' NOTIFY_SOCKET='{}'",
+        notify.display()
+    );
+    let busd = Busd::start(&path, &setup);
+    busd.signal(Signal::SIGHUP);
+    let mut heard = String::new();
+    while !heard.contains("RELOADING=1") || !heard.ends_with("READY=1\n") {
+        let mut packet = [0; 1024];
+        let length = systemd.recv(&mut packet).unwrap();
+        heard.push_str(std::str::from_utf8(&packet[..length]).unwrap());
+    }
+    assert!(heard.contains("RELOADING=1\nMONOTONIC_USEC="), "{heard}");
 }
 
 #[test]
