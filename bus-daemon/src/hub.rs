@@ -16,6 +16,7 @@ use crate::limits::{MAX_CONNECTIONS, MAX_IDLE_TOPICS, REQUESTS_PER_TURN};
 use crate::policy::{Policy, Subject};
 use crate::reserve::is_exhaustion;
 use crate::topic::Topic;
+use crate::waste;
 use crate::watch::Watch;
 
 /// Everything that the broker knows.
@@ -57,7 +58,7 @@ impl Hub {
         let (peer, who, pidfd) = match identified {
             Ok(peer) => peer,
             // It is gone already.
-            Err(Error::Closed) => return,
+            Err(Error::Closed) => return waste::close(&connection),
             Err(error) => return turn_away(&connection, Refusal::Limit, &error.to_string()),
         };
         if !self.policy.knows(&who) {
@@ -92,8 +93,15 @@ impl Hub {
             let Some(client) = self.clients.get(id) else {
                 return;
             };
-            match client.connection.try_recv::<Request>() {
-                Ok(Some((request, descriptors))) => self.serve(id, request, descriptors),
+            let mut refused = Vec::new();
+            let received = client.connection.try_recv_or::<Request>(&mut refused);
+            waste::throw(refused);
+            match received {
+                Ok(Some((request, descriptors))) => {
+                    let second = waste::second(&descriptors);
+                    self.serve(id, request, descriptors);
+                    waste::throw(second);
+                }
                 Ok(None) => return,
                 Err(Error::Closed) => return self.clients.leave(id, Leaving::Closed),
                 Err(error) => {
@@ -116,6 +124,8 @@ impl Hub {
             let Some(client) = self.clients.remove(id) else {
                 continue;
             };
+            // Over before others are told, so that who was told finds it so.
+            waste::close(&client.connection);
             let exited = why == Leaving::Died || !pidfd_alive(&*client.pidfd);
             if client.kind == Kind::Watch {
                 tracing::info!(id, pid = client.peer.pid, ?why, "watch left");
@@ -126,7 +136,6 @@ impl Hub {
                 tracing::debug!(id, pid = client.peer.pid, ?why, "gone without a topic");
                 continue;
             };
-            // Closed before others are told, so that who was told finds it so.
             drop(client.connection);
             let Some(topic) = self.topics.get_mut(&name) else {
                 continue;
@@ -199,4 +208,5 @@ pub(crate) fn turn_away(connection: &Connection, kind: Refusal, why: &str) {
     if let Err(error) = connection.try_send(&refused(kind, why), &[]) {
         tracing::debug!(%error, "who was turned away did not wait for the answer");
     }
+    waste::close(connection);
 }

@@ -7,6 +7,7 @@
 //!  hub        connections and what they ask for
 //!  topic      who is on a topic, versions;   rings   indices, and what is kept of who has ended
 //!  member     one of who is on a topic;   watch   who is told of topics that come and go
+//!  waste      descriptors that nobody wants
 //!  client     one connection;   outbox   what it has not read yet
 //! ```
 //! Promises: no message of any topic goes through it; no client, dead, stopped, or hostile, makes it wait, stop or
@@ -42,6 +43,7 @@ mod reserve;
 mod rings;
 mod thread;
 mod topic;
+mod waste;
 mod watch;
 
 pub use broker::Broker;

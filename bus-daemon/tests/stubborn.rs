@@ -2,9 +2,15 @@
 
 mod common;
 
-use bus_core::control::{Event, Request, Role};
-use common::{Host, open_request};
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use bus_core::control::{Connection, Event, Message, Request, Role};
+use common::{Busd, Handle, Host, open_request};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
 
 /// Class 3 of the field notes: one that stalls stops the others.
 #[test]
@@ -160,5 +166,61 @@ fn more_connections_than_the_limit_are_turned_away() {
         {
             break;
         }
+    }
+}
+
+/// A socket that has sent what nobody takes, and lingers for a minute when it is closed; and the other end.
+fn lingering() -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    setsockopt(&listener, sockopt::RcvBuf, &2048).unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    client.set_nonblocking(true).unwrap();
+    while client.write(&[0; 65_536]).is_ok() {}
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 60,
+    };
+    setsockopt(&client, sockopt::Linger, &linger).unwrap();
+    (client.into(), server)
+}
+
+fn send_with(socket: &impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+    let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let parts = [std::io::IoSlice::new(bytes)];
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(socket.as_fd().as_raw_fd(), &parts, &rights, flags, None).unwrap();
+}
+
+/// Class 3 of the field notes: one that stalls stops the others. Whoever closes the last descriptor of such a socket waits.
+#[test]
+fn a_descriptor_whose_closing_waits_stops_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock");
+    let busd = Busd::start(&path, "");
+    let witness = Handle::open(&path, Role::Publisher, "t").joined();
+    let wake = Request::Wake.pack().unwrap();
+    for way in 0..4 {
+        let (socket, _end) = lingering();
+        let connection = Connection::connect(&path).unwrap();
+        // While it is stopped, what is sent becomes its own: this side's descriptor is then not the last.
+        busd.signal(Signal::SIGSTOP);
+        match way {
+            0 => send_with(&connection, wake.as_bytes(), &[socket.as_fd()]),
+            1 => send_with(&connection, b"nothing", &[socket.as_fd()]),
+            2 => send_with(&connection, wake.as_bytes(), &[socket.as_fd(); 9]),
+            _ => {
+                // What comes first is refused, so that this is never read.
+                send_with(&connection, b"nothing", &[]);
+                send_with(&connection, wake.as_bytes(), &[socket.as_fd()]);
+            }
+        }
+        drop(socket);
+        busd.signal(Signal::SIGCONT);
+        let subscriber = Handle::open(&path, Role::Subscriber, "t").joined();
+        assert!(matches!(witness.next(), Event::SubscriberJoined { .. }));
+        drop(subscriber);
+        assert!(matches!(witness.next(), Event::SubscriberLeft { .. }));
     }
 }

@@ -74,3 +74,15 @@ fn a_process_that_grows_is_noticed() {
     let why = broken("growth");
     assert!(why.contains("grew from"), "{why}");
 }
+
+/// Class 17 of the field notes: the daemon exits, or stops, because of what one client does.
+#[test]
+fn clients_that_say_what_they_like_stop_nobody() {
+    let (held, said) = hostile(&["--lane", "control", "--seconds", "9"]);
+    assert!(held, "{said:#}");
+    assert!(said["control.messages"].as_u64().unwrap() > 500, "{said:#}");
+    assert!(
+        said["control.lingering.messages"].as_u64().unwrap() > 0,
+        "{said:#}"
+    );
+}

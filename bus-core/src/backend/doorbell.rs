@@ -19,8 +19,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, getpeername, getsockopt, recv, send,
-    socketpair, sockopt,
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, getpeername, getsockopt, recv,
+    send, shutdown, socketpair, sockopt,
 };
 
 use crate::fork::{Unshared, unshared};
@@ -47,6 +47,9 @@ impl Doorbell {
         let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, flags);
         let (inside, button) = pair.map_err(|e| Error::io("making a doorbell", e))?;
         let inside = Unshared::new(|| Ok(inside)).map_err(unshared)?;
+        // Nothing ever goes the other way: see `check`.
+        shutdown(button.as_raw_fd(), Shutdown::Read)
+            .map_err(|e| Error::io("making a doorbell", e))?;
         Ok(Self { inside, button })
     }
 
@@ -102,6 +105,11 @@ pub fn check(button: &impl AsFd) -> Result<()> {
     };
     if inside.path().is_some() || inside.as_abstract().is_some() {
         return refuse("is a connection to a server");
+    }
+    // Else there could be descriptors in it, and whoever closes it last closes those, however long that takes.
+    let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    if recv(button.as_fd().as_raw_fd(), &mut [0], peek) != Ok(0) {
+        return refuse("takes messages itself");
     }
     Ok(())
 }

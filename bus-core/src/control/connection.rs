@@ -28,6 +28,8 @@ use crate::{Error, Result};
 const CONNECT_SECONDS: i64 = 5;
 /// How long [`Connection::send`] waits for room.
 const SEND_TIME: Duration = Duration::from_secs(5);
+/// More packets than a socket's buffer takes.
+const UNREAD: usize = 1 << 16;
 /// How long to wait before looking again, where the kernel tells nobody when the answer changes.
 const RETRY: Duration = Duration::from_millis(5);
 
@@ -207,6 +209,18 @@ impl Connection {
     /// [`Error::Closed`] at the end, [`Error::Version`] and [`Error::Control`] for what is not acceptable: its
     /// descriptors are closed.
     pub fn try_recv<M: Message>(&self) -> Result<Option<(M, Vec<OwnedFd>)>> {
+        self.try_recv_or(&mut Vec::new())
+    }
+
+    /// As [`try_recv`](Self::try_recv), but the descriptors of what is not acceptable are put into `refused`, open: closing one may
+    /// take as long as whoever made it likes (a socket that lingers, a file of a file system that is a process).
+    ///
+    /// # Errors
+    /// As for [`try_recv`](Self::try_recv).
+    pub fn try_recv_or<M: Message>(
+        &self,
+        refused: &mut Vec<OwnedFd>,
+    ) -> Result<Option<(M, Vec<OwnedFd>)>> {
         let mut reset = false;
         let packet = loop {
             match sys::receive(self.as_fd()) {
@@ -221,15 +235,37 @@ impl Connection {
                 },
             }
         };
-        if packet.truncated {
-            return Err(cut_short(&packet));
+        let message = if packet.truncated || packet.descriptors.len() > MAX_DESCRIPTORS {
+            Err(cut_short(&packet))
+        } else if packet.bytes.is_empty() {
+            // Nobody sends empty packets, so this is the end.
+            Err(Error::Closed)
+        } else {
+            M::unpack(&packet.bytes)
+        };
+        match message {
+            Ok(message) => Ok(Some((message, packet.descriptors))),
+            Err(error) => {
+                refused.extend(packet.descriptors);
+                Err(error)
+            }
         }
-        // Nobody sends empty packets, so this is the end.
-        if packet.bytes.is_empty() {
-            return Err(Error::Closed);
+    }
+
+    /// Ends the conversation and takes what nobody has read: the descriptors of it, open. Closing the connection waits for nothing then.
+    pub fn wind_up(&self) -> Vec<OwnedFd> {
+        self.shut_down();
+        let mut unread = Vec::new();
+        // What there is fits a socket's buffer, and nothing more comes.
+        for _ in 0..UNREAD {
+            match sys::receive(self.as_fd()) {
+                Ok(packet) if packet.bytes.is_empty() && packet.descriptors.is_empty() => break,
+                Ok(packet) => unread.extend(packet.descriptors),
+                Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {}
+                Err(_) => break,
+            }
         }
-        let message = M::unpack(&packet.bytes)?;
-        Ok(Some((message, packet.descriptors)))
+        unread
     }
 
     /// Receives a message and its descriptors; waits until the deadline, or for ever without one.
@@ -277,8 +313,8 @@ impl Connection {
 
 /// Why a packet did not arrive whole.
 fn cut_short(packet: &Received) -> Error {
-    // More descriptors than there is room for fill that room; fewer mean that the kernel could not install them.
-    if packet.bytes.len() < MAX_PACKET && packet.descriptors.len() < MAX_DESCRIPTORS {
+    // There is room for more descriptors than a packet can carry. Where they are cut short, the kernel could not install them.
+    if packet.bytes.len() < MAX_PACKET && packet.descriptors.len() <= MAX_DESCRIPTORS {
         return Error::io("cannot receive descriptors", Errno::EMFILE);
     }
     Error::Control(format!(
@@ -337,6 +373,31 @@ mod tests {
             1,
             "a descriptor leaks"
         );
+    }
+
+    #[test]
+    fn descriptors_of_what_is_refused_or_unread_come_out_open() {
+        let (a, b) = Connection::pair().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let mut refused = Vec::new();
+        for bytes in [&b"nothing"[..], b"unread"] {
+            let raw = [file.as_fd().as_raw_fd(); 9];
+            let rights = [ControlMessage::ScmRights(&raw)];
+            let parts = [IoSlice::new(bytes)];
+            sendmsg::<()>(
+                a.as_fd().as_raw_fd(),
+                &parts,
+                &rights,
+                MsgFlags::empty(),
+                None,
+            )
+            .unwrap();
+        }
+        b.try_recv_or::<Event>(&mut refused).unwrap_err();
+        assert_eq!(refused.len(), 9);
+        assert_eq!(b.wind_up().len(), 9);
+        let end = a.recv::<Event>(None);
+        assert!(matches!(end, Err(Error::Closed)), "{end:?}");
     }
 
     #[test]

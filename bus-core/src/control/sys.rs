@@ -13,15 +13,18 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rkyv::util::AlignedVec;
 
-use super::wire::{MAX_DESCRIPTORS, MAX_PACKET};
+use super::wire::MAX_PACKET;
 
-/// Room for the control data of [`MAX_DESCRIPTORS`] descriptors, in words of 8 bytes. The kernel closes
-/// what does not fit and says so.
-const CONTROL_WORDS: usize = 4;
+/// Most descriptors that the kernel lets a packet carry (`SCM_MAX_FD`). All of them are taken, also where that is too many: what did not fit the
+/// kernel would close at once, and to close a descriptor of somebody else's making may take as long as that one likes.
+const MOST: usize = 253;
+
+/// Room for the control data of [`MOST`] descriptors, in words of 8 bytes.
+const CONTROL_WORDS: usize = 129;
 
 const _: () = {
     // SAFETY: `CMSG_SPACE` is arithmetic.
-    let space = unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * size_of::<RawFd>()) as u32) };
+    let space = unsafe { libc::CMSG_SPACE((MOST * size_of::<RawFd>()) as u32) };
     assert!(space as usize == CONTROL_WORDS * 8);
 };
 

@@ -1,12 +1,16 @@
 //! Peers that lie: once they have joined they write what they like into every word that they may, and say to the broker what they like.
 //! Nobody else may crash, hang, spin, read out of bounds, take a wrong message for right, or grow.
 
+mod attack;
 mod content;
+mod control;
 pub mod fast;
 mod ground;
+pub mod member;
 mod swarm;
 mod witness;
 mod words;
+mod zoo;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -46,10 +50,12 @@ pub struct Options {
 pub enum Lane {
     /// Words of shared memory, millions a second, against the library in one process
     Fast,
+    /// Control messages: malformed, out of order, with wrong descriptors, without end
+    Control,
 }
 
 /// The processes that this command starts.
-pub const ROLES: &[Role] = &[("hostile-fast", swarm::play)];
+pub const ROLES: &[Role] = &[("hostile-fast", swarm::play), (attack::ROLE, attack::play)];
 
 /// Tries it all, as far as the budget goes.
 ///
@@ -57,7 +63,12 @@ pub const ROLES: &[Role] = &[("hostile-fast", swarm::play)];
 /// The run itself cannot go on.
 pub fn run(options: &Options, budget: &Budget) -> Result<Outcome> {
     let mut outcome = Outcome::default();
+    // Whoever asks for one part gives it all the time.
+    let share = |share| budget.part(if options.lane.is_some() { 1.0 } else { share });
     let does = |lane| options.lane.is_none_or(|only| only == lane);
+    if does(Lane::Control) {
+        outcome.absorb(control::run(&share(0.3))?);
+    }
     if does(Lane::Fast) {
         outcome.absorb(swarm::run(options, budget)?);
     }

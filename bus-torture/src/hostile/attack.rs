@@ -1,0 +1,410 @@
+//! What a hostile client does to the broker, over and over until it is killed.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use bus_core::control::{Connection, MAX_PACKET, Message, Request, Role};
+use bus_core::schema::Schema;
+use bus_core::{Delivery, Settings};
+use fastrand::Rng;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::member::{Member, open};
+use super::zoo::{Zoo, lingering, send};
+use crate::process::{say, settings};
+
+/// The name of the role.
+pub const ROLE: &str = "hostile-client";
+
+/// Connections that it has at a time.
+const CONNECTIONS: usize = 300;
+/// How long it waits for an answer when it is still honest.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it says how much it has done.
+const TELL: Duration = Duration::from_millis(50);
+/// How long a socket that is to linger does, in seconds.
+const LINGER: i32 = 20;
+
+/// A kind of attack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Attack {
+    /// Packets that are none: truncated, too long, of another version, with bits turned over, random.
+    Malformed,
+    /// Good requests in any order, with any descriptors.
+    OutOfOrder,
+    /// Descriptors that are wrong, too many, unsealed, of another size, with requests that want some.
+    Descriptors,
+    /// Requests without end, and no answer is read.
+    Flood,
+    /// Members and watches that never read, while others come and go.
+    NeverReads,
+    /// Connections without end: some say nothing, some go at once.
+    Connections,
+    /// As many topics as there can be, with long descriptions and odd settings.
+    Topics,
+    /// Sockets whose `close` waits.
+    Lingering,
+}
+
+/// All of them.
+pub const ALL: [Attack; 8] = [
+    Attack::Malformed,
+    Attack::OutOfOrder,
+    Attack::Descriptors,
+    Attack::Flood,
+    Attack::NeverReads,
+    Attack::Connections,
+    Attack::Topics,
+    Attack::Lingering,
+];
+
+/// What a hostile client is to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Given {
+    /// Where the broker is.
+    pub socket: PathBuf,
+    /// What to do to it.
+    pub attack: Attack,
+    /// Decides all choices.
+    pub seed: u64,
+}
+
+/// Attacks until it is killed.
+///
+/// # Errors
+/// The run is gone, or it cannot even begin.
+pub fn play(given: Value) -> Result<()> {
+    let given: Given = settings(given)?;
+    let mut client = Client {
+        path: &given.socket,
+        random: Rng::with_seed(given.seed),
+        zoo: Zoo::new()?,
+        connections: VecDeque::new(),
+        members: Vec::new(),
+        keep: Vec::new(),
+    };
+    let mut sent = 0_u64;
+    let mut told = Instant::now();
+    say("sent 0")?;
+    loop {
+        for _ in 0..16 {
+            // What the broker thinks of it, and whether it is there, is not this client's concern.
+            sent += client.attack(given.attack).unwrap_or(0);
+            if told.elapsed() >= TELL {
+                say(&format!("sent {sent}"))?;
+                told = Instant::now();
+            }
+        }
+    }
+}
+
+struct Client<'a> {
+    path: &'a Path,
+    random: Rng,
+    zoo: Zoo,
+    connections: VecDeque<Connection>,
+    members: Vec<Member>,
+    keep: Vec<OwnedFd>,
+}
+
+impl Client<'_> {
+    /// Attacks once; how many messages that was.
+    fn attack(&mut self, attack: Attack) -> Result<u64> {
+        match attack {
+            Attack::Malformed => self.malformed(),
+            Attack::OutOfOrder => self.out_of_order(),
+            Attack::Descriptors => self.descriptors(),
+            Attack::Flood => self.flood(),
+            Attack::NeverReads => self.never_reads(),
+            Attack::Connections => self.connect_only(),
+            Attack::Topics => self.topics(),
+            Attack::Lingering => self.linger(),
+        }
+    }
+
+    /// Some connection: most of the time a new one.
+    fn connection(&mut self) -> Result<&Connection> {
+        if self.connections.is_empty() || self.random.u8(..4) > 0 {
+            if self.connections.len() >= CONNECTIONS {
+                self.connections.pop_front();
+            }
+            self.connections.push_back(Connection::connect(self.path)?);
+        }
+        let which = self.random.usize(..self.connections.len());
+        Ok(&self.connections[which])
+    }
+
+    fn malformed(&mut self) -> Result<u64> {
+        let request = self.request();
+        let mut bytes = request.pack()?.as_bytes().to_vec();
+        let random = &mut self.random;
+        match random.u8(..8) {
+            0 => bytes.truncate(random.usize(..bytes.len())),
+            1 => bytes.resize(random.usize(..MAX_PACKET + 2), random.u8(..)),
+            2 => bytes = (0..random.usize(1..400)).map(|_| random.u8(..)).collect(),
+            3 => {
+                let prefix = random.usize(..16);
+                bytes[prefix] = random.u8(..);
+            }
+            4 => {
+                let from = random.usize(16..=bytes.len());
+                random.fill(&mut bytes[from..]);
+            }
+            _ => {
+                for _ in 0..random.usize(1..5) {
+                    let at = random.usize(..bytes.len());
+                    bytes[at] ^= 1 << random.u8(..8);
+                }
+            }
+        }
+        if bytes.is_empty() {
+            bytes.push(0);
+        }
+        send(self.connection()?, &bytes, &[])?;
+        Ok(1)
+    }
+
+    /// A good request, though perhaps not now.
+    fn request(&mut self) -> Request {
+        let random = &mut self.random;
+        let topic = format!("hostile/{}", random.u8(..20));
+        let role = if random.bool() {
+            Role::Publisher
+        } else {
+            Role::Subscriber
+        };
+        match random.u8(..16) {
+            0..=4 => open(role, &topic, small(random)),
+            5 => Request::Watch {
+                client: "hostile".into(),
+                pattern: "**".into(),
+                schema: Schema::bytes(),
+                resumes: random.bool().then(|| random.u64(..40)),
+            },
+            6 => Request::Declined {
+                topic: random.u64(..50),
+            },
+            7 => Request::Released {
+                index: random.u16(..64),
+            },
+            8 => Request::Notify,
+            9 => Request::Wake,
+            10 => Request::Back,
+            11 | 12 => Request::Ended {
+                id: random.u64(..100),
+            },
+            13 => resume(random, role, topic),
+            _ => Request::Join,
+        }
+    }
+
+    fn out_of_order(&mut self) -> Result<u64> {
+        let request = self.request();
+        let packet = request.pack()?;
+        let most = if self.random.u8(..4) == 0 { 4 } else { 0 };
+        self.connection()?;
+        let which = self.random.usize(..self.connections.len());
+        let descriptors = self.zoo.some(&mut self.random, most);
+        send(&self.connections[which], packet.as_bytes(), &descriptors)?;
+        Ok(1)
+    }
+
+    /// Opens a topic as it should, and then sends what is not what it should be.
+    fn descriptors(&mut self) -> Result<u64> {
+        let role = if self.random.bool() {
+            Role::Publisher
+        } else {
+            Role::Subscriber
+        };
+        let connection = Connection::connect(self.path)?;
+        let settings = small(&mut self.random);
+        connection.send(&open(role, "hostile/descriptors", settings), &[])?;
+        let most = [1, 1, 4, 5, 253][self.random.usize(..5)];
+        let mut descriptors = self.zoo.some(&mut self.random, most);
+        if self.random.u8(..8) == 0 {
+            // The connection in its own queue.
+            descriptors.push(connection.as_fd());
+            descriptors.truncate(253);
+        }
+        let request = if self.random.u8(..4) == 0 {
+            Request::Notify
+        } else {
+            Request::Join
+        };
+        send(&connection, request.pack()?.as_bytes(), &descriptors)?;
+        if self.connections.len() >= CONNECTIONS {
+            self.connections.pop_front();
+        }
+        self.connections.push_back(connection);
+        Ok(2)
+    }
+
+    fn flood(&mut self) -> Result<u64> {
+        if self.members.len() < 4 {
+            let role = if self.members.len().is_multiple_of(2) {
+                Role::Subscriber
+            } else {
+                Role::Publisher
+            };
+            let topic = "hostile/flood";
+            let member = Member::join(self.path, role, topic, Settings::default(), PATIENCE)?;
+            self.members.push(member);
+        }
+        let wake = Request::Wake.pack()?;
+        let released = Request::Released { index: 3 }.pack()?;
+        let mut sent = 0;
+        for (number, member) in self.members.iter().enumerate() {
+            let packet = if number % 2 == 0 { &released } else { &wake };
+            while send(&member.connection, packet.as_bytes(), &[]).is_ok() && sent < 10_000 {
+                sent += 1;
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Eight of each kind that never read, and one more that comes and goes.
+    fn never_reads(&mut self) -> Result<u64> {
+        let topic = "hostile/silent";
+        let join = |path, role| Member::join(path, role, topic, Settings::default(), PATIENCE);
+        if self.members.len() < 16 {
+            let role = if self.members.len().is_multiple_of(2) {
+                Role::Subscriber
+            } else {
+                Role::Publisher
+            };
+            self.members.push(join(self.path, role)?);
+            let watch = Connection::connect(self.path)?;
+            watch.send(
+                &Request::Watch {
+                    client: "hostile".into(),
+                    pattern: "hostile/**".into(),
+                    schema: Schema::bytes(),
+                    resumes: None,
+                },
+                &[],
+            )?;
+            self.connections.push_back(watch);
+        }
+        join(self.path, Role::Subscriber)?;
+        let passing = format!("hostile/passing/{}", self.random.u32(..));
+        let connection = Connection::connect(self.path)?;
+        connection.send(&open(Role::Publisher, &passing, Settings::default()), &[])?;
+        Ok(4)
+    }
+
+    fn connect_only(&mut self) -> Result<u64> {
+        let connection = Connection::connect(self.path)?;
+        if self.random.bool() {
+            connection.send(
+                &open(Role::Subscriber, "hostile/many", Settings::default()),
+                &[],
+            )?;
+        }
+        if self.random.u8(..8) > 0 {
+            if self.connections.len() >= CONNECTIONS {
+                self.connections.pop_front();
+            }
+            self.connections.push_back(connection);
+        }
+        Ok(1)
+    }
+
+    fn topics(&mut self) -> Result<u64> {
+        let mut schema = Schema::bytes();
+        let fields = Schema::of::<(u32, f64)>().fields;
+        for _ in 0..self.random.usize(..600) {
+            schema.fields.push(fields[0].clone());
+        }
+        let Request::Open { client, .. } = open(Role::Publisher, "t", Settings::default()) else {
+            return Ok(0);
+        };
+        let settings = Settings {
+            depth: Some(1 << self.random.u32(..32)),
+            stride: Some(64 * self.random.u32(..1200)),
+            max_payload: Some(self.random.u64(..1 << 31)),
+            arena: Some(64 * self.random.u64(..1 << 34)),
+            retain: Some(self.random.u32(..70)),
+            ..Settings::default()
+        };
+        let plain = self.random.bool();
+        let request = Request::Open {
+            client,
+            role: Role::Publisher,
+            topic: format!("hostile/topics/{}", self.random.u16(..)),
+            schema: if plain { Schema::bytes() } else { schema },
+            settings: if plain { Settings::default() } else { settings },
+            history: self.random.u32(..4),
+            watched: None,
+        };
+        let connection = Connection::connect(self.path)?;
+        connection.send(&request, &[])?;
+        if self.connections.len() >= CONNECTIONS {
+            self.connections.pop_front();
+        }
+        self.connections.push_back(connection);
+        Ok(1)
+    }
+
+    /// Sends the last descriptor of a socket that lingers; some with a request that wants none, some in a packet that is none, some too many
+    /// at once, and some so that they are never read.
+    fn linger(&mut self) -> Result<u64> {
+        let (socket, peer) = lingering(LINGER)?;
+        // Ended only with this process, for until then nobody takes what was sent.
+        self.keep.push(peer);
+        let connection = Connection::connect(self.path)?;
+        let wake = Request::Wake.pack()?;
+        let many = [socket.as_fd(); 9];
+        match self.random.u8(..4) {
+            0 => send(&connection, wake.as_bytes(), &[socket.as_fd()])?,
+            1 => send(&connection, b"nothing", &[socket.as_fd()])?,
+            2 => send(&connection, wake.as_bytes(), &many)?,
+            _ => {
+                // After the first, nothing more is read.
+                send(&connection, b"nothing", &[])?;
+                send(&connection, wake.as_bytes(), &[socket.as_fd()])?;
+            }
+        }
+        // Where the broker was faster than this, it is this side that waits.
+        thread::spawn(move || drop(socket));
+        thread::sleep(TELL);
+        Ok(1)
+    }
+}
+
+/// Somebody's handle, as if it were this client's, at another broker.
+fn resume(random: &mut Rng, role: Role, topic: String) -> Request {
+    let settings = small(random).decide(&Schema::bytes());
+    match settings {
+        Ok(settings) => Request::Resume {
+            client: "hostile".into(),
+            role,
+            topic,
+            schema: Schema::bytes(),
+            settings,
+            id: random.u64(..100),
+            index: random.u16(..70),
+            rings: random.u64(..),
+        },
+        Err(_) => Request::Back,
+    }
+}
+
+/// Settings of a small topic, of any delivery.
+fn small(random: &mut Rng) -> Settings {
+    let delivery = match random.u8(..4) {
+        0 => Delivery::Wait,
+        1 => Delivery::Fail,
+        2 => Delivery::Evict { after_us: 1000 },
+        _ => Delivery::Lossy,
+    };
+    Settings {
+        depth: Some(2 << random.u32(..4)),
+        delivery: random.bool().then_some(delivery),
+        ..Settings::default()
+    }
+}
