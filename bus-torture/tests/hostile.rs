@@ -86,3 +86,25 @@ fn clients_that_say_what_they_like_stop_nobody() {
         "{said:#}"
     );
 }
+
+/// Classes 3, 10, 16 and 21 of the field notes, with real processes: who lies stops nobody, misleads nobody, and keeps nobody busy.
+#[test]
+fn a_process_that_lies_among_honest_ones_harms_nobody() {
+    let (held, said) = hostile(&["--lane", "live", "--seconds", "10"]);
+    assert!(held, "{said:#}");
+    for key in [
+        "live.mutations",
+        "live.lossy.honest_messages",
+        "live.wait.honest_messages",
+    ] {
+        assert!(said[key].as_u64().unwrap() > 1000, "{key}: {said:#}");
+    }
+}
+
+#[test]
+fn a_wrong_message_between_processes_is_noticed() {
+    let (held, said) = hostile(&["--lane", "live", "--seconds", "4", "--broken", "content"]);
+    assert!(!held, "{said:#}");
+    let why = said["violations"].to_string();
+    assert!(why.contains("something else than was sent"), "{why}");
+}

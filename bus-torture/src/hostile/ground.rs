@@ -35,7 +35,8 @@ const RING_WAITING: usize = offset_of!(RingHeader<Native>, waiting);
 const RING_FLOOR: usize = offset_of!(RingHeader<Native>, floor);
 const READER_WAITING: usize = 64;
 const READER_BELL: usize = 128;
-const CURSOR: usize = offset_of!(ReaderPage<Native>, cursors);
+/// Where the cursors of a reader segment begin, one a line.
+pub const CURSOR: usize = offset_of!(ReaderPage<Native>, cursors);
 
 /// Looks at an evicting topic after which its publisher must have got on.
 const LOOKS: usize = 100_000;
@@ -48,15 +49,20 @@ pub struct Hostile {
     /// The reader segment.
     pub reader: Pen,
     settings: TopicSettings,
+    /// Rings that its cursors are for.
+    rings: usize,
 }
 
 impl Hostile {
-    fn new(settings: TopicSettings) -> Result<Self> {
-        Ok(Self {
-            ring: Pen::create(RING_MAGIC, ring_bytes(&settings))?,
-            reader: Pen::create(READER_MAGIC, reader_bytes(&settings))?,
+    /// Segments on a topic with these settings and so many honest publishers.
+    #[must_use]
+    pub fn new(ring: Pen, reader: Pen, settings: TopicSettings, rings: usize) -> Self {
+        Self {
+            ring,
+            reader,
             settings,
-        })
+            rings: rings.max(1),
+        }
     }
 
     /// Writes one word, more often than not one that somebody is about to look at: the witness expects message `next` of this ring, and the
@@ -122,10 +128,12 @@ impl Hostile {
     fn scribble_reader(&self, random: &mut Rng, head: u64) {
         let reader = &self.reader;
         let pins = self.settings.overrun().map_or(0, |rules| rules.pins);
+        let index = random.usize(..self.rings);
+        let cursor = CURSOR + 64 * index;
         match random.u8(..16) {
-            0..=6 => reader.write(CURSOR, wild(random, head, reader.read(CURSOR))),
+            0..=6 => reader.write(cursor, wild(random, head, reader.read(cursor))),
             7..=11 if pins > 0 => {
-                let at = PAGE + 8 * random.usize(..pins);
+                let at = PAGE + 8 * (index * pins + random.usize(..pins));
                 reader.write(at, wild(random, head, reader.read(at)));
             }
             12 => reader.write_half(READER_WAITING, random.u32(..)),
@@ -188,7 +196,9 @@ impl Ground {
         let settings = settings(random)?;
         let registry = Registry::create()?;
         let mut publisher = Publisher::create(&settings, &registry.fd(), 0)?;
-        let hostile = Hostile::new(settings)?;
+        let ring = Pen::create(RING_MAGIC, ring_bytes(&settings))?;
+        let reader = Pen::create(READER_MAGIC, reader_bytes(&settings))?;
+        let hostile = Hostile::new(ring, reader, settings, 1);
         let witness = Subscriber::create(&settings, &registry.fd(), Arc::new(()))?;
         let start = Start::Head { history: 0 };
         witness.attach(HONEST, 0, &publisher.fd(), start)?;

@@ -6,6 +6,9 @@ mod content;
 mod control;
 pub mod fast;
 mod ground;
+mod honest;
+mod liar;
+mod live;
 pub mod member;
 mod swarm;
 mod witness;
@@ -52,10 +55,18 @@ pub enum Lane {
     Fast,
     /// Control messages: malformed, out of order, with wrong descriptors, without end
     Control,
+    /// Words of shared memory, written by a process among honest ones at work
+    Live,
 }
 
 /// The processes that this command starts.
-pub const ROLES: &[Role] = &[("hostile-fast", swarm::play), (attack::ROLE, attack::play)];
+pub const ROLES: &[Role] = &[
+    ("hostile-fast", swarm::play),
+    (attack::ROLE, attack::play),
+    (honest::SENDER, honest::send),
+    (honest::READER, honest::read),
+    (liar::ROLE, liar::play),
+];
 
 /// Tries it all, as far as the budget goes.
 ///
@@ -68,6 +79,10 @@ pub fn run(options: &Options, budget: &Budget) -> Result<Outcome> {
     let does = |lane| options.lane.is_none_or(|only| only == lane);
     if does(Lane::Control) {
         outcome.absorb(control::run(&share(0.3))?);
+    }
+    if does(Lane::Live) {
+        let broken = options.broken == Some(fast::Broken::Content);
+        outcome.absorb(live::run(&share(0.5), broken)?);
     }
     if does(Lane::Fast) {
         outcome.absorb(swarm::run(options, budget)?);
