@@ -31,9 +31,9 @@ const WORDS: u64 = 24;
 /// Words that a race writes before it waits for a look.
 const BURST: usize = 16;
 /// Bytes that the process may grow by once it is warm.
-const GROWTH: u64 = 64 << 20;
+const GROWTH: u64 = 32 << 20;
 /// Episodes until it is warm.
-const WARM: u64 = 64;
+const WARM: u64 = 24;
 
 /// What the fast lane is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -298,7 +298,7 @@ impl Episode<'_> {
                 thread::park();
             },
             Some(Broken::Stall) if head >= 100 => self.ground.stalled = true,
-            Some(Broken::Growth) => std::mem::forget(vec![1_u8; 100_000]),
+            Some(Broken::Growth) => std::mem::forget(vec![1_u8; 2_000]),
             _ => {}
         }
         self.ground.publish(&mut self.buffer).map(drop)
