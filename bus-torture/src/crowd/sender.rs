@@ -67,7 +67,9 @@ pub fn play(given: Value) -> Result<()> {
     let given: Given = settings(given)?;
     let post = Post::new();
     let topic = given.topic.clone();
-    let (bus, joined) = given.base.join(|bus| topic.open(bus)?.bytes_publisher())?;
+    let (bus, mut joined) = given.base.join(|bus| topic.open(bus)?.bytes_publisher())?;
+    // Whether it will ever park is chance; what it has then, it is to have from the beginning.
+    joined.handle.poll_fd().context("getting ready to park")?;
     say(&joined.said())?;
     let mut sender = Sender {
         publisher: joined.handle,

@@ -28,6 +28,8 @@ use steps::Steps;
 const ROUND: Duration = Duration::from_secs(20);
 /// Lulls that even a short run has room for.
 const LULLS: u32 = 7;
+/// Lulls without which nothing is known of memory: a run that is short of them takes longer.
+const LEAST: u32 = 5;
 /// How long a run takes that is not told.
 const SLICE: Duration = Duration::from_secs(60);
 
@@ -53,8 +55,9 @@ pub fn run(budget: &Budget, choices: Choices, lie: Option<Lie>) -> Result<Outcom
     let mut guests = Guests::new();
     let mut steps = Steps::new(budget.random(1), !choices.no_restarts);
     let mut flat = Flat::default();
-    while budget.elapsed() < time && all.outcome().violated() == 0 {
-        let end = time.min(budget.elapsed() + round);
+    let mut lulls = 0;
+    while (budget.elapsed() < time || lulls < LEAST) && all.outcome().violated() == 0 {
+        let end = budget.elapsed() + round;
         while budget.elapsed() < end && all.outcome().violated() == 0 {
             steps.step(&mut all, &mut guests)?;
             progress.done(1);
@@ -64,6 +67,7 @@ pub fn run(budget: &Budget, choices: Choices, lie: Option<Lie>) -> Result<Outcom
         progress.now("soak, in a lull");
         lull(&mut all, &mut guests, &anchors, &mut flat, budget)?;
         progress.now("soak");
+        lulls += 1;
     }
     flat.conclude(&mut all);
     anchors.conclude(&mut all);
