@@ -119,7 +119,7 @@ impl Inlet {
                 client,
                 pid,
                 ended,
-                trust: _,
+                trust,
             } => {
                 let ([ring, pidfd], doorbell) = self.member.introduction(descriptors)?;
                 let start = if self.whole || self.joined.get() {
@@ -129,7 +129,7 @@ impl Inlet {
                         history: self.history,
                     }
                 };
-                match self.core.attach(id, index, &ring, start) {
+                match self.core.attach(id, index, &ring, start, trust) {
                     Ok(()) => {
                         self.followed.set(self.followed.get() + 1);
                         let peer = Peer { id, client, pid };

@@ -86,6 +86,18 @@ pub enum Error {
         who: String,
     },
 
+    /// There is no memory for a copy of a message of a publisher that is not [trusted](crate::control::Trust) to leave it as it is. Nothing is
+    /// lost: the message stays where it is, on a lossless topic.
+    #[error(
+        "no memory for a copy of a message of {bytes} bytes of publisher {publisher}; free some, or create the topic with a smaller max_payload"
+    )]
+    NoMemory {
+        /// The publisher.
+        publisher: u64,
+        /// Bytes of the message.
+        bytes: usize,
+    },
+
     /// A publisher waited for this subscriber as long as the topic says, and then went past it.
     #[error(
         "publisher {publisher} has evicted this subscriber, which made no progress for as long as the topic allows; what it still holds stays readable; open another subscriber to go on"

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bus_core::control::Trust;
 use bus_core::memory::layout::{INLINE, NOWHERE, PAGE, REPLACED};
 use bus_core::publish::Publisher;
 use bus_core::receive::{Message, Start, Subscriber};
@@ -191,14 +192,16 @@ proptest! {
     #[test]
     fn a_hostile_floor_stamp_or_place_gives_an_error_or_nothing(
         settings in settings(),
+        trust in select(vec![Trust::InPlace, Trust::Copy]),
         steps in vec((any::<bool>(), scribble()), 1..150),
     ) {
-        let topic = Topic::new(settings);
+        let mut topic = Topic::new(settings);
+        topic.trust = trust;
         let second = Publisher::create(&settings, &topic.registry.fd(), 1).unwrap();
         let pens = [Pen::on(&topic.publisher.fd()), Pen::on(&second.fd())];
         let reader = topic.subscriber(std::sync::Arc::new(()));
         topic.attach(&reader, 1);
-        reader.attach(1, 1, &second.fd(), Start::First).unwrap();
+        reader.attach(1, 1, &second.fd(), Start::First, topic.trust).unwrap();
         let mut kept = Vec::new();
         let mut held = Vec::new();
         let mut next = [0_u64; 2];
@@ -255,7 +258,7 @@ proptest! {
                 _ => {}
             }
             let _ = (reader.ready(), reader.ends().count(), reader.lost());
-            // Both rings count: no more is out than the pins and windows of each protect.
+            // Both rings count: no more is out than the pins and windows of each protect, or as many copies.
             prop_assert!(kept.len() + held.len() <= 2 * (HELD as usize + 1));
             reader.retire(&[1], |_| ());
         }
@@ -309,9 +312,10 @@ fn read_on(reader: &Subscriber, over: &AtomicBool) {
 
 #[test]
 fn a_ring_that_changes_under_its_reader_hangs_nobody() {
-    for window in [1, 16] {
+    for (window, trust) in [(1, Trust::InPlace), (16, Trust::InPlace), (16, Trust::Copy)] {
         let settings = overrun_settings(Delivery::Lossy, 16 * window, 48, (1, 4), 256);
-        let topic = Topic::new(settings);
+        let mut topic = Topic::new(settings);
+        topic.trust = trust;
         let pen = Pen::on(&topic.publisher.fd());
         let reader = topic.subscriber(std::sync::Arc::new(()));
         topic.attach(&reader, 1);

@@ -4,6 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
+use bus_core::control::Trust;
 use bus_core::receive::Start;
 
 use common::{Event, Topic, payload, settings};
@@ -52,7 +53,9 @@ fn a_cursor_never_moves_back_when_a_subscriber_has_joined() {
     }
     // It registers at the head, is adopted there, and asks for history only then.
     let start = Start::Head { history: 0 };
-    reader.attach(0, 0, &topic.publisher.fd(), start).unwrap();
+    reader
+        .attach(0, 0, &topic.publisher.fd(), start, Trust::InPlace)
+        .unwrap();
     let segment = reader.fd().try_clone_to_owned().unwrap();
     topic.announce(Event::Joined(1, segment));
     topic.sync();

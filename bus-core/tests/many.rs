@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bus_core::control::Trust;
 use bus_core::memory::layout::MAX_PUBLISHERS;
 use bus_core::memory::registry::Registry;
 use bus_core::publish::Publisher;
@@ -31,7 +32,7 @@ fn crowd(depth: u32) -> Crowd {
         publisher.adopt(1, &subscriber.fd()).unwrap();
         let number = 100 + u64::from(index);
         subscriber
-            .attach(number, index, &publisher.fd(), Start::First)
+            .attach(number, index, &publisher.fd(), Start::First, Trust::InPlace)
             .unwrap();
         publisher
     };
@@ -79,7 +80,7 @@ fn each_of_sixty_publishers_wakes_a_sleeper_and_one_more_has_no_place() {
     assert!(
         crowd
             .subscriber
-            .attach(1, sixty, &ring, Start::First)
+            .attach(1, sixty, &ring, Start::First, Trust::InPlace)
             .is_err()
     );
     let subscriber = crowd.subscriber;

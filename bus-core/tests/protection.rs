@@ -172,7 +172,13 @@ fn a_message_of_a_killed_publisher_stays_readable_and_half_a_message_is_not_seen
         .unwrap();
     let ring = common::told_descriptor(ready, publisher.id());
     reader
-        .attach(9, 3, &ring, bus_core::receive::Start::First)
+        .attach(
+            9,
+            3,
+            &ring,
+            bus_core::receive::Start::First,
+            bus_core::control::Trust::InPlace,
+        )
         .unwrap();
     publisher.kill().unwrap();
     let status = publisher.wait().unwrap();

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bus_core::control::Trust;
 use bus_core::memory::registry::Registry;
 use bus_core::publish::Publisher;
 use bus_core::receive::{Held, Message, Start, Subscriber};
@@ -346,7 +347,9 @@ fn come_and_go(
     let member: Arc<dyn Send + Sync> = Arc::new(());
     let subscriber = Subscriber::create(settings, &registry.lock().unwrap().fd(), member).unwrap();
     let start = Start::Head { history: 1 };
-    subscriber.attach(0, 0, ring, start).unwrap();
+    subscriber
+        .attach(0, 0, ring, start, Trust::InPlace)
+        .unwrap();
     let reader = subscriber.fd().try_clone_to_owned().unwrap();
     say.send(Event::Joined(id, reader)).unwrap();
     registry.lock().unwrap().bump_subscribers();

@@ -6,6 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use bus_core::Delivery;
+use bus_core::control::Trust;
 use bus_core::receive::{Received, Subscriber};
 
 use common::{Pen, Topic, cursor_offset, payload, pin_offset};
@@ -224,4 +225,37 @@ fn wild_pins_and_cursors_make_a_publisher_allocate_no_more_than_honest_ones() {
     assert!(grown < 20, "{grown}");
     assert_eq!(allocations(|| run(1000)) - 1000, 0);
     assert!(topic.publisher.nowhere() > 0, "nothing was in its way");
+}
+
+#[test]
+fn copies_of_messages_allocate_nothing_once_warm_also_while_some_are_held() {
+    let waits = common::settings(64, 64, 1000, 1, 1 << 16);
+    let lossy = common::overrun_settings(Delivery::Lossy, 64, 1000, (1, 8), 1 << 16);
+    for settings in [waits, lossy] {
+        let mut topic = Topic::new(settings);
+        topic.trust = Trust::Copy;
+        let reader = topic.joined(1);
+        let bytes: Vec<_> = [0, 40, 300, 1000].map(|len| payload(0, len)).into();
+        let mut run = |rounds: u64| {
+            for _ in 0..rounds {
+                for bytes in bytes.iter().chain(&bytes) {
+                    topic.sync();
+                    topic.publisher.try_send_bytes(bytes).unwrap().unwrap();
+                }
+                receive(&reader, &bytes[0]);
+                let kept = reader.poll().unwrap().unwrap();
+                let held = reader.poll().unwrap().unwrap().hold();
+                let batch = reader.poll_batch(3).unwrap();
+                while let Some(message) = batch.next() {
+                    let (_, seen) = message.unwrap();
+                    assert!(bytes.iter().any(|sent| sent == seen));
+                }
+                drop(kept);
+                while reader.poll().unwrap().is_some() {}
+                assert_eq!(held.bytes(), bytes[2]);
+            }
+        };
+        run(100);
+        assert_eq!(allocations(|| run(2000)), 0);
+    }
 }

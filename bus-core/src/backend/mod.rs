@@ -8,6 +8,7 @@
 //! ring is.
 
 mod ahead;
+pub(crate) mod copy;
 pub mod doorbell;
 mod futex;
 mod membarrier;

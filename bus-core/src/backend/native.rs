@@ -27,8 +27,7 @@ mod words {
     pub type Word32 = std::sync::atomic::AtomicU32;
     pub type Word64 = std::sync::atomic::AtomicU64;
 }
-pub(super) use words::Word32;
-use words::Word64;
+pub(super) use words::{Word32, Word64};
 
 /// Real memory, real fences, real sleep.
 #[derive(Debug)]

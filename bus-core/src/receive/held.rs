@@ -1,6 +1,6 @@
 //! Messages that outlive their subscriber's borrow, its thread, and itself.
 //!
-//! A held message is given back at a desk that both sides share. While the subscriber lives, it fetches what was given back at its
+//! A held message, or the copy that it is, is given back at a desk that both sides share. While the subscriber lives, it fetches what was given back at its
 //! next call; a sleep ends for it. When the subscriber is dropped first, it leaves its rings at the desk, and
 //! whoever gives back releases there; the last one ends the membership.
 
@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
+use super::copies::OwnCopy;
 use super::receiver::Receiver;
 use super::subscriber::release;
 use crate::backend::doorbell::Doorbell;
@@ -39,12 +40,20 @@ struct Out {
     since: Instant,
 }
 
+/// A message that was given back.
+pub(super) struct Returned {
+    pub(super) publisher: u64,
+    pub(super) sequence: u64,
+    /// What it was, if it was a copy: then nothing is to be released.
+    pub(super) copy: Option<OwnCopy>,
+}
+
 #[derive(Default)]
 struct State {
     /// What is held, by publisher and sequence.
     out: HashMap<(u64, u64), Out>,
-    /// Given back and not yet fetched: publisher and sequence.
-    returned: Vec<(u64, u64)>,
+    /// Given back and not yet fetched.
+    returned: Vec<Returned>,
     /// The rings, once the subscriber is gone.
     left: Option<Receiver<Native>>,
     /// What to ring when something is given back, while the subscriber is parked there.
@@ -67,7 +76,7 @@ impl Desk {
     }
 
     /// Gives what was given back since the last call for an empty list, whose room it keeps.
-    pub(super) fn fetch(&self, list: &mut Vec<(u64, u64)>) {
+    pub(super) fn fetch(&self, list: &mut Vec<Returned>) {
         std::mem::swap(&mut self.state().returned, list);
     }
 
@@ -96,8 +105,8 @@ impl Desk {
     /// The subscriber is gone and leaves its rings here.
     pub(super) fn leave(&self, receiver: Receiver<Native>) {
         let mut state = self.state();
-        for (publisher, sequence) in std::mem::take(&mut state.returned) {
-            release(&receiver, publisher, sequence);
+        for returned in std::mem::take(&mut state.returned) {
+            release(&receiver, &returned);
         }
         state.left = Some(receiver);
     }
@@ -135,17 +144,17 @@ impl Desk {
         }
     }
 
-    fn give_back(&self, publisher: u64, sequence: u64) {
+    fn give_back(&self, returned: Returned) {
         if !self.birth.is_here() {
             return;
         }
         let mut state = self.state();
-        state.out.remove(&(publisher, sequence));
+        state.out.remove(&(returned.publisher, returned.sequence));
         if let Some(receiver) = &state.left {
-            release(receiver, publisher, sequence);
+            release(receiver, &returned);
             return;
         }
-        state.returned.push((publisher, sequence));
+        state.returned.push(returned);
         // Once for each sleep.
         let parked = state.parked.take();
         drop(state);
@@ -158,25 +167,35 @@ impl Desk {
     }
 }
 
-/// A message that is independent of its subscriber's life and thread. Dropping it gives the slot back.
+/// Where a held message lies, and where it is given back.
+pub(super) enum Home {
+    /// In its ring, which it keeps mapped.
+    Ring {
+        desk: Arc<Desk>,
+        _mapping: Arc<Mapping>,
+    },
+    /// In a copy of its own. The subscriber has use for that while it lives.
+    Copy(Weak<Desk>),
+}
+
+/// A message that is independent of its subscriber's life and thread. Dropping it gives the slot back, or the memory of its copy.
 pub struct Held {
-    desk: Arc<Desk>,
-    _mapping: Arc<Mapping>,
+    home: Home,
     publisher: u64,
     sequence: u64,
     lost: u64,
     payload: NonNull<[u8]>,
 }
 
-// SAFETY: the payload is read-only here, and the mapping that it lies in is kept; the desk is locked.
+// SAFETY: the payload is read-only here, and the mapping that it lies in is kept, or it is its own; the desk is locked.
 unsafe impl Send for Held {}
 // SAFETY: as for `Send`; sharing gives out shared bytes only.
 unsafe impl Sync for Held {}
 
 impl Held {
     pub(super) fn new(
-        desk: Arc<Desk>,
-        mapping: Arc<Mapping>,
+        desk: &Desk,
+        home: Home,
         publisher: u64,
         sequence: u64,
         lost: u64,
@@ -185,8 +204,7 @@ impl Held {
         desk.take_out(publisher, sequence);
         Self {
             lost,
-            desk,
-            _mapping: mapping,
+            home,
             publisher,
             sequence,
             payload,
@@ -196,7 +214,7 @@ impl Held {
     /// The payload.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the span is within the mapping that is kept here, and the publisher does not write there until
-        // this is given back.
+        // this is given back; or it is a copy of its own.
         unsafe { self.payload.as_ref() }
     }
 
@@ -218,6 +236,20 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.desk.give_back(self.publisher, self.sequence);
+        let mut returned = Returned {
+            publisher: self.publisher,
+            sequence: self.sequence,
+            copy: None,
+        };
+        match &self.home {
+            Home::Ring { desk, .. } => desk.give_back(returned),
+            Home::Copy(desk) => {
+                // SAFETY: the payload is that of a copy that was left to this message.
+                returned.copy = Some(unsafe { OwnCopy::from_payload(self.payload.cast()) });
+                if let Some(desk) = desk.upgrade() {
+                    desk.give_back(returned);
+                }
+            }
+        }
     }
 }

@@ -1,12 +1,15 @@
-//! What a subscriber hands out: a message in place, or several of one publisher.
+//! What a subscriber hands out: a message, or several of one publisher; in place, or copied where their publisher is not trusted to leave
+//! them as they are.
 //!
-//! Promises: what is handed out stays mapped and unchanged until it is dropped; dropping it gives the slots back. A place or length
-//! that breaks the ring's bounds is an error, and nothing is read there.
+//! Promises: what is handed out stays mapped and unchanged until it is dropped; dropping it gives the slots back, which copies have given
+//! back before. A place or length that breaks the ring's bounds is an error, and nothing is read there.
 
 use std::cell::Cell;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
-use super::held::{Desk, Held};
+use super::copies::{Chain, OwnCopy, Spares};
+use super::held::{Desk, Held, Home};
 use super::ring::{Found, Refused, RingReader};
 use super::subscriber::Subscriber;
 use crate::backend::Native;
@@ -51,7 +54,7 @@ pub(super) fn out_of_bounds(found: Found) -> Error {
     }
 }
 
-/// A message, in place in its publisher's ring. Dropping it gives the slot back.
+/// A message, in place in its publisher's ring, or copied out of it. Dropping it gives the slot back, or the copy's memory.
 pub struct Message<'a> {
     pub(super) subscriber: &'a Subscriber,
     pub(super) ring: &'a RingReader<Native>,
@@ -65,7 +68,7 @@ impl Message<'_> {
     /// The payload.
     #[inline(always)]
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the span is within the ring's mapping, which stays while a message is outstanding, and the
+        // SAFETY: the span is a copy of its own; or it is within the ring's mapping, which stays while a message is outstanding, and the
         // publisher does not write there until this is released. A publisher that breaks the protocol can change the bytes
         // meanwhile: `docs/protocol.md`, *Trust*, says what then holds.
         unsafe { self.payload.as_ref() }
@@ -96,25 +99,42 @@ impl Message<'_> {
     ///
     /// On a topic whose publishers wait it holds its publisher back as an unread message does; on others its publisher goes round it. A topic
     /// limits how many may be held. After the subscriber is dropped it keeps the
-    /// membership, until the last one held is dropped.
+    /// membership, until the last one held is dropped. A copy holds nobody back, and keeps nothing.
     pub fn hold(self) -> Held {
-        let held = Held::new(
-            self.subscriber.hold(),
-            self.ring.ring().mapping().clone(),
-            self.ring.publisher(),
-            self.sequence,
-            self.lost,
-            self.payload,
-        );
+        let desk = self.subscriber.hold(self.ring.copies());
+        let home = if self.ring.copies() {
+            self.ring.keep_lent();
+            Home::Copy(Arc::downgrade(desk))
+        } else {
+            Home::Ring {
+                desk: desk.clone(),
+                _mapping: self.ring.ring().mapping().clone(),
+            }
+        };
+        let (publisher, sequence) = (self.ring.publisher(), self.sequence);
+        let held = Held::new(desk, home, publisher, sequence, self.lost, self.payload);
         std::mem::forget(self);
         held
+    }
+
+    /// Gives the memory of a copy back.
+    #[inline(never)]
+    fn give_copy_back(&self) {
+        self.ring.unlend(1);
+        // SAFETY: the payload is that of a copy that was left to this message, which is being dropped.
+        let copy = unsafe { OwnCopy::from_payload(self.payload.cast()) };
+        self.subscriber.spares().put(copy);
     }
 }
 
 impl Drop for Message<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.ring.release(self.sequence);
+        if self.ring.copies() {
+            self.give_copy_back();
+        } else {
+            self.ring.release(self.sequence);
+        }
     }
 }
 
@@ -122,6 +142,9 @@ impl Drop for Message<'_> {
 pub struct Batch<'a> {
     pub(super) ring: &'a RingReader<Native>,
     pub(super) desk: &'a Desk,
+    pub(super) spares: &'a Spares,
+    /// Of a publisher whose messages are copied: the copies.
+    pub(super) copies: Chain,
     pub(super) first: Cell<u64>,
     pub(super) end: Cell<u64>,
     pub(super) left: Cell<usize>,
@@ -174,18 +197,55 @@ impl Batch<'_> {
         }
         self.left.set(self.left.get() - 1);
         self.end.set(self.ring.next());
-        Some(match payload(self.ring, found) {
-            // SAFETY: as for `Message::bytes`.
-            Some(payload) => Ok((found.sequence, unsafe { payload.as_ref() })),
-            None => Err(out_of_bounds(found)),
-        })
+        let payload = match payload(self.ring, found) {
+            Some(payload) if self.ring.copies() => match self.copy(found, payload) {
+                Ok(copied) => copied,
+                Err(error) => return Some(Err(error)),
+            },
+            Some(payload) => payload,
+            None => {
+                if self.ring.copies() {
+                    self.ring.release(found.sequence);
+                }
+                return Some(Err(out_of_bounds(found)));
+            }
+        };
+        // SAFETY: as for `Message::bytes`.
+        Some(Ok((found.sequence, unsafe { payload.as_ref() })))
+    }
+
+    /// Copies a message, which stays until the batch is dropped.
+    #[inline(never)]
+    fn copy(&self, found: Found, payload: NonNull<[u8]>) -> Result<NonNull<[u8]>> {
+        let copied = self.spares.copy(self.ring, found, payload);
+        let copy = copied.inspect_err(|_| {
+            // The message is still there, for another batch.
+            self.left.set(0);
+            self.end.set(self.ring.next());
+        })?;
+        let start = copy.payload();
+        self.copies.push(copy);
+        Ok(NonNull::slice_from_raw_parts(start, payload.len()))
+    }
+
+    /// Gives the memory of copies back.
+    #[inline(never)]
+    fn give_copies_back(&self) {
+        self.ring.unlend(self.copies.len());
+        while let Some(copy) = self.copies.pop() {
+            self.spares.put(copy);
+        }
     }
 }
 
 impl Drop for Batch<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.ring.release_range(self.first.get(), self.end.get());
+        if self.ring.copies() {
+            self.give_copies_back();
+        } else {
+            self.ring.release_range(self.first.get(), self.end.get());
+        }
         self.ring.close_batch();
     }
 }

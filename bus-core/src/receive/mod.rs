@@ -5,6 +5,7 @@
 //! from real memory with them.
 
 mod copied;
+mod copies;
 mod early;
 mod head;
 mod held;

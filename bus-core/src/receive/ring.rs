@@ -47,6 +47,24 @@ pub struct Holding {
     pub overrun: Option<Overrun>,
 }
 
+/// What is out of a ring whose messages are copied: a copy is released in the ring at once.
+#[derive(Debug)]
+struct Copies {
+    /// Copies that messages and batches read, which borrow this ring.
+    lent: Cell<u64>,
+    /// Copies that are held, and borrow nothing.
+    held: Cell<u64>,
+    /// How many may be out.
+    most: u64,
+}
+
+impl Copies {
+    /// How many are out.
+    fn count(&self) -> u64 {
+        self.lent.get() + self.held.get()
+    }
+}
+
 /// The subscriber's half of one ring.
 pub struct RingReader<B: Backend> {
     ring: B::Ring,
@@ -74,6 +92,8 @@ pub struct RingReader<B: Backend> {
     relay: OnceCell<B::Relay>,
     /// Batches that borrow this ring, also those without a message.
     batches: Cell<u32>,
+    /// Where its messages are copied, so that its publisher cannot rewrite what is read.
+    copies: Option<Copies>,
     /// Who publishes here, as the broker numbers them.
     publisher: u64,
 }
@@ -111,9 +131,74 @@ impl<B: Backend> RingReader<B> {
             notify: OnceCell::new(),
             relay: OnceCell::new(),
             batches: Cell::new(0),
+            copies: None,
         };
         this.store_cursor();
         this
+    }
+
+    /// The same, but its messages are to be copied: whoever receives one copies it, [releases](Self::release) it, and says that it is
+    /// [lent](Self::lend).
+    pub fn copied(mut self, holding: Holding) -> Self {
+        self.copies = Some(Copies {
+            lent: Cell::new(0),
+            held: Cell::new(0),
+            most: holding.most + holding.overrun.map_or(0, |rules| rules.window),
+        });
+        // Nothing is ever out in the ring itself, so this makes each look at how many copies are.
+        self.most = 0;
+        self
+    }
+
+    /// Whether its messages are to be copied.
+    #[inline(always)]
+    pub fn copies(&self) -> bool {
+        self.copies.is_some()
+    }
+
+    /// Whether as many copies are out as may be.
+    #[inline(always)]
+    fn lends_all(&self) -> bool {
+        self.copies
+            .as_ref()
+            .is_some_and(|copies| copies.count() >= copies.most)
+    }
+
+    /// A copy is out, and borrows this ring.
+    pub(super) fn lend(&self) {
+        if let Some(copies) = &self.copies {
+            copies.lent.set(copies.lent.get() + 1);
+        }
+    }
+
+    /// So many copies that were lent are back.
+    pub(super) fn unlend(&self, count: u64) {
+        if let Some(copies) = &self.copies {
+            copies.lent.set(copies.lent.get() - count);
+        }
+    }
+
+    /// A copy that was lent is held from now on.
+    pub(super) fn keep_lent(&self) {
+        self.unlend(1);
+        if let Some(copies) = &self.copies {
+            copies.held.set(copies.held.get() + 1);
+        }
+    }
+
+    /// A copy that was held is back.
+    pub(super) fn unkeep(&self) {
+        if let Some(copies) = &self.copies {
+            copies.held.set(copies.held.get() - 1);
+        }
+    }
+
+    /// The last message that was received could not be taken: it is the next again.
+    pub(super) fn put_back(&self, sequence: u64) {
+        if let Some(shield) = &self.shield {
+            shield.take_back(sequence);
+        }
+        self.next.set(sequence);
     }
 
     /// The ring's memory.
@@ -205,7 +290,7 @@ impl<B: Backend> RingReader<B> {
         if B::load64(&slot.commit, site::RECEIVE_COMMIT) != next {
             return self.nothing(None);
         }
-        if sequence.wrapping_sub(self.tail.get()) >= self.most && self.outstanding() >= self.most {
+        if sequence.wrapping_sub(self.tail.get()) >= self.most && self.hands_out_all() {
             return self.nothing(Some(Refused::Held));
         }
         self.next.set(next);
@@ -326,12 +411,25 @@ impl<B: Backend> RingReader<B> {
         let _ = self.relay.set(relay);
     }
 
-    /// Messages received and not yet released.
+    /// Messages that were received and not given back yet, in place or copied.
     pub fn outstanding(&self) -> u64 {
+        self.unreleased() + self.copies.as_ref().map_or(0, Copies::count)
+    }
+
+    /// Messages received and not yet released.
+    fn unreleased(&self) -> u64 {
         if let Some(shield) = &self.shield {
             return shield.outstanding();
         }
         self.next.get().wrapping_sub(self.tail.get()) - self.early.count()
+    }
+
+    /// Whether as many messages are out as may be.
+    fn hands_out_all(&self) -> bool {
+        match &self.copies {
+            Some(copies) => copies.count() >= copies.most,
+            None => self.unreleased() >= self.most,
+        }
     }
 
     /// Messages lost so far, of those that were there to receive since this subscriber started.
@@ -349,9 +447,10 @@ impl<B: Backend> RingReader<B> {
         self.batches.set(self.batches.get() - 1);
     }
 
-    /// Whether somebody borrows this ring: a batch, or a message that is not released.
+    /// Whether somebody borrows this ring: a batch, or a message that is not given back.
     pub fn borrowed(&self) -> bool {
-        self.batches.get() > 0 || self.outstanding() > 0
+        let lent = self.copies.as_ref().map_or(0, |copies| copies.lent.get());
+        self.batches.get() > 0 || self.unreleased() > 0 || lent > 0
     }
 
     /// The publisher is gone, as the kernel knows: what is committed is all there will be.

@@ -122,6 +122,11 @@ impl Shield {
         self.live.set(self.live.get() | self.bit(sequence));
     }
 
+    /// A message that was handed out last was not taken: it is as before.
+    pub(super) fn take_back(&self, sequence: u64) {
+        self.live.set(self.live.get() & !self.bit(sequence));
+    }
+
     fn bit(&self, sequence: u64) -> u64 {
         1 << (sequence.wrapping_sub(self.start.get()) & 63)
     }

@@ -1,19 +1,22 @@
-//! A subscriber on mapped memory: hands out messages in place.
+//! A subscriber on mapped memory: hands out messages, in place or copied, as it is to [trust](Trust) their publisher.
 //!
 //! Promises: a message handed out stays mapped and unchanged until it is dropped; several may be out at once, and dropped in
 //! any order. A [`Held`] one outlives the subscriber. It does not talk to the broker.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::held::Desk;
+use super::copies::{Chain, Spares};
+use super::held::{Desk, Returned};
 use super::message::{Batch, Message, out_of_bounds, payload, refuse};
 use super::receiver::Receiver;
-use super::ring::{Holding, RingReader};
+use super::ring::{Found, Holding, RingReader};
 use crate::backend::doorbell::Doorbell;
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
+use crate::control::Trust;
 use crate::fork::{Birth, Unshared, unshared};
 use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
@@ -29,10 +32,12 @@ pub struct Subscriber {
     fd: Unshared<OwnedFd>,
     settings: TopicSettings,
     desk: Arc<Desk>,
-    /// Messages held and not yet given back.
+    /// Messages held and not yet given back, and those of them that are copies.
     held: Cell<u64>,
+    copies_held: Cell<u64>,
     /// Room for what the desk has, kept from one fetch to the next.
-    returned: Cell<Vec<(u64, u64)>>,
+    returned: Cell<Vec<Returned>>,
+    spares: Spares,
     /// The process that made it.
     birth: Birth,
     placement: Placement,
@@ -91,8 +96,10 @@ impl Subscriber {
             settings,
             desk: Arc::new(Desk::new(membership)),
             held: Cell::new(0),
+            copies_held: Cell::new(0),
             returned: Cell::default(),
             birth: Birth::here(),
+            spares: Spares::new(&settings),
             placement,
             report: RefCell::new(report),
         })
@@ -127,11 +134,18 @@ impl Subscriber {
         self.receiver().set_version(version);
     }
 
-    /// Checks and maps the ring of publisher `publisher`, and reads it from now on.
+    /// Checks and maps the ring of publisher `publisher`, and reads it from now on, in place or copied, as that is trusted.
     ///
     /// # Errors
     /// [`Error::Segment`] where it is not one.
-    pub fn attach(&self, publisher: u64, index: u16, ring: &impl AsFd, start: Start) -> Result<()> {
+    pub fn attach(
+        &self,
+        publisher: u64,
+        index: u16,
+        ring: &impl AsFd,
+        start: Start,
+        trust: Trust,
+    ) -> Result<()> {
         let index = usize::from(index);
         if index >= MAX_PUBLISHERS {
             return Err(Error::Control(format!("ring index {index} is too high")));
@@ -156,6 +170,10 @@ impl Subscriber {
             overrun: self.settings.overrun(),
         };
         let ring = RingReader::new(ring, reader, index, publisher, 0, holding);
+        let ring = match trust {
+            Trust::InPlace => ring,
+            Trust::Copy => ring.copied(holding),
+        };
         if let Start::Head { history } = start {
             ring.start_at_head(history.min(self.settings.keep).into());
         }
@@ -235,19 +253,40 @@ impl Subscriber {
             };
         };
         match payload(ring, found) {
-            Some(payload) => Ok(Some(Message {
-                subscriber: self,
-                ring,
-                sequence: found.sequence,
-                lost: ring.take_lost(),
-                passed: ring.take_passed(),
-                payload,
-            })),
+            Some(mut payload) => {
+                if ring.copies() {
+                    payload = self.copy(ring, found, payload)?;
+                }
+                Ok(Some(Message {
+                    subscriber: self,
+                    ring,
+                    sequence: found.sequence,
+                    lost: ring.take_lost(),
+                    passed: ring.take_passed(),
+                    payload,
+                }))
+            }
             None => {
                 ring.release(found.sequence);
                 Err(out_of_bounds(found))
             }
         }
+    }
+
+    /// Copies a message and releases it; where the copy lies.
+    #[inline(never)]
+    fn copy(
+        &self,
+        ring: &RingReader<Native>,
+        found: Found,
+        payload: NonNull<[u8]>,
+    ) -> Result<NonNull<[u8]>> {
+        let copy = self.spares.copy(ring, found, payload)?.into_payload();
+        Ok(NonNull::slice_from_raw_parts(copy, payload.len()))
+    }
+
+    pub(super) fn spares(&self) -> &Spares {
+        &self.spares
     }
 
     /// Up to `max` messages of one publisher, at least one, released together when the batch is dropped.
@@ -258,6 +297,8 @@ impl Subscriber {
         Some(Batch {
             ring,
             desk: &self.desk,
+            spares: &self.spares,
+            copies: Chain::default(),
             first: Cell::new(ring.next()),
             end: Cell::new(ring.next()),
             left: Cell::new(max.max(1)),
@@ -282,16 +323,23 @@ impl Subscriber {
     fn take_back_held(&self) {
         let mut returned = self.returned.take();
         self.desk.fetch(&mut returned);
-        for (publisher, sequence) in returned.drain(..) {
-            release(self.receiver(), publisher, sequence);
+        for mut returned in returned.drain(..) {
             self.held.set(self.held.get() - 1);
+            release(self.receiver(), &returned);
+            if let Some(copy) = returned.copy.take() {
+                self.copies_held.set(self.copies_held.get() - 1);
+                self.spares.put(copy);
+            }
         }
         self.returned.set(returned);
     }
 
-    pub(super) fn hold(&self) -> Arc<Desk> {
+    /// One more message is held.
+    pub(super) fn hold(&self, copied: bool) -> &Arc<Desk> {
         self.held.set(self.held.get() + 1);
-        self.desk.clone()
+        self.copies_held
+            .set(self.copies_held.get() + u64::from(copied));
+        &self.desk
     }
 
     /// Whether a poll would find something. Releases what other threads have let go of.
@@ -353,7 +401,7 @@ impl Drop for Subscriber {
             return;
         }
         self.take_back();
-        if self.held.get() > 0
+        if self.held.get() > self.copies_held.get()
             && let Some(receiver) = self.receiver.take()
         {
             self.desk.leave(receiver);
@@ -361,10 +409,14 @@ impl Drop for Subscriber {
     }
 }
 
-/// Releases a message at the ring of its publisher.
-pub(super) fn release(receiver: &Receiver<Native>, publisher: u64, sequence: u64) {
-    if let Some(ring) = receiver.rings().find(|ring| ring.publisher() == publisher) {
-        ring.release(sequence);
+/// Releases a message at the ring of its publisher, or says there that its copy is back.
+pub(super) fn release(receiver: &Receiver<Native>, returned: &Returned) {
+    let mut rings = receiver.rings();
+    if let Some(ring) = rings.find(|ring| ring.publisher() == returned.publisher) {
+        match returned.copy {
+            None => ring.release(returned.sequence),
+            Some(_) => ring.unkeep(),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use bus_core::backend::Native;
+use bus_core::control::Trust;
 use bus_core::memory::layout::{ReaderPage, RingHeader};
 use bus_core::memory::registry::Registry;
 use bus_core::publish::Publisher;
@@ -110,6 +111,8 @@ pub struct Topic {
     pub registry: Registry,
     pub publisher: Publisher,
     pub events: VecDeque<Event>,
+    /// How subscribers that attach read its publisher.
+    pub trust: Trust,
 }
 
 impl Topic {
@@ -121,6 +124,7 @@ impl Topic {
             registry,
             publisher,
             events: VecDeque::new(),
+            trust: Trust::InPlace,
         }
     }
 
@@ -146,7 +150,7 @@ impl Topic {
     pub fn attach(&self, subscriber: &Subscriber, history: u32) {
         let start = Start::Head { history };
         subscriber
-            .attach(0, 0, &self.publisher.fd(), start)
+            .attach(0, 0, &self.publisher.fd(), start, self.trust)
             .unwrap();
     }
 
@@ -214,6 +218,9 @@ pub struct Pen {
     base: *mut u8,
     bytes: usize,
 }
+
+// SAFETY: it writes words as another process would; who shares it keeps the creator alive.
+unsafe impl Sync for Pen {}
 
 impl Pen {
     /// A pen for the segment behind `fd`, to be used only while its creator lives.

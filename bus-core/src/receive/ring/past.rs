@@ -23,6 +23,9 @@ impl<B: Backend> RingReader<B> {
             if stamp != next && !shield.is_passed(stamp, next) {
                 return self.nothing(None);
             }
+            if self.lends_all() {
+                return self.nothing(Some(Refused::Held));
+            }
             if stamp != next || !shield.covers(sequence) {
                 if let Err(refused) = self.slide(shield) {
                     return self.nothing(Some(refused));
@@ -66,7 +69,7 @@ impl<B: Backend> RingReader<B> {
     #[inline]
     pub(super) fn poll_window(&self, shield: &Shield) -> Option<u64> {
         let sequence = self.next.get();
-        if !shield.covers(sequence) {
+        if !shield.covers(sequence) || self.lends_all() {
             return None;
         }
         let next = sequence.wrapping_add(1);
