@@ -168,6 +168,7 @@ impl World {
             registry,
             publisher,
             events,
+            ..
         } = &mut self.topic;
         let most = u64::from(settings.depth - settings.keep);
         let mut results = Vec::new();

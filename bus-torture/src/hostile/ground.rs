@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail, ensure};
 use bus_core::backend::Native;
 use bus_core::backend::doorbell::Doorbell;
+use bus_core::control::Trust;
 use bus_core::memory::layout::{INLINE, PAGE, READER_MAGIC, RING_MAGIC, ReaderPage, RingHeader};
 use bus_core::memory::registry::Registry;
 use bus_core::memory::{reader_bytes, ring_bytes};
@@ -201,8 +202,8 @@ impl Ground {
         let hostile = Hostile::new(ring, reader, settings, 1);
         let witness = Subscriber::create(&settings, &registry.fd(), Arc::new(()))?;
         let start = Start::Head { history: 0 };
-        witness.attach(HONEST, 0, &publisher.fd(), start)?;
-        witness.attach(HOSTILE, 1, &hostile.ring, Start::First)?;
+        witness.attach(HONEST, 0, &publisher.fd(), start, Trust::InPlace)?;
+        witness.attach(HOSTILE, 1, &hostile.ring, Start::First, Trust::InPlace)?;
         witness.joined(0);
         publisher.adopt(WITNESS, &witness.fd())?;
         publisher.adopt(READER, &hostile.reader)?;
