@@ -244,6 +244,8 @@ pub struct MappedRing {
     arena_bytes: u64,
     inline: u32,
     max_payload: u32,
+    /// Payloads that lie in a slot, and in the arena, are shorter than this where they are read in place.
+    in_place: [u32; 2],
     /// Where the first and the last byte of the next payload in the arena are expected.
     next: Cell<Option<(u64, u64)>>,
     mapping: Arc<Mapping>,
@@ -261,6 +263,8 @@ impl MappedRing {
             let slots = mapping.base().add(PAGE);
             (slots, slots.add(slot_bytes(settings) as usize))
         };
+        let inline = settings.inline().min(settings.max_payload) as u32;
+        let max_payload = settings.max_payload as u32;
         Self {
             header: mapping.base().cast(),
             slots,
@@ -268,11 +272,18 @@ impl MappedRing {
             stride: settings.stride as usize,
             arena,
             arena_bytes: settings.arena,
-            inline: settings.inline().min(settings.max_payload) as u32,
-            max_payload: settings.max_payload as u32,
+            inline,
+            max_payload,
+            in_place: [inline + 1, max_payload + 1],
             next: Cell::new(None),
             mapping,
         }
+    }
+
+    /// The same; none of its payloads may be read in place.
+    pub(crate) fn copied(mut self) -> Self {
+        self.in_place = [0; 2];
+        self
     }
 
     /// Says what a new segment is.
@@ -309,11 +320,33 @@ impl MappedRing {
         unsafe { self.slots.add(offset) }
     }
 
-    /// Where the payload of a message lies, if `place` and `len` are within the ring's bounds.
+    /// Where the payload of a message lies, if `place` and `len` are within the ring's bounds, and it may be read in place.
     #[inline(always)]
     pub(crate) fn payload(&self, sequence: u64, place: u32, len: u32) -> Option<NonNull<u8>> {
+        self.payload_below(self.in_place, sequence, place, len)
+    }
+
+    /// Where the payload of a message lies, if `place` and `len` are within the ring's bounds, to be copied.
+    pub(crate) fn payload_to_copy(
+        &self,
+        sequence: u64,
+        place: u32,
+        len: u32,
+    ) -> Option<NonNull<u8>> {
+        let ends = [self.inline + 1, self.max_payload + 1];
+        self.payload_below(ends, sequence, place, len)
+    }
+
+    #[inline(always)]
+    fn payload_below(
+        &self,
+        [inline, max_payload]: [u32; 2],
+        sequence: u64,
+        place: u32,
+        len: u32,
+    ) -> Option<NonNull<u8>> {
         if place == INLINE {
-            if len > self.inline {
+            if len >= inline {
                 return None;
             }
             // SAFETY: a slot is at least 64 bytes, its header 16.
@@ -323,7 +356,7 @@ impl MappedRing {
             });
         }
         let start = u64::from(place) * 64;
-        if len > self.max_payload || start + u64::from(len) > self.arena_bytes {
+        if len >= max_payload || start + u64::from(len) > self.arena_bytes {
             return None;
         }
         self.expect(start, u64::from(len.max(1)));

@@ -15,13 +15,32 @@ use super::subscriber::Subscriber;
 use crate::backend::Native;
 use crate::{Error, Result};
 
-/// Where the payload of a message lies, if its slot keeps to the ring's bounds.
+/// Where the payload of a message lies, if its slot keeps to the ring's bounds; none in a ring whose messages are copied.
 #[inline(always)]
 pub(super) fn payload(ring: &RingReader<Native>, found: Found) -> Option<NonNull<[u8]>> {
     let start = ring
         .ring()
         .payload(found.sequence, found.place, found.len)?;
     Some(NonNull::slice_from_raw_parts(start, found.len as usize))
+}
+
+/// What becomes of a message that is not read in place: a copy, or an error. It is released.
+#[inline(never)]
+pub(super) fn copy(spares: &Spares, ring: &RingReader<Native>, found: Found) -> Result<OwnCopy> {
+    let lies = |ring: &RingReader<Native>| {
+        let ring = ring.ring();
+        ring.payload_to_copy(found.sequence, found.place, found.len)
+    };
+    match lies(ring).filter(|_| ring.copies()) {
+        Some(payload) => {
+            let payload = NonNull::slice_from_raw_parts(payload, found.len as usize);
+            spares.copy(ring, found, payload)
+        }
+        None => {
+            ring.release(found.sequence);
+            Err(out_of_bounds(found))
+        }
+    }
 }
 
 /// The error of a ring that refuses.
@@ -47,7 +66,7 @@ pub(super) fn refuse(desk: &Desk, ring: &RingReader<Native>, refused: Refused) -
 
 /// The error of a slot that breaks them.
 #[cold]
-pub(super) fn out_of_bounds(found: Found) -> Error {
+fn out_of_bounds(found: Found) -> Error {
     Error::Corrupt {
         sequence: found.sequence,
         why: "its slot points outside the ring".into(),
@@ -197,35 +216,31 @@ impl Batch<'_> {
         }
         self.left.set(self.left.get() - 1);
         self.end.set(self.ring.next());
-        let payload = match payload(self.ring, found) {
-            Some(payload) if self.ring.copies() => match self.copy(found, payload) {
-                Ok(copied) => copied,
-                Err(error) => return Some(Err(error)),
-            },
-            Some(payload) => payload,
-            None => {
-                if self.ring.copies() {
-                    self.ring.release(found.sequence);
-                }
-                return Some(Err(out_of_bounds(found)));
-            }
-        };
-        // SAFETY: as for `Message::bytes`.
-        Some(Ok((found.sequence, unsafe { payload.as_ref() })))
+        Some(match payload(self.ring, found) {
+            // SAFETY: as for `Message::bytes`.
+            Some(payload) => Ok((found.sequence, unsafe { payload.as_ref() })),
+            None => self.copy(found),
+        })
     }
 
     /// Copies a message, which stays until the batch is dropped.
     #[inline(never)]
-    fn copy(&self, found: Found, payload: NonNull<[u8]>) -> Result<NonNull<[u8]>> {
-        let copied = self.spares.copy(self.ring, found, payload);
-        let copy = copied.inspect_err(|_| {
-            // The message is still there, for another batch.
-            self.left.set(0);
-            self.end.set(self.ring.next());
+    fn copy(&self, found: Found) -> Result<(u64, &[u8])> {
+        if !self.ring.copies() {
+            // Released with the others.
+            return Err(out_of_bounds(found));
+        }
+        let copy = copy(self.spares, self.ring, found).inspect_err(|error| {
+            if matches!(error, Error::NoMemory { .. }) {
+                // The message is still there, for another batch.
+                self.left.set(0);
+                self.end.set(self.ring.next());
+            }
         })?;
-        let start = copy.payload();
+        let payload = NonNull::slice_from_raw_parts(copy.payload(), found.len as usize);
         self.copies.push(copy);
-        Ok(NonNull::slice_from_raw_parts(start, payload.len()))
+        // SAFETY: the copy stays where it is until the batch is dropped.
+        Ok((found.sequence, unsafe { payload.as_ref() }))
     }
 
     /// Gives the memory of copies back.

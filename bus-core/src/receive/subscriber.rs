@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::copies::{Chain, Spares};
 use super::held::{Desk, Returned};
-use super::message::{Batch, Message, out_of_bounds, payload, refuse};
+use super::message::{Batch, Message, copy, payload, refuse};
 use super::receiver::Receiver;
 use super::ring::{Found, Holding, RingReader};
 use crate::backend::doorbell::Doorbell;
@@ -163,6 +163,10 @@ impl Subscriber {
         let mapping = segment::open_placed(ring, Kind::Ring, bytes, &self.placement)?;
         self.report.borrow_mut().merge(mapping.report().clone());
         let ring = MappedRing::new(Arc::new(mapping), &self.settings);
+        let ring = match trust {
+            Trust::InPlace => ring,
+            Trust::Copy => ring.copied(),
+        };
         ring.check_identity(RING_MAGIC)?;
         let reader = self.receiver().reader().clone();
         let holding = Holding {
@@ -253,36 +257,30 @@ impl Subscriber {
             };
         };
         match payload(ring, found) {
-            Some(mut payload) => {
-                if ring.copies() {
-                    payload = self.copy(ring, found, payload)?;
-                }
-                Ok(Some(Message {
-                    subscriber: self,
-                    ring,
-                    sequence: found.sequence,
-                    lost: ring.take_lost(),
-                    passed: ring.take_passed(),
-                    payload,
-                }))
-            }
-            None => {
-                ring.release(found.sequence);
-                Err(out_of_bounds(found))
-            }
+            Some(payload) => Ok(Some(Message {
+                subscriber: self,
+                ring,
+                sequence: found.sequence,
+                lost: ring.take_lost(),
+                passed: ring.take_passed(),
+                payload,
+            })),
+            None => self.copy(ring, found).map(Some),
         }
     }
 
-    /// Copies a message and releases it; where the copy lies.
+    /// A message that is not read in place.
     #[inline(never)]
-    fn copy(
-        &self,
-        ring: &RingReader<Native>,
-        found: Found,
-        payload: NonNull<[u8]>,
-    ) -> Result<NonNull<[u8]>> {
-        let copy = self.spares.copy(ring, found, payload)?.into_payload();
-        Ok(NonNull::slice_from_raw_parts(copy, payload.len()))
+    fn copy<'a>(&'a self, ring: &'a RingReader<Native>, found: Found) -> Result<Message<'a>> {
+        let copy = copy(&self.spares, ring, found)?.into_payload();
+        Ok(Message {
+            subscriber: self,
+            ring,
+            sequence: found.sequence,
+            lost: ring.take_lost(),
+            passed: ring.take_passed(),
+            payload: NonNull::slice_from_raw_parts(copy, found.len as usize),
+        })
     }
 
     pub(super) fn spares(&self) -> &Spares {
