@@ -102,6 +102,29 @@ fn root_is_no_exception_for_the_broker_of_another_user() {
     alice.ok("take publisher t");
 }
 
+#[test]
+fn a_broker_of_another_user_is_used_only_if_that_user_is_named() {
+    if !can_act() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let (path, file) = (dir.path().join("bus.sock"), dir.path().join("bus.toml"));
+    let rule = format!("[[allow]]\ntopics = \"t\"\nusers = [{BOB}]\nmay = \"publish\"\n");
+    std::fs::write(&file, rule).unwrap();
+    let mut alice = Actor::start(&path, ALICE, &[]);
+    alice.ok(&format!("serve {} {}", path.display(), file.display()));
+    let mut bob = Actor::start(&path, BOB, &[]);
+    let why = bob.refused("reach", "Connection");
+    assert!(
+        why.contains("belongs to user 12345") && why.contains("BUS_BROKER_USER=12345"),
+        "{why}"
+    );
+    let mut bob = Actor::start_with(&path, BOB, &[], &[("BUS_BROKER_USER", "12345")]);
+    bob.ok("reach");
+    bob.ok("take publisher t");
+}
+
 const MARKET: &str = r#"
     [[allow]]
     topics = ["market/**"]

@@ -52,7 +52,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to the broker at `path`, and checks that the broker belongs to this user or to root.
+    /// Connects to the broker at `path`, and checks that the broker belongs to this user, to root, or to the user that `$BUS_BROKER_USER`
+    /// names.
     ///
     /// # Errors
     /// [`Error::Io`] with a source that names the path. Its kind is [`NotFound`](io::ErrorKind::NotFound) or
@@ -83,9 +84,9 @@ impl Connection {
             connection.credentials()?.uid,
             nix::unistd::geteuid().as_raw(),
         );
-        if owner != me && owner != 0 {
+        if owner != me && owner != 0 && super::path::broker_user() != Some(owner) {
             let why = format!(
-                "the broker at {} belongs to user {owner}, and this is user {me}; set BUS_SOCKET to a path of your own",
+                "the broker at {} belongs to user {owner}, and this is user {me}; set BUS_SOCKET to a path of your own, or BUS_BROKER_USER={owner} if that user runs your broker",
                 path.display()
             );
             return Err(Error::io(

@@ -42,6 +42,18 @@ fn choose(socket: Option<OsString>, runtime: Option<OsString>, tmp: &Path) -> Re
     Ok(path)
 }
 
+/// The user whose broker is used beside one's own and root's: `$BUS_BROKER_USER`, a name or a number.
+pub(super) fn broker_user() -> Option<u32> {
+    let user = env::var("BUS_BROKER_USER").ok()?;
+    match user.parse() {
+        Ok(uid) => Some(uid),
+        Err(_) => {
+            let known = nix::unistd::User::from_name(&user).ok().flatten();
+            known.map(|known| known.uid.as_raw())
+        }
+    }
+}
+
 /// Checks that a path fits in the address of a socket.
 ///
 /// # Errors

@@ -7,7 +7,8 @@
 //!  next N                           the next event of a handle, as Rust shows it
 //!  churn TIMES TOPIC                joins and leaves so often, one after the other; "ok" or the first refusal
 //!  flood TIMES TOPIC                opens so often, as fast as it can; "ok" with how many were refused, and one of the refusals
-//!  serve PATH                       hosts a broker there; "ok"
+//!  serve PATH [POLICY]              hosts a broker there; "ok"
+//!  reach                            connects, and no more; "ok" or "refused Connection why"
 //! ```
 //! Only root can become somebody else: where the tests run as another user they say so and prove nothing.
 
@@ -21,6 +22,7 @@ use bus_core::control::{Connection, Event, Request, Role};
 use bus_core::memory::segment::{self, Kind, Mapping};
 use bus_core::memory::{reader_bytes, ring_bytes};
 use bus_core::schema::Schema;
+use bus_daemon::policy::Source;
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
 use super::{deadline, open_request};
@@ -47,12 +49,18 @@ pub struct Actor {
 impl Actor {
     /// A process of this user, and of these groups beside the one of the same number.
     pub fn start(socket: &Path, uid: u32, groups: &[u32]) -> Self {
+        Self::start_with(socket, uid, groups, &[])
+    }
+
+    /// The same, with this in its environment.
+    pub fn start_with(socket: &Path, uid: u32, groups: &[u32], set: &[(&str, &str)]) -> Self {
         let groups: Vec<_> = groups.iter().map(u32::to_string).collect();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", ENTRY, "--ignored", "--nocapture"])
             .env("ACTOR_SOCKET", socket)
             .env("ACTOR_UID", uid.to_string())
             .env("ACTOR_GROUPS", groups.join(","))
+            .envs(set.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -206,10 +214,17 @@ impl Stage {
                 Ok(format!("ok {refused} {why}"))
             }
             "serve" => {
-                let broker = bus_daemon::Broker::bind(words[1]).unwrap();
+                let mut broker = bus_daemon::Broker::bind(words[1]).unwrap();
+                if let Some(policy) = words.get(2) {
+                    broker.govern(Source::file(policy)).unwrap();
+                }
                 self.brokers.push(broker.spawn().unwrap());
                 Ok("ok".into())
             }
+            "reach" => match Connection::connect(&self.socket) {
+                Ok(_) => Ok("ok".into()),
+                Err(error) => Err(format!("refused Connection {error:?}")),
+            },
             other => panic!("what is {other}?"),
         }
     }
