@@ -184,7 +184,14 @@ impl Clients {
         Some(client)
     }
 
-    /// Sends an event, or keeps it until the client reads. `Unheard`: see [`Posted`].
+    /// A client does not want the ring of a publisher that has left, and need not hear of it.
+    pub(crate) fn unsay(&mut self, id: u64, publisher: u64) {
+        if let Some(client) = self.table.get_mut(&id) {
+            client.outbox.unsay(publisher);
+        }
+    }
+
+    /// Sends an event, or keeps it until the client reads.
     pub(crate) fn post(&mut self, id: u64, event: Outgoing) -> Posted {
         let Some(client) = self.table.get_mut(&id) else {
             return Posted::Queued;

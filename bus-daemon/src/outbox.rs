@@ -2,7 +2,8 @@
 //!
 //! Promises: events leave in the order in which they were posted; what waits is bounded; a client that has read
 //! all there is has an event with the last version. Who joined and left while the client did not read is not
-//! told: only that something changed is. So what waits is about as much as there are members now.
+//! told: only that something changed is. So what waits is about as much as there are members now. But a ring that the client is to read, whose
+//! publisher came and went, is told of whole: its messages are there. Such rings keep their indices, which bounds them.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,6 +31,8 @@ pub(crate) struct Outgoing {
     packet: Rc<Packet>,
     descriptors: Vec<Rc<OwnedFd>>,
     subject: Subject,
+    /// Of a publisher's leaving: its ring is still to be read by who has not heard of it.
+    owed: bool,
     /// What to say instead, to who has not yet heard of the joining that this is about.
     whole: Option<Rc<Outgoing>>,
 }
@@ -52,8 +55,15 @@ impl Outgoing {
             packet: Rc::new(event.pack()?),
             descriptors,
             subject,
+            owed: false,
             whole: None,
         })
+    }
+
+    /// A publisher's leaving, to a subscriber that is to read its ring.
+    pub(crate) fn with_ring_owed(mut self) -> Self {
+        self.owed = true;
+        self
     }
 
     /// A doorbell of who has joined. `whole` tells of the joining with the doorbell, for who has not yet heard of either.
@@ -66,10 +76,8 @@ impl Outgoing {
 /// What became of an event that was posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Posted {
-    /// It is in the queue.
+    /// It is in the queue, perhaps in the place of the joining that it undoes.
     Queued,
-    /// It is in the queue, and the receiver will never hear of the joining that it undoes.
-    Unheard,
     /// The queue is full, and the client is to be cut off.
     Overflow,
 }
@@ -83,8 +91,8 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Puts an event at the end of the queue.
     pub(crate) fn post(&mut self, mut event: Outgoing) -> Posted {
-        let mut posted = Posted::Queued;
         if let Subject::Left(id) = event.subject
+            && !event.owed
             && let Some(at) = self
                 .queue
                 .iter()
@@ -94,7 +102,6 @@ impl Outbox {
             // This one has a later version than any before it, and says no less.
             self.queue.retain(|e| e.subject != Subject::Unheard);
             event.subject = Subject::Unheard;
-            posted = Posted::Unheard;
         }
         match (event.subject, event.whole.take()) {
             // Nobody parks any more.
@@ -116,7 +123,19 @@ impl Outbox {
             return Posted::Overflow;
         }
         self.queue.push_back(event);
-        posted
+        Posted::Queued
+    }
+
+    /// The client does not want the ring of this publisher, which has left: it need not hear of it any more.
+    pub(crate) fn unsay(&mut self, id: u64) {
+        let place = |subject| self.queue.iter().position(|e| e.subject == subject);
+        let (Some(joined), Some(left)) = (place(Subject::Joined(id)), place(Subject::Left(id)))
+        else {
+            return;
+        };
+        // It says which version this is, until a later one does.
+        self.queue[left].subject = Subject::Unheard;
+        self.queue.remove(joined);
     }
 
     /// Sends what the socket takes. The answer says what to wait for, with [`Sent::Yes`] where nothing is left.
@@ -179,7 +198,7 @@ mod tests {
         assert_eq!(outbox.post(joined(1, 1)), Posted::Queued);
         for i in 0..MAX_QUEUED as u32 {
             assert_eq!(outbox.post(joined(100, 2 + 2 * i)), Posted::Queued);
-            assert_eq!(outbox.post(left(100, 3 + 2 * i)), Posted::Unheard);
+            assert_eq!(outbox.post(left(100, 3 + 2 * i)), Posted::Queued);
         }
         let last = 1 + 2 * MAX_QUEUED as u32;
         assert_eq!(read_all(&mut outbox), [(1, 1), (last, 100)]);
@@ -190,7 +209,7 @@ mod tests {
         let mut outbox = Outbox::default();
         assert_eq!(outbox.post(left(1, 7)), Posted::Queued);
         assert_eq!(outbox.post(joined(2, 8)), Posted::Queued);
-        assert_eq!(outbox.post(left(2, 9)), Posted::Unheard);
+        assert_eq!(outbox.post(left(2, 9)), Posted::Queued);
         assert_eq!(read_all(&mut outbox), [(7, 1), (9, 2)]);
     }
 
@@ -223,6 +242,19 @@ mod tests {
         assert_eq!(read_all(&mut outbox), [(6, 1)]);
     }
 
+    /// A publisher's leaving is told with its joining where the ring is to be read, and no more where it is not.
+    #[test]
+    fn a_ring_that_is_owed_is_told_of_until_it_is_released() {
+        let mut outbox = Outbox::default();
+        outbox.post(joined(1, 1));
+        outbox.post(left(1, 2).with_ring_owed());
+        outbox.post(joined(2, 3));
+        outbox.post(left(2, 4).with_ring_owed());
+        outbox.unsay(2);
+        outbox.unsay(7);
+        assert_eq!(read_all(&mut outbox), [(1, 1), (2, 1), (4, 2)]);
+    }
+
     #[test]
     fn the_queue_is_bounded() {
         let mut outbox = Outbox::default();
@@ -230,6 +262,6 @@ mod tests {
             assert_eq!(outbox.post(joined(id, 1)), Posted::Queued);
         }
         assert_eq!(outbox.post(joined(9_999_999, 2)), Posted::Overflow);
-        assert_eq!(outbox.post(left(0, 2)), Posted::Unheard);
+        assert_eq!(outbox.post(left(0, 2)), Posted::Queued);
     }
 }

@@ -343,7 +343,7 @@ impl Hub {
                 MAX_PUBLISHERS - 1
             ));
         }
-        topic.release(id, index);
+        topic.release(id, index, &mut self.clients);
         Ok(())
     }
 }

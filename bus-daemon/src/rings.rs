@@ -13,7 +13,7 @@
 //! subscriber that was told of a ring there has released it or is gone. A ring that is owed to a watch is kept until that is forgiven;
 //! of others at most as many as the topic says. It tells nobody anything; `topic` does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bus_core::TopicSettings;
 
@@ -35,6 +35,8 @@ pub(crate) struct Rings {
 #[derive(Default)]
 struct Line {
     publisher: Option<u64>,
+    /// Whose ring it is, or was last.
+    ring: u64,
     kept: Option<Ended>,
     /// Subscribers that were told of the ring and have not released it.
     told: BTreeSet<u64>,
@@ -91,7 +93,8 @@ impl Rings {
         let least = usize::from(index) + 1;
         self.lines
             .resize_with(self.lines.len().max(least), Line::default);
-        self.lines[usize::from(index)].publisher = Some(publisher);
+        let line = &mut self.lines[usize::from(index)];
+        (line.publisher, line.ring) = (Some(publisher), publisher);
     }
 
     /// A publisher that took no part is gone.
@@ -149,6 +152,31 @@ impl Rings {
         if let Some(line) = self.lines.get_mut(usize::from(index)) {
             line.told.insert(subscriber);
         }
+    }
+
+    /// Who keeps how many rings of ended publishers from being let go of: subscribers that have not released them, and watches that they are
+    /// owed to; who keeps the most comes first.
+    pub(crate) fn holders(&self) -> Vec<(u64, usize)> {
+        let mut holders = BTreeMap::<u64, usize>::new();
+        for line in self.lines.iter().filter(|line| line.publisher.is_none()) {
+            for &holder in line.told.iter().chain(&line.owed) {
+                *holders.entry(holder).or_default() += 1;
+            }
+        }
+        let mut holders: Vec<_> = holders.into_iter().collect();
+        holders.sort_by_key(|(_, rings)| std::cmp::Reverse(*rings));
+        holders
+    }
+
+    /// Whether a subscriber was told of the ring with this index, and has not released it.
+    pub(crate) fn is_told(&self, index: u16, subscriber: u64) -> bool {
+        let line = self.lines.get(usize::from(index));
+        line.is_some_and(|line| line.told.contains(&subscriber))
+    }
+
+    /// Whose the ring with this index is, or was last.
+    pub(crate) fn publisher(&self, index: u16) -> Option<u64> {
+        self.lines.get(usize::from(index)).map(|line| line.ring)
     }
 
     /// A subscriber reads the ring with this index no more, or never heard of it.

@@ -23,7 +23,7 @@ use crate::accounts::Charge;
 use crate::client::Clients;
 use crate::limits::MAX_PUBLISHERS;
 use crate::member::{Member, publisher_joined, subscriber_joined};
-use crate::outbox::{Outgoing, Posted};
+use crate::outbox::Outgoing;
 use crate::policy::Quota;
 use crate::rings::{Full, Rings};
 
@@ -190,7 +190,8 @@ impl Topic {
         let limit = self.settings.publishers;
         match full {
             Full::Draining(rings) => format!(
-                "topic {name} has {taken} publishers, and subscribers still read the rings of {rings} that left; the limit is {MAX_PUBLISHERS} together, try again later"
+                "topic {name} has {taken} publishers, and the rings of {rings} that left wait to be read by {}; the limit is {MAX_PUBLISHERS} together: let those go on, or end them",
+                self.holders()
             ),
             Full::Publishers => {
                 let named = publishers.iter().take(NAMED);
@@ -206,6 +207,27 @@ impl Topic {
                 )
             }
         }
+    }
+
+    /// Who keeps the rings of ended publishers from being let go of, by name and process.
+    fn holders(&self) -> String {
+        let holders = self.rings.holders();
+        let more = holders.len().saturating_sub(NAMED);
+        let named = holders.into_iter().take(NAMED);
+        let named = named.filter_map(|(id, rings)| {
+            let (what, member) = match (self.members.get(&id), self.places.get(&id)) {
+                (Some(member), _) => ("subscriber", member),
+                (None, Some(place)) => ("the watch of", place),
+                (None, None) => return None,
+            };
+            let (client, pid) = (&member.client, member.pid);
+            Some(format!("{what} {client} (process {pid}, {rings} rings)"))
+        });
+        let mut who: Vec<_> = named.collect();
+        if more > 0 {
+            who.push(format!("{more} more"));
+        }
+        who.join(", ")
     }
 
     /// Takes a member in. A publisher brings the index that [`find_index`](Self::find_index) gave.
@@ -380,8 +402,11 @@ impl Topic {
     }
 
     /// A subscriber reads the ring with this index no more.
-    pub(crate) fn release(&mut self, id: u64, index: u16) {
+    pub(crate) fn release(&mut self, id: u64, index: u16, clients: &mut Clients) {
         self.rings.release(index, id);
+        if let Some(publisher) = self.rings.publisher(index) {
+            clients.unsay(id, publisher);
+        }
     }
 
     /// Lets a member go, and tells those whom it concerns if it took part.
@@ -420,9 +445,15 @@ impl Topic {
         };
         let event = Outgoing::new(&event, Vec::new())?;
         for to in self.subscribers() {
-            if clients.post(to, event.clone()) == Posted::Unheard {
-                self.rings.release(index, to);
-            }
+            let event = event.clone();
+            clients.post(
+                to,
+                if self.rings.is_told(index, to) {
+                    event.with_ring_owed()
+                } else {
+                    event
+                },
+            );
         }
         self.bump(Role::Publisher);
         Ok(())

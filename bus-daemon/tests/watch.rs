@@ -322,3 +322,33 @@ fn a_watch_that_does_not_read_costs_a_bounded_amount() {
         }
     }
 }
+
+/// Who stands still so that others are refused is named to them.
+#[test]
+fn a_publisher_that_finds_no_index_is_told_of_the_watch_that_keeps_them() {
+    let host = Host::new();
+    let watch = Watch::open(&host, "**");
+    let reader = host.subscriber("t");
+    let topic = watch.appeared();
+    for _ in 0..60 {
+        let publisher = host.publisher("t");
+        reader.release(publisher.index);
+    }
+    common::until(|| reader.registry().publishers() == 120);
+    let connection = host.connect();
+    let open = open_request(Role::Publisher, "t");
+    connection.send(&open, &[]).unwrap();
+    let (_, why) = refusal(&connection);
+    let me = std::process::id();
+    let watcher = format!("wait to be read by the watch of watcher (process {me}, 60 rings);");
+    assert!(why.contains(&watcher), "{why}");
+    // It goes on, and reads them all.
+    let late = Handle::ask(&host.path, Role::Subscriber, &watch.open_request(&topic)).joined();
+    assert_eq!(late.early.len(), 60);
+    (0..60).for_each(|index| late.release(index));
+    common::until(|| {
+        let connection = host.connect();
+        connection.send(&open, &[]).unwrap();
+        matches!(next(&connection).0, Event::Opened { .. })
+    });
+}

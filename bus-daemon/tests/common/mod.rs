@@ -101,6 +101,15 @@ pub fn open_request(role: Role, topic: &str) -> Request {
     }
 }
 
+/// Looks until it is so; fails the test after its time.
+pub fn until(mut so: impl FnMut() -> bool) {
+    let deadline = deadline().unwrap();
+    while !so() {
+        assert!(Instant::now() < deadline, "it never is so");
+        std::thread::yield_now();
+    }
+}
+
 pub fn next(connection: &Connection) -> (Event, Vec<OwnedFd>) {
     connection.recv::<Event>(deadline()).unwrap()
 }
