@@ -236,6 +236,30 @@ fn who_may_only_subscribe_gives_way_to_the_first_publisher() {
 }
 
 #[test]
+fn users_that_publish_side_by_side_hold_each_other_up_only_if_rules_say_so() {
+    if !can_act() {
+        return;
+    }
+    let rule = |topic: &str, stall: bool| {
+        format!(
+            "[[allow]]\ntopics = \"{topic}\"\nusers = [{ALICE}, {BOB}]\nmay = [\"publish\", \"subscribe\"]\nstall = {stall}\n"
+        )
+    };
+    let host = Host::governed(&(rule("apart", false) + &rule("together", true)));
+    let mut alice = Actor::start(&host.path, ALICE, &[]);
+    let mut bob = Actor::start(&host.path, BOB, &[]);
+    for topic in ["apart", "together"] {
+        alice.ok(&format!("take subscriber {topic}"));
+        alice.ok(&format!("take publisher {topic}"));
+    }
+    for role in ["publisher", "subscriber"] {
+        let why = bob.refused(&format!("take {role} apart"), "NotAllowed");
+        assert!(why.contains("stall = true"), "{why}");
+        bob.ok(&format!("take {role} together"));
+    }
+}
+
+#[test]
 fn a_watch_hears_only_of_topics_that_its_user_may_subscribe_to() {
     if !can_act() {
         return;
