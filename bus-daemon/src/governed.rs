@@ -35,7 +35,7 @@ impl Governed {
     /// By this file, from the start.
     pub(crate) fn start(&mut self, mut source: Source, endpoint: &Endpoint) -> Result<()> {
         let policy = source.read(self.own)?;
-        log(&policy, source.path());
+        log(&policy, &source);
         open(endpoint, &policy)?;
         self.policy = Some(policy);
         self.source = Some(source);
@@ -68,7 +68,7 @@ impl Governed {
             .and_then(|policy| open(endpoint, &policy).map(|()| policy))
         {
             Ok(policy) => {
-                log(&policy, source.path());
+                log(&policy, source);
                 Some(policy)
             }
             Err(error) => {
@@ -90,9 +90,14 @@ fn tell_systemd(state: &[NotifyState<'_>]) {
     }
 }
 
-fn log(policy: &Policy, file: &Path) {
+fn log(policy: &Policy, source: &Source) {
+    let file = source.path().display();
+    if !source.is_required() {
+        let user = policy.own_user();
+        return tracing::info!("no policy at {file}: serving user {user} and nobody else");
+    }
     tracing::info!(
-        policy = %file.display(),
+        policy = %file,
         allow = policy.allow_rules().len(),
         topic = policy.topic_rules().len(),
         others = policy.serves_others(),

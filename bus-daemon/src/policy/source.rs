@@ -51,6 +51,11 @@ impl Source {
         &self.path
     }
 
+    /// Whether the file has to be there: always, or since it was.
+    pub fn is_required(&self) -> bool {
+        self.required
+    }
+
     /// Reads the policy for a broker of this user. Where there is no file and need not be one, it is [`Policy::own`]; once there was
     /// one, it must stay.
     ///
