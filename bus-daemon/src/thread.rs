@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bus_core::fork::{Birth, Unshared};
+use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::SigSet;
 
@@ -65,7 +66,7 @@ impl BrokerThread {
             return Ok(());
         }
         // It can only fail if the count is at its limit, and then the broker is being told already.
-        let _ = self.stop.write(1);
+        while self.stop.write(1) == Err(Errno::EINTR) {}
         thread.join().unwrap_or(Err(Error::Panicked))
     }
 }

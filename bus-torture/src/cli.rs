@@ -11,7 +11,7 @@ use crate::budget::Budget;
 use crate::crowd::lie::Lie;
 use crate::outcome::Outcome;
 use crate::process::Role;
-use crate::{crowd, hostile, kill_points, process, restarts, soak, stops};
+use crate::{crowd, faults, hostile, kill_points, process, restarts, soak, stops};
 
 /// Tries to break bus, and says whether something broke
 ///
@@ -35,6 +35,8 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Refuses each system call of clients and of the broker, with each error that fits it
+    Faults(faults::Options),
     /// Kills a process after each instruction of what it does, and looks at everybody else
     KillPoints(kill_points::Options),
     /// Peers that write what they like into every word that they may, and say to the broker what they like
@@ -106,6 +108,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 /// None of a worker: what it has to say, it has said.
 fn torture(command: &Command, budget: &Budget) -> Result<Option<Outcome>> {
     let outcome = match command {
+        Command::Faults(options) => faults::run(options, budget)?,
         Command::KillPoints(options) => kill_points::run(options, budget)?,
         Command::Hostile(options) => hostile::run(options, budget)?,
         Command::Stops(crowd) => stops::run(budget, crowd.lie)?,
@@ -121,7 +124,13 @@ fn torture(command: &Command, budget: &Budget) -> Result<Option<Outcome>> {
 
 /// What the processes of all commands play.
 fn roles() -> Vec<Role> {
-    [crowd::ROLES, hostile::ROLES, kill_points::ROLES].concat()
+    [
+        crowd::ROLES,
+        faults::ROLES,
+        hostile::ROLES,
+        kill_points::ROLES,
+    ]
+    .concat()
 }
 
 /// A duration in seconds from the command line: more than 0, a week at most.

@@ -7,6 +7,7 @@
 pub mod budget;
 pub mod cli;
 pub mod crowd;
+pub mod faults;
 pub mod hostile;
 pub mod kill_points;
 pub mod outcome;

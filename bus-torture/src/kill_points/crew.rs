@@ -5,12 +5,13 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bus_client::{Bus, BytesPublisher, Error, Held, State};
+use bus_client::{Bus, BytesPublisher, BytesSubscriber, Error, Held, State};
 use bus_daemon::{Broker, BrokerThread};
 use tempfile::TempDir;
 
 use super::census::Census;
 use super::content::Content;
+use super::death::Death;
 use super::fault::Fault;
 use super::operation::{Operation, SHORT, Side};
 use super::reader::Reader;
@@ -45,7 +46,7 @@ pub struct Killed {
     /// Whether it had done what it began.
     pub done: bool,
     /// When that was.
-    pub at: Instant,
+    pub at: Death,
 }
 
 /// The survivors of one operation.
@@ -63,6 +64,9 @@ pub struct Crew {
     /// What was there before any victim.
     census: Option<Census>,
     newcomers: u64,
+    stirred: u64,
+    /// Who came while somebody waited, and neither sends nor receives.
+    guests: Option<(BytesPublisher, BytesSubscriber)>,
     bus: Bus,
     // Last: its end is that of everybody's connection.
     _broker: BrokerThread,
@@ -112,6 +116,8 @@ impl Crew {
             state: state.transpose()?,
             census: None,
             newcomers: 0,
+            stirred: 0,
+            guests: None,
             bus,
             _broker: broker,
             dir,
@@ -198,18 +204,76 @@ impl Crew {
         self.go_on(victim)?;
         self.let_go()?;
         self.see_it_gone(victim)?;
-        let delay = victim.at.elapsed();
+        let delay = victim.at.taken();
         self.look_at_messages(victim)?;
         self.welcome()?;
         self.look_at_state(victim)?;
         self.forget(victim);
         self.count()?;
-        if delay > PROMPT {
-            return Err(Fault::Slow(format!(
-                "the survivors had gone on after {delay:?}"
-            )));
+        prompt(delay)
+    }
+
+    /// The victim is gone, without harm: looks at everything that was promised to the others, but for its messages.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn outlive(&mut self, victim: Killed) -> Result<Duration, Fault> {
+        self.guests = None;
+        self.go_on(victim)?;
+        self.see_it_gone(victim)?;
+        let delay = victim.at.taken();
+        self.welcome()?;
+        self.count()?;
+        prompt(delay)
+    }
+
+    /// Something happens that somebody may wait for: messages are read and sent, and now and then somebody comes and goes.
+    ///
+    /// # Errors
+    /// That fails.
+    pub fn stir(&mut self) -> Result<(), Fault> {
+        self.read()?;
+        let content = Content {
+            tag: WRITER,
+            sequence: self.written,
+        };
+        match self.writer.try_send(&content.bytes(SHORT)) {
+            Ok(_) => self.written += 1,
+            Err(Error::Full { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
-        Ok(delay)
+        self.stirred += 1;
+        match self.stirred % 4 {
+            0 => self.guests = None,
+            2 => {
+                let topic = || Ok::<_, Fault>(self.operation.settle(self.bus.topic(TOPIC)?));
+                self.guests = Some((topic()?.bytes_publisher()?, topic()?.bytes_subscriber()?));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Of each of these publishers, by its tag, came at least and at most so many messages.
+    ///
+    /// # Errors
+    /// They did not.
+    pub fn hear(&mut self, sent: &[(u64, u64, u64)]) -> Result<(), Fault> {
+        self.read()?;
+        for (tag, least, most) in sent {
+            let came = self.reader.accounts().of(*tag);
+            if !(least..=most).contains(&&came) {
+                return Err(Fault::Broken(format!(
+                    "{came} messages of publisher {tag} came, and it had sent {least} to {most}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// This publisher is gone.
+    pub fn forget_tag(&mut self, tag: u64) {
+        self.reader.forget(tag);
     }
 
     /// The other publisher sends two rings full.
@@ -220,7 +284,7 @@ impl Crew {
                 sequence: self.written,
             };
             let bytes = content.bytes(SHORT);
-            until(victim.at, "another publisher has no room", || {
+            until(victim.at.instant(), "another publisher has no room", || {
                 self.read()?;
                 match self.writer.try_send(&bytes) {
                     Ok(_) => Ok(true),
@@ -258,7 +322,7 @@ impl Crew {
     /// Nobody counts the victim any more.
     fn see_it_gone(&mut self, victim: Killed) -> Result<(), Fault> {
         until(
-            victim.at,
+            victim.at.instant(),
             "the victim is still counted among the members",
             || {
                 self.read()?;
@@ -295,7 +359,7 @@ impl Crew {
             waiter.await_sent(waiter.due(), PATIENCE)?;
             let due = waiter.due();
             until(
-                victim.at,
+                victim.at.instant(),
                 "messages of a publisher that slept do not come",
                 || {
                     self.reader.drain()?;
@@ -306,7 +370,7 @@ impl Crew {
         if let Some(sleeper) = &self.sleeper {
             let tags = [victim.tag, WRITER];
             until(
-                victim.at,
+                victim.at.instant(),
                 "a subscriber that slept was not woken for what came",
                 || {
                     for tag in tags {
@@ -403,23 +467,31 @@ impl Crew {
         self.newcomers += 1;
         let next = Reading::new(NEWCOMER + (self.newcomers << 32), 0);
         let mut writer = None;
-        until(victim.at, "the next writer of a state is refused", || {
-            match self.bus.state_writer::<Reading>(STATE) {
-                Ok(opened) => writer = Some(opened),
-                Err(Error::Refused(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-            Ok(writer.is_some())
-        })?;
+        until(
+            victim.at.instant(),
+            "the next writer of a state is refused",
+            || {
+                match self.bus.state_writer::<Reading>(STATE) {
+                    Ok(opened) => writer = Some(opened),
+                    Err(Error::Refused(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                Ok(writer.is_some())
+            },
+        )?;
         if let Some(writer) = &mut writer {
             writer.set(&next)?;
         }
         drop(writer);
-        until(victim.at, "the next writer's value is not seen", || {
-            let gone = state.writer()?.is_none();
-            let value = state.get()?.map(|value| value.tag.to_native());
-            Ok(gone && value == Some(next.tag))
-        })
+        until(
+            victim.at.instant(),
+            "the next writer's value is not seen",
+            || {
+                let gone = state.writer()?.is_none();
+                let value = state.get()?.map(|value| value.tag.to_native());
+                Ok(gone && value == Some(next.tag))
+            },
+        )
     }
 
     fn forget(&mut self, victim: Killed) {
@@ -480,6 +552,15 @@ impl Crew {
         self.census = Some(last);
         Ok(())
     }
+}
+
+fn prompt(delay: Duration) -> Result<Duration, Fault> {
+    if delay > PROMPT {
+        return Err(Fault::Slow(format!(
+            "the survivors had gone on after {delay:?}"
+        )));
+    }
+    Ok(delay)
 }
 
 fn socket(dir: &Path) -> PathBuf {

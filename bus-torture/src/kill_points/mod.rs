@@ -6,7 +6,7 @@
 //! | `victim`, `mutant` | the process that does it, rightly or wrongly |
 //! | `route` | the points of its way, and the way to each |
 //! | `crew`, `reader`, `sleeper` | who survives, and what is promised to them |
-//! | `census`, `content`, `fault` | what is open, what a message says, what is wrong |
+//! | `census`, `content`, `death`, `fault` | what is open, what a message says, how long ago it was, what is wrong |
 //! | `place` | which function an address belongs to |
 //! | `trial` | one operation: all of its points, or some |
 //!
@@ -15,17 +15,18 @@
 //! sleeps for another one.
 
 mod census;
-mod content;
-mod crew;
-mod fault;
+pub(crate) mod content;
+pub(crate) mod crew;
+pub(crate) mod death;
+pub(crate) mod fault;
 mod mutant;
 pub mod operation;
-mod place;
+pub(crate) mod place;
 mod reader;
 mod route;
 mod sleeper;
 mod trial;
-mod victim;
+pub(crate) mod victim;
 
 use anyhow::Result;
 use clap::Args;
@@ -39,9 +40,9 @@ use operation::Operation;
 use trial::Trial;
 
 /// The topic of a victim.
-const TOPIC: &str = "t";
+pub(crate) const TOPIC: &str = "t";
 /// The state of a victim.
-const STATE: &str = "s";
+pub(crate) const STATE: &str = "s";
 
 /// What this command's processes play.
 pub const ROLES: &[Role] = &[victim::VICTIM];

@@ -25,6 +25,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 const BREAKPOINT: u64 = 0xcc;
 /// A system call on x86-64, as it lies in memory.
 const SYSCALL: u64 = 0x050f;
+/// So often a victim may come out of a sleep before anybody does anything for it.
+const SLEEPLESS: u32 = 2;
 /// What it takes to get to a breakpoint, in steps.
 const LEAP: usize = 6;
 /// So many steps are taken from a breakpoint, at most, where there is one nearer than the first mark.
@@ -63,6 +65,36 @@ pub enum Reached {
     Done,
 }
 
+/// The system calls in which a victim sleeps for a survivor, and what that one then does.
+pub struct Sleeps<'a, F> {
+    calls: &'a [i64],
+    nudge: F,
+    /// How often such a call was stepped over. Stepping is slow: the time that a sleep has at most may be over when it begins.
+    met: u32,
+}
+
+impl<'a, F: FnMut() -> Result<(), Fault>> Sleeps<'a, F> {
+    /// Sleeps in these calls, ended by `nudge`.
+    pub fn new(calls: &'a [i64], nudge: F) -> Self {
+        Self {
+            calls,
+            nudge,
+            met: 0,
+        }
+    }
+
+    /// A victim is about to make this call.
+    fn meet(&mut self, call: i64) -> Result<(), Fault> {
+        if self.calls.contains(&call) {
+            self.met += 1;
+            if self.met > SLEEPLESS {
+                (self.nudge)()?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Route {
     /// Steps a victim from the first mark to the second; wakes it by `nudge` when it sleeps.
     ///
@@ -70,8 +102,7 @@ impl Route {
     /// It ends, or does nothing.
     pub fn record(
         victim: &mut Tracee,
-        sleeps: &[i64],
-        mut nudge: impl FnMut() -> Result<(), Fault>,
+        sleeps: &mut Sleeps<'_, impl FnMut() -> Result<(), Fault>>,
     ) -> Result<Self, Fault> {
         let _together = Together::with(victim)?;
         let mut route = Self::default();
@@ -87,11 +118,7 @@ impl Route {
             route.addresses.push(address);
             route.calls.push(call);
             route.met.push(met);
-            let mut slept = false;
-            let stop = step_over(victim, call, sleeps, || {
-                slept = true;
-                nudge()
-            })?;
+            let (stop, slept) = step_over(victim, call, sleeps)?;
             if slept {
                 route.sleeps.push(step);
             }
@@ -147,23 +174,22 @@ impl Route {
         victim: &mut Tracee,
         point: Point,
         quick: bool,
-        sleeps: &[i64],
-        mut nudge: impl FnMut() -> Result<(), Fault>,
+        sleeps: &mut Sleeps<'_, impl FnMut() -> Result<(), Fault>>,
     ) -> Result<Reached, Fault> {
         if point == self.end() {
-            return free(victim, sleeps, nudge);
+            return free(victim, sleeps);
         }
         let _together = Together::with(victim)?;
         let mut step = 0;
         if let Some(anchor) = self.anchor(point.step).filter(|_| quick) {
             let (address, met) = (self.addresses[anchor], self.met[anchor]);
-            if leap(victim, address, met, sleeps, &mut nudge)? == Reached::Done {
+            if leap(victim, address, met, sleeps)? == Reached::Done {
                 return Ok(Reached::Done);
             }
             step = anchor;
         }
         while step < point.step {
-            let stop = step_over(victim, self.calls[step], sleeps, &mut nudge)?;
+            let (stop, _) = step_over(victim, self.calls[step], sleeps)?;
             match stop {
                 Stop::Trap => step += 1,
                 Stop::Signal(END) => return Ok(Reached::Done),
@@ -176,28 +202,30 @@ impl Route {
         if point.asleep {
             victim.go_on(Pace::Step, None)?;
             // Where it found that it need not sleep, it stands behind the call.
-            victim.wait(sleeps, PATIENCE)?;
+            victim.wait(sleeps.calls, PATIENCE)?;
         }
         Ok(Reached::Point)
     }
 }
 
-/// One step, of an instruction that is a system call or is none.
+/// One step, of an instruction that is a system call or is none. Why it then stands, and whether it slept.
 fn step_over(
     victim: &mut Tracee,
     call: bool,
-    sleeps: &[i64],
-    nudge: impl FnOnce() -> Result<(), Fault>,
-) -> Result<Stop, Fault> {
+    sleeps: &mut Sleeps<'_, impl FnMut() -> Result<(), Fault>>,
+) -> Result<(Stop, bool), Fault> {
     if !call {
-        return Ok(victim.step()?);
+        return Ok((victim.step()?, false));
+    }
+    if !sleeps.calls.is_empty() {
+        sleeps.meet(victim.registers()?.rax.cast_signed())?;
     }
     victim.go_on(Pace::Step, None)?;
-    match victim.wait(sleeps, PATIENCE)? {
-        Waited::Stopped(stop) => Ok(stop),
+    match victim.wait(sleeps.calls, PATIENCE)? {
+        Waited::Stopped(stop) => Ok((stop, false)),
         Waited::Asleep(_) => {
-            nudge()?;
-            awake(victim)
+            (sleeps.nudge)()?;
+            Ok((awake(victim)?, true))
         }
     }
 }
@@ -217,13 +245,12 @@ fn leap(
     victim: &mut Tracee,
     address: u64,
     met: u32,
-    sleeps: &[i64],
-    nudge: &mut impl FnMut() -> Result<(), Fault>,
+    sleeps: &mut Sleeps<'_, impl FnMut() -> Result<(), Fault>>,
 ) -> Result<Reached, Fault> {
     let word = victim.read(address)?;
     for left in (0..=met).rev() {
         victim.write(address, word & !0xff | BREAKPOINT)?;
-        if free(victim, sleeps, &mut *nudge)? == Reached::Done {
+        if free(victim, sleeps)? == Reached::Done {
             return Ok(Reached::Done);
         }
         let mut registers = victim.registers()?;
@@ -238,7 +265,7 @@ fn leap(
         victim.set_registers(registers)?;
         if left > 0 {
             let call = word & 0xffff == SYSCALL;
-            match step_over(victim, call, sleeps, &mut *nudge)? {
+            match step_over(victim, call, sleeps)?.0 {
                 Stop::Trap => {}
                 Stop::Signal(END) => return Ok(Reached::Done),
                 other => return Err(lost(other)),
@@ -251,14 +278,13 @@ fn leap(
 /// Lets a victim run until it meets a breakpoint, or is done.
 fn free(
     victim: &mut Tracee,
-    sleeps: &[i64],
-    mut nudge: impl FnMut() -> Result<(), Fault>,
+    sleeps: &mut Sleeps<'_, impl FnMut() -> Result<(), Fault>>,
 ) -> Result<Reached, Fault> {
     victim.go_on(Pace::Free, None)?;
-    let stop = match victim.wait(sleeps, PATIENCE)? {
+    let stop = match victim.wait(sleeps.calls, PATIENCE)? {
         Waited::Stopped(stop) => stop,
         Waited::Asleep(_) => {
-            nudge()?;
+            (sleeps.nudge)()?;
             awake(victim)?
         }
     };

@@ -5,16 +5,17 @@
 use std::env;
 use std::io::Write;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::Options;
 use super::crew::{Crew, FIRST_VICTIM, Killed};
+use super::death::Death;
 use super::fault::Fault;
 use super::operation::Operation;
 use super::place::Places;
-use super::route::{PATIENCE, Point, Reached, Route};
+use super::route::{PATIENCE, Point, Reached, Route, Sleeps};
 use super::victim::{Part, VICTIM};
 use crate::budget::Budget;
 use crate::outcome::Outcome;
@@ -157,7 +158,8 @@ impl<'a> Trial<'a> {
     fn rehearse(&mut self, crew: &mut Crew) -> Result<(Route, Places), Fault> {
         let operation = self.operation;
         let mut victim = self.bring(crew)?;
-        let route = Route::record(&mut victim.tracee, operation.sleeps(), || crew.nudge())?;
+        let mut sleeps = Sleeps::new(operation.sleeps(), || crew.nudge());
+        let route = Route::record(&mut victim.tracee, &mut sleeps)?;
         let places = Places::of(victim.tracee.pid());
         self.bury(crew, victim, true).or_else(patient)?;
         for _ in 0..REHEARSALS {
@@ -229,8 +231,8 @@ impl<'a> Trial<'a> {
     fn try_once(&mut self, crew: &mut Crew, route: &Route, point: Point) -> Result<(), Fault> {
         for quick in [true, false] {
             let mut victim = self.bring(crew)?;
-            let sleeps = self.operation.sleeps();
-            let walked = route.walk(&mut victim.tracee, point, quick, sleeps, || crew.nudge());
+            let mut sleeps = Sleeps::new(self.operation.sleeps(), || crew.nudge());
+            let walked = route.walk(&mut victim.tracee, point, quick, &mut sleeps);
             // A long way is not worth it: victims differ there in what they read of the machine.
             let again = quick && point != route.end() && point.step <= SHORT_WAY;
             match walked {
@@ -252,8 +254,8 @@ impl<'a> Trial<'a> {
 
     /// Kills a victim, and looks at the others.
     fn bury(&mut self, crew: &mut Crew, mut victim: Victim, done: bool) -> Result<(), Fault> {
-        let at = Instant::now();
         victim.tracee.kill()?;
+        let at = Death::now();
         // While the others are looked at, the next one starts.
         self.spare = Some(self.start(crew)?);
         let killed = Killed {

@@ -1,0 +1,54 @@
+//! `faults` finds what it is there to find, and nothing else: a few faults of a client and of a broker, and a client that gives up.
+//!
+//! Classes of bugs: the broker ends because a call is refused; somebody waits for ever for what was refused; a message is lost by it.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn faults(arguments: &[&str]) -> (Output, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_bus-torture"))
+        .args(["faults", "--json"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    let json = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
+    });
+    (output, json)
+}
+
+#[test]
+fn a_client_whose_calls_are_refused_goes_on_and_loses_nothing() {
+    let (output, json) = faults(&["--of", "publisher", "--of", "subscriber", "--seconds", "6"]);
+    assert!(output.status.success(), "{json:#}");
+    assert!(json["tried"].as_u64().unwrap() >= 2, "{json:#}");
+    assert!(
+        json["call_sites.may_fail"].as_u64().unwrap() > 30,
+        "{json:#}"
+    );
+}
+
+#[test]
+fn a_broker_whose_calls_are_refused_serves_on() {
+    let (output, json) = faults(&["--of", "broker", "--seconds", "6"]);
+    assert!(output.status.success(), "{json:#}");
+    assert!(json["tried"].as_u64().unwrap() >= 2, "{json:#}");
+}
+
+#[test]
+fn a_client_that_gives_up_is_found() {
+    let (output, json) = faults(&[
+        "--of",
+        "publisher",
+        "--mutant",
+        "--seconds",
+        "8",
+        "--seed",
+        "1",
+    ]);
+    assert_eq!(output.status.code(), Some(1), "{json:#}");
+    let found = json["violations"][0].as_str().unwrap();
+    assert!(found.contains("done: false"), "{found}");
+    assert!(found.contains("--fault"), "{found}");
+}
