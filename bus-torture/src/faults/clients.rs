@@ -198,10 +198,7 @@ impl<'a> Clients<'a> {
                 ));
             }
         };
-        let verdict = self.end(&mut client).and_then(|()| match trouble {
-            Some(wrong) => Err(wrong),
-            None => Ok(()),
-        });
+        let verdict = self.end(&mut client).and(trouble.map_or(Ok(()), Err));
         let killed = Killed {
             pid: client.probe.tracee().pid(),
             tag: client.tag,
