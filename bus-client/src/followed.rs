@@ -29,6 +29,9 @@ const TURN: u32 = 32;
 /// Messages between two looks whether topics have appeared, where there is always one.
 const LOOK: u32 = 256;
 
+/// Topics of which messages were lost that are remembered.
+const LOST: usize = 256;
+
 /// A topic that matches a pattern and is not followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -89,6 +92,8 @@ pub(crate) struct Followed {
     topics: Page,
     /// With the number of each topic.
     skipped: RefCell<Vec<(u64, SkippedTopic)>>,
+    /// Topics that could not be followed from their first message on, as they should have been; the last [`LOST`].
+    lost: RefCell<Vec<SkippedTopic>>,
     /// Whose turn it is, and how many messages are left of it.
     turn: Cell<usize>,
     left: Cell<u32>,
@@ -108,6 +113,7 @@ impl Followed {
             berth,
             topics: Page::default(),
             skipped: RefCell::default(),
+            lost: RefCell::default(),
             turn: Cell::new(0),
             left: Cell::new(0),
             until_look: Cell::new(LOOK),
@@ -141,7 +147,11 @@ impl Followed {
                     }),
                     Err(error) => {
                         self.watch.decline(id);
-                        self.skip(id, &name, error.to_string());
+                        if whole {
+                            self.lose(&name, &error);
+                        } else {
+                            self.skip(id, &name, error.to_string());
+                        }
                         None
                     }
                 }
@@ -163,6 +173,19 @@ impl Followed {
         self.skipped
             .borrow_mut()
             .push((id, SkippedTopic { topic, why }));
+    }
+
+    /// Notes that a topic of which everything was to be received is not: that stays said when the topic is gone.
+    fn lose(&self, name: &TopicName, error: &Error) {
+        tracing::warn!(topic = %name, %error, "what was published there is lost");
+        let mut lost = self.lost.borrow_mut();
+        if lost.len() >= LOST {
+            lost.remove(0);
+        }
+        lost.push(SkippedTopic {
+            topic: name.to_string(),
+            why: format!("what was published there before this was read is lost: {error}"),
+        });
     }
 
     /// Takes in which topics appeared and are gone, up to a bound; whether any is new.
@@ -347,7 +370,8 @@ impl Followed {
     pub(crate) fn skipped(&mut self) -> Result<Vec<SkippedTopic>> {
         self.look_around()?;
         let skipped = self.skipped.borrow();
-        Ok(skipped.iter().map(|(_, skipped)| skipped.clone()).collect())
+        let skipped = skipped.iter().map(|(_, skipped)| skipped);
+        Ok(skipped.chain(&*self.lost.borrow()).cloned().collect())
     }
 }
 

@@ -151,7 +151,8 @@ impl<T: Payload> PatternSubscriber<T> {
         self.all.watches()
     }
 
-    /// The topics that match and are not followed, each with the reason: another type, for instance.
+    /// The topics that match and are not followed, each with the reason: another type, for instance. The last 256 topics of which it lost
+    /// messages because it did not look for too long, or had no memory for them, stay here when they are gone.
     ///
     /// # Errors
     /// As for [`topics`](Self::topics).

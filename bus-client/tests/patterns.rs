@@ -573,3 +573,39 @@ fn who_is_evicted_from_one_topic_goes_on_with_the_others() {
     let skipped = all.skipped().unwrap();
     assert_eq!(skipped.len(), 1);
 }
+
+/// Class 23: "lossless" that loses. A watcher that stands still is owed the rings of 256 topics; what it loses beyond those it is told.
+#[test]
+fn what_a_watcher_that_stood_still_has_lost_it_is_told() {
+    const TOPICS: u32 = bus_daemon::MAX_IDLE_TOPICS as u32 + 3;
+    let stage = Stage::new();
+    let host = start_host(&stage.path);
+    let bus = connect(&stage.path, false).unwrap();
+    let mut watcher: PatternSubscriber<u64> = bus.pattern_subscriber("w/*").unwrap();
+    for n in 0..TOPICS {
+        let topic = bus.topic(format!("w/{n}")).unwrap().depth(4);
+        topic
+            .publisher::<u64>()
+            .unwrap()
+            .send(&u64::from(n))
+            .unwrap();
+    }
+    // The last one is there when the broker has heard of the end of all before.
+    let last = bus.topic("w/last").unwrap().depth(4).publisher::<u64>();
+    let mut got = Vec::new();
+    while let Some(message) = watcher.recv_timeout(Duration::from_millis(200)).unwrap() {
+        got.push(message.to_native() as u32);
+    }
+    got.sort_unstable();
+    let lost = watcher.skipped().unwrap();
+    assert_eq!(got.len() + lost.len(), TOPICS as usize);
+    assert!(!lost.is_empty(), "all were kept, so nothing was tested");
+    for skipped in lost {
+        let number = skipped.topic.strip_prefix("w/").unwrap().parse().unwrap();
+        assert!(got.binary_search(&number).is_err(), "{skipped:?}");
+        assert!(skipped.why.contains("is lost"), "{skipped:?}");
+    }
+    drop(last);
+    drop(watcher);
+    host.finish();
+}

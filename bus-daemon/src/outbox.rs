@@ -31,7 +31,7 @@ pub(crate) struct Outgoing {
     packet: Rc<Packet>,
     descriptors: Vec<Rc<OwnedFd>>,
     subject: Subject,
-    /// Of a publisher's leaving: its ring is still to be read by who has not heard of it.
+    /// Of a publisher's leaving: its ring is still to be read by who has not heard of it. Of a topic's end: messages of it were owed.
     owed: bool,
     /// What to say instead, to who has not yet heard of the joining that this is about.
     whole: Option<Rc<Outgoing>>,
@@ -60,7 +60,7 @@ impl Outgoing {
         })
     }
 
-    /// A publisher's leaving, to a subscriber that is to read its ring.
+    /// A publisher's leaving, to a subscriber that is to read its ring; a topic's end, to a watch that was to.
     pub(crate) fn with_ring_owed(mut self) -> Self {
         self.owed = true;
         self

@@ -114,6 +114,11 @@ impl Topic {
         self.places.contains_key(&watch)
     }
 
+    /// Whether rings of ended publishers are owed to this watch.
+    pub(crate) fn owes(&self, watch: u64) -> bool {
+        self.rings.owed(watch).next().is_some()
+    }
+
     /// Gives up the place that is kept for a watch, if there is one: its subscriber has joined, or will not come.
     pub(crate) fn give_up_place(&mut self, watch: u64, clients: &mut Clients) -> Result<()> {
         if self.places.remove(&watch).is_none() {

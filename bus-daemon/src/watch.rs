@@ -179,10 +179,17 @@ impl Hub {
         self.tell_watches(topic, |id, watch| appeared(topic, id, watch));
     }
 
-    /// Tells the watches whom it concerns that a topic is closed.
+    /// Tells the watches whom it concerns that a topic is closed. One that loses messages by that hears of it also where it has not heard of the topic.
     pub(crate) fn tell_gone(&mut self, topic: &Topic) {
         let gone = Event::TopicGone { id: topic.id };
-        self.tell_watches(topic, |_, _| Outgoing::new(&gone, Vec::new()));
+        self.tell_watches(topic, |id, _| {
+            let gone = Outgoing::new(&gone, Vec::new())?;
+            Ok(if topic.owes(id) {
+                gone.with_ring_owed()
+            } else {
+                gone
+            })
+        });
     }
 
     fn tell_watches(
