@@ -7,8 +7,10 @@ cd "$(dirname "$0")/.."
 cargo build --release --locked -p bus-torture
 torture="$(cargo metadata --no-deps --locked --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/release/bus-torture"
 
-for slice in "kill-points 50" "faults 30" "hostile 40" "stops 30" "restarts 40" "soak 40"; do
-    read -r command seconds <<<"$slice"
-    echo "-- bus-torture $command --seconds $seconds"
-    timeout --kill-after 10 120 "$torture" "$command" --seconds "$seconds"
+for slice in "kill-points 50" "faults 30" "hostile 40 --mutations 10000000" "fuzz 15 --corpus fuzz/corpus" "stops 30" "restarts 40" "soak 40"; do
+    read -r command seconds more <<<"$slice"
+    echo "-- bus-torture $command --seconds $seconds $more"
+    # What more there is are words.
+    # shellcheck disable=SC2086
+    timeout --kill-after 10 120 "$torture" "$command" --seconds "$seconds" $more
 done

@@ -8,6 +8,7 @@ pub mod budget;
 pub mod cli;
 pub mod crowd;
 pub mod faults;
+pub mod fuzz;
 pub mod hostile;
 pub mod kill_points;
 pub mod outcome;

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result, ensure};
@@ -190,6 +190,20 @@ pub fn force(fd: &impl AsFd, bytes: usize) -> Result<Vec<&'static str>> {
         happened.push("madvise took pages away");
     }
     Ok(happened)
+}
+
+/// The descriptor that this process was started with under a number, above those that every process has. None where there is none.
+///
+/// Ask once for each number, and before anything else in this process makes descriptors of its own.
+#[must_use]
+pub fn inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: it is looked at, and closed by nobody.
+    let there = unsafe { BorrowedFd::borrow_raw(number.max(3)) };
+    if number < 3 || fcntl(there, FcntlArg::F_GETFD).is_err() {
+        return None;
+    }
+    // SAFETY: it is open, and was there before this process began: nobody in it owns it.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Where this process has mapped the file behind a descriptor so that it may only read: first address and end of each mapping.

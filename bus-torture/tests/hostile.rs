@@ -108,3 +108,11 @@ fn a_wrong_message_between_processes_is_noticed() {
     let why = said["violations"].to_string();
     assert!(why.contains("something else than was sent"), "{why}");
 }
+
+/// The kernel keeps other users out, and everybody from the segments of others. Run as root, it asks with a real other user.
+#[test]
+fn another_user_reaches_nothing() {
+    let (held, said) = hostile(&["--lane", "users"]);
+    assert!(held, "{said:#}");
+    assert!(said["users.tried"].as_u64().unwrap() > 60, "{said:#}");
+}

@@ -184,6 +184,8 @@ pub struct Ground {
     pub longest: usize,
     /// The honest publisher is broken, and stops.
     pub stalled: bool,
+    /// The witness copies what the hostile publisher sends.
+    pub copies: bool,
     registry: Registry,
     bell: Doorbell,
 }
@@ -203,7 +205,12 @@ impl Ground {
         let witness = Subscriber::create(&settings, &registry.fd(), Arc::new(()))?;
         let start = Start::Head { history: 0 };
         witness.attach(HONEST, 0, &publisher.fd(), start, Trust::InPlace)?;
-        witness.attach(HOSTILE, 1, &hostile.ring, Start::First, Trust::InPlace)?;
+        let trust = if random.bool() {
+            Trust::Copy
+        } else {
+            Trust::InPlace
+        };
+        witness.attach(HOSTILE, 1, &hostile.ring, Start::First, trust)?;
         witness.joined(0);
         publisher.adopt(WITNESS, &witness.fd())?;
         publisher.adopt(READER, &hostile.reader)?;
@@ -216,6 +223,7 @@ impl Ground {
             salt: random.u64(..),
             longest: settings.max_payload as usize,
             stalled: false,
+            copies: trust == Trust::Copy,
             registry,
             bell,
         };

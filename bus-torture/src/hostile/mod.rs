@@ -11,9 +11,10 @@ mod liar;
 mod live;
 pub mod member;
 mod swarm;
+mod users;
 mod witness;
 mod words;
-mod zoo;
+pub mod zoo;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -57,6 +58,8 @@ pub enum Lane {
     Control,
     /// Words of shared memory, written by a process among honest ones at work
     Live,
+    /// Another user of the machine, where this is root
+    Users,
 }
 
 /// The processes that this command starts.
@@ -66,6 +69,7 @@ pub const ROLES: &[Role] = &[
     (honest::SENDER, honest::send),
     (honest::READER, honest::read),
     (liar::ROLE, liar::play),
+    (users::ROLE, users::play),
 ];
 
 /// Tries it all, as far as the budget goes.
@@ -77,6 +81,9 @@ pub fn run(options: &Options, budget: &Budget) -> Result<Outcome> {
     // Whoever asks for one part gives it all the time.
     let share = |share| budget.part(if options.lane.is_some() { 1.0 } else { share });
     let does = |lane| options.lane.is_none_or(|only| only == lane);
+    if does(Lane::Users) {
+        outcome.absorb(users::run(budget)?);
+    }
     if does(Lane::Control) {
         outcome.absorb(control::run(&share(0.3))?);
     }

@@ -32,8 +32,11 @@ pub struct Witness<'a> {
     next: u64,
     /// What it expects of the hostile ring.
     next_hostile: u64,
-    kept: Vec<Message<'a>>,
-    held: Vec<Held>,
+    /// What is kept, and what was in it.
+    kept: Vec<(Message<'a>, u64)>,
+    held: Vec<(Held, u64)>,
+    /// Hostile messages are copied: nothing that is written later reaches them.
+    copied: bool,
     copies: Vec<(Copied<Value>, Vec<u8>)>,
     /// Honest messages that were right.
     pub right: u64,
@@ -60,6 +63,7 @@ impl<'a> Witness<'a> {
             next_hostile: 0,
             kept: Vec::new(),
             held: Vec::new(),
+            copied: ground.copies,
             copies: Vec::new(),
             right: 0,
             hostile: 0,
@@ -91,15 +95,14 @@ impl<'a> Witness<'a> {
         } else {
             &self.hostile_at
         };
-        let (start, end) = (
-            bytes.as_ptr() as usize,
-            bytes.as_ptr() as usize + bytes.len(),
-        );
+        let start = bytes.as_ptr() as usize;
+        let end = start + bytes.len();
+        let mut mappings = mappings.iter();
+        let inside = mappings.any(|(from, to)| *from <= start && end <= *to);
+        let copied = self.copied && publisher == HOSTILE;
         ensure!(
-            mappings
-                .iter()
-                .any(|(from, to)| *from <= start && end <= *to),
-            "a payload of publisher {publisher} lies outside its ring: {start:x} to {end:x}"
+            inside != copied || bytes.is_empty(),
+            "a payload of publisher {publisher}, copied: {copied}, lies at {start:x} to {end:x}"
         );
         ensure!(
             bytes.len() as u64 <= self.settings.max_payload,
@@ -192,8 +195,14 @@ impl<'a> Witness<'a> {
         let (publisher, sequence) = (message.publisher(), message.sequence());
         self.check(publisher, sequence, message.lost(), message.bytes())?;
         match random.u8(..8) {
-            0 if self.kept.len() < KEPT => self.kept.push(message),
-            1 if self.held.len() < KEPT => self.held.push(message.hold()),
+            0 if self.kept.len() < KEPT => {
+                let sum = content::read(message.bytes());
+                self.kept.push((message, sum));
+            }
+            1 if self.held.len() < KEPT => {
+                let sum = content::read(message.bytes());
+                self.held.push((message.hold(), sum));
+            }
             2..=4 if publisher == HOSTILE => self.read(message, random.bool()),
             _ => {}
         }
@@ -230,6 +239,13 @@ impl<'a> Witness<'a> {
 
     /// Takes a hostile message for a value, and reads all of it. A value with pointers is read out of a copy, which nobody else writes.
     fn read(&mut self, message: Message<'a>, plain: bool) {
+        if self.copied && !plain {
+            if let Ok(value) = Received::<Value>::new(message) {
+                std::hint::black_box(read_value(&value));
+                self.valid += 1;
+            }
+            return;
+        }
         if plain {
             if let Ok(value) = Received::<Plain>::new(message) {
                 let sum = value
@@ -257,19 +273,16 @@ impl<'a> Witness<'a> {
     /// # Errors
     /// It is not.
     pub fn check_kept(&self) -> Result<()> {
-        let kept = self
-            .kept
-            .iter()
-            .map(|m| (m.publisher(), m.sequence(), m.bytes()));
-        let held = self
-            .held
-            .iter()
-            .map(|m| (m.publisher(), m.sequence(), m.bytes()));
-        for (publisher, sequence, bytes) in kept.chain(held) {
+        let kept = self.kept.iter();
+        let kept = kept.map(|(m, sum)| (m.publisher(), m.sequence(), m.bytes(), sum));
+        let held = self.held.iter();
+        let held = held.map(|(m, sum)| (m.publisher(), m.sequence(), m.bytes(), sum));
+        for (publisher, sequence, bytes, sum) in kept.chain(held) {
+            let now = std::hint::black_box(content::read(bytes));
             if publisher == HONEST {
                 self.is_right(sequence, bytes)?;
-            } else {
-                std::hint::black_box(content::read(bytes));
+            } else if self.copied {
+                ensure!(now == *sum, "a copied message has changed");
             }
         }
         for (copy, bytes) in &self.copies {
