@@ -95,6 +95,45 @@ fn the_ninth_look_in_vain_evicts_and_none_before() {
     assert!((0..99).all(|_| send(&mut topic, 8)));
 }
 
+/// Class 15: a watchdog takes slow for dead. A topic's patience may be shorter than a join takes.
+#[test]
+fn who_is_joining_is_not_evicted_for_what_it_cannot_do_yet() {
+    let mut topic = topic(1, 4, 48, 0);
+    let reader = topic.subscriber(std::sync::Arc::new(()));
+    topic.attach(&reader, 0);
+    topic.announce(common::Event::Joined(
+        1,
+        reader.fd().try_clone_to_owned().unwrap(),
+    ));
+    assert_eq!(fill(&mut topic, 8), 4);
+    for look in 0..100 {
+        wait();
+        assert_eq!(topic.publisher.evict_stalled(), Overdue::No, "look {look}");
+    }
+    // It has joined: its time counts from now.
+    reader.joined(0);
+    topic.sync();
+    assert_eq!(evict(&mut topic), 9);
+
+    // Who never does is gone past as well.
+    let mut topic = self::topic(1, 4, 48, 0);
+    let stalled = topic.subscriber(std::sync::Arc::new(()));
+    topic.attach(&stalled, 0);
+    topic.announce(common::Event::Joined(
+        1,
+        stalled.fd().try_clone_to_owned().unwrap(),
+    ));
+    assert_eq!(fill(&mut topic, 8), 4);
+    let began = Instant::now();
+    while topic.publisher.evict_stalled() == Overdue::No {
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "it waits for ever"
+        );
+    }
+    assert!(began.elapsed() >= Duration::from_millis(100));
+}
+
 #[test]
 fn a_gap_between_two_looks_counts_for_an_eighth() {
     // An hour: looks, however many, take less.

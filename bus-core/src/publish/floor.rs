@@ -368,6 +368,7 @@ impl<B: Backend> RingPublisher<B> {
                 continue;
             }
             gated = true;
+            let patience = follower.patience(patience);
             if follower.stall.look(follower.seen, patience / 8) >= patience {
                 follower.evicted = true;
                 evicted = true;

@@ -133,6 +133,7 @@ impl<B: Backend> RingPublisher<B> {
             reader,
             seen: self.head,
             stall: Stall::default(),
+            joining: true,
             evicted: false,
             alarm: Alarm::default(),
             notify: None,
