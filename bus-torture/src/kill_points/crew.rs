@@ -23,7 +23,7 @@ use super::victim::Reading;
 use super::{STATE, TOPIC};
 
 /// How long anything may take that is promised without a time.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The tag of the publisher that survives.
 const WRITER: u64 = 1;
