@@ -121,6 +121,15 @@ impl Hub {
         self.charge_account(&account, pid, amounts)
     }
 
+    /// Charges the user of a client for what it had before this broker came.
+    pub(crate) fn charge_anyway(&self, id: u64, amounts: Amounts) -> Result<Charge, Refused> {
+        let Some(client) = self.clients.get(id) else {
+            return Err((Refusal::Protocol, "the connection is closed".into()));
+        };
+        let account = client.charge.account();
+        Ok(account.charge_anyway(client.peer.pid, amounts))
+    }
+
     pub(crate) fn charge_account(
         &mut self,
         account: &Rc<Account>,

@@ -17,7 +17,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::client::{Leaving, Token};
+use crate::census::{Census, Record};
+use crate::client::Token;
 use crate::endpoint::Endpoint;
 use crate::governed::Governed;
 use crate::hub::{Hub, turn_away};
@@ -38,13 +39,17 @@ const EVENTS_PER_TURN: usize = 128;
 /// Connections that come before it runs wait to be accepted.
 #[derive(Debug)]
 pub struct Broker {
-    endpoint: Endpoint,
     stop: Arc<Unshared<EventFd>>,
     signals: Option<SignalFd>,
     reserve: Reserve,
     governed: Governed,
     /// The process that took the path, and has to run it.
     birth: Birth,
+    census: Census,
+    /// Who was written down before.
+    before: Vec<Record>,
+    /// Last, for its lock guards the census.
+    endpoint: Endpoint,
 }
 
 impl Broker {
@@ -60,16 +65,19 @@ impl Broker {
         raise_descriptor_limit();
         let reserve = Reserve::new().map_err(|e| Error::io("taking a descriptor in reserve", e))?;
         let endpoint = Endpoint::bind(path.as_ref())?;
+        let (census, before) = Census::open(endpoint.path())?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let stop = Unshared::new(|| EventFd::from_flags(flags))
             .map_err(|e| Error::io("making the descriptor that stops it", e))?;
         Ok(Self {
-            endpoint,
             stop: Arc::new(stop),
             signals: None,
             reserve,
             governed: Governed::by_default(),
             birth: Birth::here(),
+            census,
+            before,
+            endpoint,
         })
     }
 
@@ -122,7 +130,6 @@ impl Broker {
 
 /// A broker at work.
 struct Running {
-    endpoint: Endpoint,
     stop: Arc<Unshared<EventFd>>,
     signals: Option<SignalFd>,
     governed: Governed,
@@ -135,17 +142,21 @@ struct Running {
     retry_at: Option<Instant>,
     /// Until when to go on, once it was stopped.
     end: Option<Instant>,
+    /// Last, for its lock guards the census.
+    endpoint: Endpoint,
 }
 
 impl Running {
     fn start(broker: Broker) -> Result<Self> {
         let Broker {
-            endpoint,
             stop,
             signals,
             reserve,
             mut governed,
             birth,
+            census,
+            before,
+            endpoint,
         } = broker;
         birth.check()?;
         let epoll = Unshared::of(
@@ -170,8 +181,7 @@ impl Running {
             watch(&listener, Token::Listener)?;
         }
         Ok(Self {
-            hub: Hub::new(Rc::clone(&epoll), governed.take_policy()),
-            endpoint,
+            hub: Hub::new(Rc::clone(&epoll), governed.take_policy(), census, before),
             stop,
             signals,
             governed,
@@ -180,6 +190,7 @@ impl Running {
             paused: false,
             retry_at: None,
             end: None,
+            endpoint,
         })
     }
 
@@ -196,6 +207,7 @@ impl Running {
                 self.handle(Token::unpack(event.data()), event.events())?;
                 self.hub.bury();
             }
+            self.hub.settle();
             self.retry()?;
             if self
                 .end
@@ -211,7 +223,8 @@ impl Running {
         if self.end.is_some() {
             return EpollTimeout::ZERO;
         }
-        let Some(at) = self.retry_at else {
+        let due = self.retry_at.into_iter().chain(self.hub.next_due());
+        let Some(at) = due.min() else {
             return EpollTimeout::NONE;
         };
         let millis = at.saturating_duration_since(Instant::now()).as_millis() + 1;
@@ -238,7 +251,7 @@ impl Running {
                 }
             }
             Token::Connection(id) => self.hub.ready(id, flags),
-            Token::Process(id) => self.hub.clients.leave(id, Leaving::Died),
+            Token::Process(id) => self.hub.process_ended(id),
         }
         Ok(())
     }

@@ -34,6 +34,8 @@ pub(crate) struct Client {
     outbox: Outbox,
     /// What its outbox waits for; [`Sent::Yes`] if it is empty.
     waits: Sent,
+    /// It is not listened to for now: what it asked for waits for others.
+    parked: bool,
 }
 
 /// What a connection is, as far as is known.
@@ -58,6 +60,8 @@ pub(crate) enum Leaving {
     Refused,
     /// It did not read its events, and too many were waiting.
     Overflow,
+    /// It resumed, was not back in time, and others could not wait any longer.
+    Late,
 }
 
 /// What an epoll event is about.
@@ -107,11 +111,12 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    pub(crate) fn new(epoll: Rc<Unshared<Epoll>>) -> Self {
+    /// None; the numbers of those who come are above `base`, and its lower half is 0.
+    pub(crate) fn new(epoll: Rc<Unshared<Epoll>>, base: u64) -> Self {
         Self {
             epoll,
             table: HashMap::new(),
-            next_id: FIRST_ID,
+            next_id: base + FIRST_ID,
             leaving: VecDeque::new(),
             later: BTreeSet::new(),
         }
@@ -163,9 +168,49 @@ impl Clients {
             kind: Kind::Handle,
             outbox: Outbox::default(),
             waits: Sent::Yes,
+            parked: false,
         };
         self.table.insert(id, client);
         Ok(id)
+    }
+
+    /// Gives a client that has not been told anything yet the number that it had at an earlier broker.
+    pub(crate) fn rename(&mut self, id: u64, known: u64) -> nix::Result<()> {
+        let Some(client) = self.table.get(&id) else {
+            return Ok(());
+        };
+        let event = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
+        self.epoll
+            .modify(&client.connection, &mut event(Token::Connection(known)))?;
+        self.epoll
+            .modify(&*client.pidfd, &mut event(Token::Process(known)))?;
+        if let Some(client) = self.table.remove(&id) {
+            self.table.insert(known, client);
+        }
+        Ok(())
+    }
+
+    /// Listens to a client no longer, or again. One that hangs up is noticed all the same.
+    pub(crate) fn park(&mut self, id: u64, parked: bool) {
+        if let Some(client) = self.table.get_mut(&id) {
+            client.parked = parked;
+            self.listen(id);
+        }
+    }
+
+    /// Asks the kernel for what a client waits for.
+    fn listen(&mut self, id: u64) {
+        let Some(client) = self.table.get(&id) else {
+            return;
+        };
+        let mut flags = EpollFlags::empty();
+        flags.set(EpollFlags::EPOLLIN, !client.parked);
+        flags.set(EpollFlags::EPOLLOUT, client.waits == Sent::Full);
+        let mut event = EpollEvent::new(flags, Token::Connection(id).pack());
+        if let Err(error) = self.epoll.modify(&client.connection, &mut event) {
+            tracing::error!(id, %error, "cannot watch a client's socket");
+            self.leaving.push_back((id, Leaving::Closed));
+        }
     }
 
     /// Takes a client out. Its descriptors are no longer watched: others hold its pidfd too, so that closing
@@ -219,13 +264,7 @@ impl Clients {
             self.later.insert(id);
         }
         if (before == Sent::Full) != (client.waits == Sent::Full) {
-            let mut flags = EpollFlags::EPOLLIN;
-            flags.set(EpollFlags::EPOLLOUT, client.waits == Sent::Full);
-            let mut event = EpollEvent::new(flags, Token::Connection(id).pack());
-            if let Err(error) = self.epoll.modify(&client.connection, &mut event) {
-                tracing::error!(id, %error, "cannot watch for room in a client's socket");
-                self.leaving.push_back((id, Leaving::Closed));
-            }
+            self.listen(id);
         }
     }
 

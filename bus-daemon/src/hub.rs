@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
+use std::time::Instant;
 
 use bus_core::control::{Connection, Refusal, Request, pidfd_alive};
 use bus_core::fork::Unshared;
@@ -11,8 +12,11 @@ use nix::sys::epoll::{Epoll, EpollFlags};
 
 use crate::accounts::Accounts;
 use crate::admission::connection_amounts;
+use crate::awaited::Awaited;
+use crate::census::{Census, Record};
 use crate::client::{Clients, Kind, Leaving, refused};
 use crate::limits::{MAX_CONNECTIONS, MAX_IDLE_TOPICS, REQUESTS_PER_TURN};
+use crate::parked::Parked;
 use crate::policy::{Policy, Subject};
 use crate::reserve::is_exhaustion;
 use crate::topic::Topic;
@@ -26,28 +30,45 @@ pub(crate) struct Hub {
     /// The topics that nobody has open, the longest idle first.
     idle: VecDeque<TopicName>,
     pub(crate) watches: BTreeMap<u64, Watch>,
-    /// Topics so far.
+    /// The number of the topic that was created last.
     pub(crate) created: u64,
     pub(crate) policy: Rc<Policy>,
     pub(crate) accounts: Accounts,
+    pub(crate) census: Census,
+    pub(crate) awaited: Awaited,
+    pub(crate) parked: BTreeMap<u64, Parked>,
 }
 
 impl Hub {
-    pub(crate) fn new(epoll: Rc<Unshared<Epoll>>, policy: Policy) -> Self {
+    /// A broker that waits for those who were written down before.
+    pub(crate) fn new(
+        epoll: Rc<Unshared<Epoll>>,
+        policy: Policy,
+        census: Census,
+        before: Vec<Record>,
+    ) -> Self {
+        // No number of an earlier broker comes again.
+        let base = census.incarnation() << 32;
         Self {
-            clients: Clients::new(epoll),
+            awaited: Awaited::new(Rc::clone(&epoll), before, Instant::now()),
+            parked: BTreeMap::new(),
+            clients: Clients::new(epoll, base),
             topics: HashMap::new(),
             idle: VecDeque::new(),
             watches: BTreeMap::new(),
-            created: 0,
+            created: base,
             policy: Rc::new(policy),
             accounts: Accounts::default(),
+            census,
         }
     }
 
     /// Takes a new connection in, or turns it away.
     pub(crate) fn admit(&mut self, connection: Connection) {
-        if self.clients.len() >= MAX_CONNECTIONS {
+        let peer = connection.credentials();
+        let awaited = peer.is_ok_and(|peer| self.awaited.has_process(peer.pid));
+        let away = if awaited { 0 } else { self.awaited.away() };
+        if self.clients.len() + away >= MAX_CONNECTIONS {
             let why = format!("the broker has {MAX_CONNECTIONS} connections, which is the limit");
             return turn_away(&connection, Refusal::Limit, &why);
         }
@@ -126,17 +147,25 @@ impl Hub {
             };
             // Over before others are told, so that who was told finds it so.
             waste::close(&client.connection);
+            if let Some(parked) = self.parked.remove(&id) {
+                waste::throw(parked.descriptors);
+            }
+            if self.goes_away(id, &client) {
+                continue;
+            }
             let exited = why == Leaving::Died || !pidfd_alive(&*client.pidfd);
             if client.kind == Kind::Watch {
                 tracing::info!(id, pid = client.peer.pid, ?why, "watch left");
                 self.unwatch(id);
+                self.census.strike(id);
                 continue;
             }
             let Some(name) = client.topic else {
+                self.census.strike(id);
                 tracing::debug!(id, pid = client.peer.pid, ?why, "gone without a topic");
                 continue;
             };
-            drop(client.connection);
+            self.write_gone(id);
             let Some(topic) = self.topics.get_mut(&name) else {
                 continue;
             };
@@ -147,6 +176,7 @@ impl Hub {
             if let Err(error) = topic.leave(id, exited, &mut self.clients) {
                 tracing::error!(topic = %name, id, %error, "cannot tell that a member left");
             }
+            self.strike(id);
             self.drop_if_empty(&name);
             self.recharge(&name);
         }
@@ -157,7 +187,11 @@ impl Hub {
         let Some(topic) = self.topics.get(name).filter(|topic| topic.is_empty()) else {
             return;
         };
-        if !topic.keeps_rings() {
+        let keeps_rings = topic.keeps_rings();
+        if self.is_topic_awaited(name) {
+            return;
+        }
+        if !keeps_rings {
             return self.close(name);
         }
         if !self.idle.contains(name) {
@@ -197,6 +231,13 @@ impl Hub {
         let version = topic.publishers_version();
         for id in topic.members() {
             self.clients.dismiss(id, version);
+            self.mark_dismissed(id);
+        }
+        let awaited = self.awaited.members(name.as_str());
+        let readers = awaited.filter(|(_, one)| one.record.watch.is_some());
+        let readers: Vec<_> = readers.map(|(id, _)| id).collect();
+        for id in readers {
+            self.mark_dismissed(id);
         }
         self.tell_gone(&topic);
     }

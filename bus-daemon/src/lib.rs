@@ -9,6 +9,8 @@
 //!  member     one of who is on a topic;   watch   who is told of topics that come and go
 //!  waste      descriptors that nobody wants
 //!  client     one connection;   outbox   what it has not read yet
+//!  census     who takes part, in a file for the broker that comes after this one
+//!  awaited    who took part in the one before;   resume   how they come back;   parked   who waits for them
 //! ```
 //! Promises: no message of any topic goes through it; no client, dead, stopped, or hostile, makes it wait, stop or
 //! take unbounded memory; with nothing to do it takes no processor time. It asks for a path that belongs to its
@@ -28,7 +30,9 @@
 
 mod accounts;
 mod admission;
+mod awaited;
 mod broker;
+mod census;
 mod client;
 mod endpoint;
 mod error;
@@ -37,9 +41,12 @@ mod hub;
 mod limits;
 mod member;
 mod outbox;
+mod parked;
 pub mod policy;
+mod process;
 mod request;
 mod reserve;
+mod resume;
 mod rings;
 mod thread;
 mod topic;

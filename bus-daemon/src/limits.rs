@@ -15,6 +15,8 @@ pub const MAX_QUEUED: usize = 4096;
 
 /// Publishers of a topic.
 pub(crate) const MAX_PUBLISHERS: u16 = layout::MAX_PUBLISHERS as u16;
+/// Members and watches of earlier brokers that are read from the census.
+pub(crate) const MAX_RECORDS: u64 = 16_384;
 /// Requests of one client that are looked at before others get their turn.
 pub(crate) const REQUESTS_PER_TURN: usize = 16;
 /// Connections that are accepted before others get their turn.

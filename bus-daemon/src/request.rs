@@ -20,6 +20,7 @@ use crate::limits::{MAX_PUBLISHERS, MAX_TOPICS};
 use crate::member::Member;
 use crate::outbox::Outgoing;
 use crate::reserve::is_exhaustion;
+use crate::resume::Resuming;
 use crate::topic::Topic;
 
 /// Why a request is not done.
@@ -28,6 +29,9 @@ pub(crate) type Refused = (Refusal, String);
 impl Hub {
     /// Does what a client asks for.
     pub(crate) fn serve(&mut self, id: u64, request: Request, descriptors: Vec<OwnedFd>) {
+        let Some((request, descriptors)) = self.park(id, request, descriptors) else {
+            return;
+        };
         let Some(client) = self.clients.get(id) else {
             return;
         };
@@ -48,6 +52,7 @@ impl Hub {
     fn serve_dismissed(&mut self, id: u64, version: u32, request: &Request) -> Result<(), Refused> {
         match request {
             Request::Released { .. } | Request::Wake => Ok(()),
+            Request::Back => self.back(id),
             Request::Notify => {
                 let notified = Outgoing::new(&Event::Notified { version }, Vec::new());
                 self.clients.post(id, notified.map_err(own_fault)?);
@@ -118,11 +123,8 @@ impl Hub {
                 },
                 None,
             ) => {
-                if resumes.is_some() {
-                    return Err(unknown());
-                }
                 if descriptors.is_empty() {
-                    self.watch(id, &client, pattern, schema)
+                    self.watch(id, &client, pattern, schema, resumes)
                 } else {
                     protocol("Watch comes without descriptors")
                 }
@@ -131,12 +133,39 @@ impl Hub {
                 "this connection has topic {topic} open; use another one to watch"
             )),
             (Request::Declined { .. }, _) => protocol("only a watch declines"),
-            (Request::Resume { .. }, None) => Err(unknown()),
-            (Request::Ended { .. }, None) => Ok(()),
+            (
+                Request::Resume {
+                    client,
+                    role,
+                    topic,
+                    schema,
+                    settings,
+                    id: known,
+                    index,
+                    rings,
+                },
+                None,
+            ) => {
+                let resuming = Resuming {
+                    client,
+                    role,
+                    topic,
+                    schema,
+                    settings,
+                    id: known,
+                    index,
+                    rings,
+                };
+                self.resume(id, &resuming, descriptors)
+            }
+            (Request::Ended { id: known }, None) => {
+                self.ended(id, known);
+                Ok(())
+            }
             (Request::Resume { .. } | Request::Ended { .. }, Some(topic)) => protocol(&format!(
                 "this connection has topic {topic} open; use another one for who was here before"
             )),
-            (Request::Back, _) => protocol("only who resumes is back"),
+            (Request::Back, _) => self.back(id),
             (Request::Join | Request::Released { .. } | Request::Notify | Request::Wake, None) => {
                 protocol("this connection has no topic open; the first request is Open")
             }
@@ -189,10 +218,10 @@ impl Hub {
         asked: &Asked,
         charge: Option<Charge>,
     ) -> Result<(), Refused> {
-        if self.topics.len() >= MAX_TOPICS {
+        if self.topics_to_be() >= MAX_TOPICS {
             self.close_longest_idle();
         }
-        if self.topics.len() >= MAX_TOPICS {
+        if self.topics_to_be() >= MAX_TOPICS {
             let why = format!(
                 "the broker has {MAX_TOPICS} topics, which is the limit; asked for {name} as well"
             );
@@ -205,12 +234,13 @@ impl Hub {
             None => self.charge(id, topic_amounts())?,
         };
         let schema = asked.schema.clone();
-        self.created += 1;
-        let topic = Topic::create(self.created, name.clone(), schema, settings, charge);
-        let mut topic = topic.map_err(own_fault)?;
+        let mut topic = self.new_topic(name, schema, settings, charge)?;
         asked.check_history(&topic)?;
         let creator = self.clients.get(id).map(|client| client.who.uid);
         self.keep_places(&mut topic, creator).map_err(own_fault)?;
+        if topic.has_places() {
+            self.overtake(name, Role::Subscriber);
+        }
         self.close(name);
         tracing::info!(topic = %name, ?settings, "topic created");
         self.tell_appeared(&topic);
@@ -288,6 +318,11 @@ impl Hub {
             .map_err(|e| (Refusal::Segment, format!("topic {name}: {e}")))?;
         let (role, client, pid) = (member.role, &member.client, member.pid);
         tracing::info!(topic = %name, id, %role, %client, pid, "joined");
+        self.write_down(id, name)?;
+        self.overtake(name, role);
+        let Some(topic) = self.topics.get_mut(name) else {
+            return protocol("the topic is closed");
+        };
         let joined = topic.join(id, segment, &mut self.clients);
         // The place of a watch may have been all that was left.
         self.drop_if_empty(name);
@@ -428,13 +463,7 @@ fn gone(name: &TopicName) -> Refused {
     (Refusal::Gone, why)
 }
 
-/// Nobody waits for who wants to go on.
-fn unknown() -> Refused {
-    let why = "this broker does not wait for a handle of this process with that number; make a new handle";
-    (Refusal::Unknown, why.to_owned())
-}
-
-pub(crate) fn protocol(why: &str) -> Result<(), Refused> {
+pub(crate) fn protocol<T>(why: &str) -> Result<T, Refused> {
     Err((Refusal::Protocol, why.to_owned()))
 }
 

@@ -38,8 +38,8 @@ struct Line {
     /// Whose ring it is, or was last.
     ring: u64,
     kept: Option<Ended>,
-    /// Subscribers that were told of the ring and have not released it.
-    told: BTreeSet<u64>,
+    /// Subscribers that were told of rings here and have not released them: how often.
+    told: BTreeMap<u64, u32>,
     /// Watches whose subscriber is still to come and reads it from its first message.
     owed: BTreeSet<u64>,
 }
@@ -97,7 +97,15 @@ impl Rings {
         (line.publisher, line.ring) = (Some(publisher), publisher);
     }
 
-    /// A publisher that took no part is gone.
+    /// A subscriber that was told by an earlier broker may still read the ring with this index, whoever's it was.
+    pub(crate) fn hold(&mut self, index: u16, subscriber: u64) {
+        let least = usize::from(index) + 1;
+        self.lines
+            .resize_with(self.lines.len().max(least), Line::default);
+        self.tell(index, subscriber);
+    }
+
+    /// A publisher that took no part is gone, or one whose ring the broker does not have.
     pub(crate) fn give_back(&mut self, index: u16) {
         if let Some(line) = self.lines.get_mut(usize::from(index)) {
             line.publisher = None;
@@ -150,7 +158,7 @@ impl Rings {
     /// A subscriber is told of the ring with this index.
     pub(crate) fn tell(&mut self, index: u16, subscriber: u64) {
         if let Some(line) = self.lines.get_mut(usize::from(index)) {
-            line.told.insert(subscriber);
+            *line.told.entry(subscriber).or_default() += 1;
         }
     }
 
@@ -181,8 +189,15 @@ impl Rings {
 
     /// A subscriber reads the ring with this index no more, or never heard of it.
     pub(crate) fn release(&mut self, index: u16, subscriber: u64) {
-        if let Some(line) = self.lines.get_mut(usize::from(index)) {
-            line.told.remove(&subscriber);
+        let line = self.lines.get_mut(usize::from(index));
+        let Some(told) = line.map(|line| &mut line.told) else {
+            return;
+        };
+        if let Some(times) = told.get_mut(&subscriber) {
+            *times -= 1;
+            if *times == 0 {
+                told.remove(&subscriber);
+            }
         }
     }
 

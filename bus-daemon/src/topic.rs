@@ -9,6 +9,8 @@
 //!
 //! It asks for requests in order: a member joins once. It does not check what a client sent; `request` does.
 
+mod resume;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -26,6 +28,8 @@ use crate::member::{Member, publisher_joined, subscriber_joined};
 use crate::outbox::Outgoing;
 use crate::policy::Quota;
 use crate::rings::{Full, Rings};
+
+pub(crate) use resume::Earlier;
 
 /// Publishers that a refusal names.
 const NAMED: usize = 8;
@@ -62,14 +66,16 @@ pub(crate) struct Opened {
 }
 
 impl Topic {
+    /// An empty topic. The versions of its sets start at `version`.
     pub(crate) fn create(
         id: u64,
         name: TopicName,
         schema: Schema,
         settings: TopicSettings,
         charge: Charge,
+        version: u32,
     ) -> Result<Self> {
-        let registry = Registry::create()?;
+        let registry = Registry::starting_at(version)?;
         Ok(Self {
             id,
             name,
@@ -107,6 +113,11 @@ impl Topic {
     /// Keeps a place for the subscriber of a watch, before the first publisher comes. It has joined as what publishers are to take it for.
     pub(crate) fn keep_place(&mut self, watch: u64, place: Member) {
         self.places.insert(watch, place);
+    }
+
+    /// Whether a place is kept for any watch.
+    pub(crate) fn has_places(&self) -> bool {
+        !self.places.is_empty()
     }
 
     /// Whether a place is kept for this watch.
@@ -308,36 +319,45 @@ impl Topic {
                 clients.post(id, event);
             }
         }
-        let version = self.registry.publishers().wrapping_add(1);
-        let member = &self.members[&id];
-        if member.has_joined() {
-            let index = member.index;
-            let joined = |trust| publisher_joined(id, member, version, false, trust);
-            for to in self.post_to_subscribers(member, joined, clients)? {
-                self.rings.tell(index, to);
-            }
-            let watches: Vec<_> = self.places.keys().copied().collect();
-            watches
-                .into_iter()
-                .for_each(|watch| self.rings.owe(index, watch));
-        }
+        self.announce_publisher(id, clients)?;
+        let index = self.members[&id].index;
+        let watches: Vec<_> = self.places.keys().copied().collect();
+        watches
+            .into_iter()
+            .for_each(|watch| self.rings.owe(index, watch));
         self.bump(Role::Publisher);
         Ok(subscribers)
     }
 
-    fn join_subscriber(&mut self, id: u64, clients: &mut Clients) -> Result<u32> {
-        let version = self.registry.subscribers().wrapping_add(1);
+    /// Tells all subscribers of a publisher that takes part.
+    fn announce_publisher(&mut self, id: u64, clients: &mut Clients) -> Result<()> {
+        let version = self.registry.publishers().wrapping_add(1);
         let member = &self.members[&id];
-        let watch = member.watch;
-        if let Some(event) = subscriber_joined(id, member, version, false)? {
-            self.post_to_publishers(&event, clients);
+        let index = member.index;
+        let joined = |trust| publisher_joined(id, member, version, false, trust);
+        for to in self.post_to_subscribers(member, joined, clients)? {
+            self.rings.tell(index, to);
         }
+        Ok(())
+    }
+
+    fn join_subscriber(&mut self, id: u64, clients: &mut Clients) -> Result<u32> {
+        self.announce_subscriber(id, clients)?;
         self.bump(Role::Subscriber);
         // Only now, so that there is no moment at which publishers know neither.
-        if let Some(watch) = watch {
+        if let Some(watch) = self.members[&id].watch {
             self.give_up_place(watch, clients)?;
         }
         Ok(self.registry.publishers())
+    }
+
+    /// Tells all publishers of a subscriber that takes part.
+    fn announce_subscriber(&self, id: u64, clients: &mut Clients) -> Result<()> {
+        let version = self.registry.subscribers().wrapping_add(1);
+        if let Some(event) = subscriber_joined(id, &self.members[&id], version, false)? {
+            self.post_to_publishers(&event, clients);
+        }
+        Ok(())
     }
 
     /// Lets a member park: from now on it is woken by its doorbell as well.
@@ -441,6 +461,16 @@ impl Topic {
         }
         member.charge.release(Quota::Publishers);
         self.rings.end(id, member);
+        self.tell_publisher_left(id, index, exited, clients)
+    }
+
+    fn tell_publisher_left(
+        &mut self,
+        id: u64,
+        index: u16,
+        exited: bool,
+        clients: &mut Clients,
+    ) -> Result<()> {
         let version = self.registry.publishers().wrapping_add(1);
         let event = Event::PublisherLeft {
             version,

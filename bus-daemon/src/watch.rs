@@ -50,15 +50,32 @@ impl Hub {
         client: &str,
         pattern: String,
         schema: Schema,
+        resumes: Option<u64>,
     ) -> Result<(), Refused> {
-        self.register(id)?;
+        if resumes.is_none() {
+            self.register(id)?;
+        }
         let client =
             ClientName::new(client).map_err(|e| (Refusal::BadName, format!("client: {e}")))?;
         let pattern = Pattern::new(pattern).map_err(|e| (Refusal::BadName, e.to_string()))?;
         schema
             .check()
             .map_err(|e| (Refusal::Schema, format!("pattern {pattern}: {e}")))?;
-        let charge = self.charge(id, watch_amounts())?;
+        let charge = match resumes {
+            // It has been here.
+            Some(_) => self.charge_anyway(id, watch_amounts())?,
+            None => self.charge(id, watch_amounts())?,
+        };
+        let id = match resumes {
+            Some(known) => {
+                self.resume_watch(id, known, pattern.as_str(), &schema)?;
+                known
+            }
+            None => {
+                self.write_down_watch(id, pattern.as_str(), &schema)?;
+                id
+            }
+        };
         let Some(entry) = self.clients.get_mut(id) else {
             return protocol("the connection is closed");
         };

@@ -23,5 +23,5 @@ mod wire;
 pub use connection::{Connection, Sent};
 pub use messages::{Event, Refusal, Request, Role, Trust, Watched};
 pub use path::{check_socket_path, socket_path};
-pub use peer::{Credentials, pidfd_alive};
+pub use peer::{Credentials, open_pidfd, pidfd_alive};
 pub use wire::{MAX_DESCRIPTORS, MAX_PACKET, Message, PROTOCOL_VERSION, Packet};

@@ -68,6 +68,25 @@ impl Connection {
     }
 }
 
+/// A pidfd of the process with this number; none if there is no such process.
+///
+/// # Errors
+/// [`Error::Io`] with what the kernel said.
+pub fn open_pidfd(pid: u32) -> Result<Option<OwnedFd>> {
+    let failed = |e| Error::io("cannot open a pidfd", e);
+    let Some(pid) = libc::pid_t::try_from(pid).ok().filter(|pid| *pid > 0) else {
+        return Ok(None);
+    };
+    match sys::pidfd_open(pid) {
+        Ok(pidfd) => Ok(Some(pidfd)),
+        Err(e) => match e.raw_os_error() {
+            // The second is of a thread that is no process.
+            Some(libc::ESRCH | libc::EINVAL | libc::ENOENT) => Ok(None),
+            _ => Err(failed(e)),
+        },
+    }
+}
+
 /// Whether the process of a pidfd still runs. A stopped process does.
 pub fn pidfd_alive(pidfd: &impl AsFd) -> bool {
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
@@ -101,6 +120,15 @@ mod tests {
         assert_eq!(groups[0], nix::unistd::getegid().as_raw());
         for group in nix::unistd::getgroups().unwrap() {
             assert!(groups.contains(&group.as_raw()), "{group} of {groups:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_no_process_has_opens_nothing() {
+        let me = open_pidfd(std::process::id()).unwrap();
+        assert!(pidfd_alive(&me.unwrap()));
+        for nobody in [0, u32::MAX, i32::MAX as u32] {
+            assert!(open_pidfd(nobody).unwrap().is_none());
         }
     }
 

@@ -26,9 +26,22 @@ impl Registry {
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) where there is no page for it.
     pub fn create() -> Result<Self> {
+        Self::starting_at(0)
+    }
+
+    /// As [`create`](Self::create), with both versions `version`: who has known another registry of the topic sees that this is none of
+    /// that one's.
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create).
+    pub fn starting_at(version: u32) -> Result<Self> {
         let (fd, mapping) = segment::create(Kind::Registry, REGISTRY_BYTES)?;
         let fd = Unshared::new(|| Ok(fd)).map_err(unshared)?;
         let page = MappedRegistry::new(Arc::new(mapping));
+        for line in [&page.publishers, &page.subscribers] {
+            // ORDERING: as in `bump`; nobody has the page yet.
+            Native::store32(&line.0, version, BUMP);
+        }
         page.identity.write(REGISTRY_MAGIC);
         Ok(Self { fd, page })
     }
@@ -118,6 +131,13 @@ mod tests {
             (version(&member.publishers), version(&member.subscribers)),
             (2, 1)
         );
+    }
+
+    #[test]
+    fn a_registry_that_follows_another_starts_elsewhere() {
+        let mut registry = Registry::starting_at(u32::MAX).unwrap();
+        assert_eq!(registry.subscribers(), u32::MAX);
+        assert_eq!(registry.bump_publishers(), 0);
     }
 
     #[test]

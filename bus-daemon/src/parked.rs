@@ -1,0 +1,119 @@
+//! Newcomers who wait for members of an earlier broker.
+//!
+//! Who opens or joins a topic whose members are away, or returning, is answered when all of them are back or gone, at the latest after
+//! [`GRACE`](crate::awaited::GRACE): else a publisher could not know the subscriber that joins, and write over what that one has yet to read.
+//!
+//! Promises: nobody else waits; a client that waits is not listened to, so that it costs one request; one that hangs up is let go.
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use bus_core::control::Request;
+
+use crate::hub::Hub;
+use crate::waste;
+
+/// A request that is to be served later.
+pub(crate) struct Parked {
+    request: Request,
+    pub(crate) descriptors: Vec<OwnedFd>,
+    topic: String,
+    /// One of those for whom it waits.
+    blocker: u64,
+    /// Until when it waits for that one.
+    until: Instant,
+}
+
+impl Hub {
+    /// Puts a request aside if it is to wait; else gives it back.
+    pub(crate) fn park(
+        &mut self,
+        id: u64,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+    ) -> Option<(Request, Vec<OwnedFd>)> {
+        if self.awaited.is_empty() {
+            return Some((request, descriptors));
+        }
+        let opened = self
+            .clients
+            .get(id)
+            .and_then(|client| client.topic.as_ref());
+        let topic = match (&request, opened) {
+            (Request::Open { topic, .. }, None) => topic.clone(),
+            (Request::Join, Some(topic)) => topic.to_string(),
+            _ => return Some((request, descriptors)),
+        };
+        let Some((blocker, until)) = self.held_up(&topic, Instant::now()) else {
+            return Some((request, descriptors));
+        };
+        tracing::debug!(id, topic, blocker, "waits for members of an earlier broker");
+        let parked = Parked {
+            request,
+            descriptors,
+            topic,
+            blocker,
+            until,
+        };
+        self.parked.insert(id, parked);
+        self.clients.park(id, true);
+        None
+    }
+
+    fn held_up(&self, topic: &str, now: Instant) -> Option<(u64, Instant)> {
+        let blocker = self.awaited.hold_up(topic, now)?;
+        Some((blocker, self.awaited.holds_up_until(blocker, now)?))
+    }
+
+    /// When to look again at those who wait, if nothing happens before.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.parked.values().map(|parked| parked.until).min()
+    }
+
+    /// Serves those who need not wait any longer, and strikes out members of whom everybody knows that they left.
+    pub(crate) fn settle(&mut self) {
+        let changed = self.awaited.has_changed();
+        if changed {
+            for id in self.awaited.forget() {
+                self.census.strike(id);
+            }
+        }
+        if self.parked.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let due = self.next_due().is_some_and(|due| now >= due);
+        if due {
+            for id in self.awaited.unwatched_and_dead() {
+                self.lose(id, true);
+            }
+        }
+        if changed || due {
+            self.unpark(now);
+        }
+    }
+
+    fn unpark(&mut self, now: Instant) {
+        let waiting: Vec<_> = self.parked.keys().copied().collect();
+        for id in waiting {
+            let Some(parked) = self.parked.get(&id) else {
+                continue;
+            };
+            if self.awaited.holds_up_until(parked.blocker, now).is_some() {
+                continue;
+            }
+            let next = self.held_up(&parked.topic, now);
+            if let (Some((blocker, until)), Some(parked)) = (next, self.parked.get_mut(&id)) {
+                (parked.blocker, parked.until) = (blocker, until);
+                continue;
+            }
+            if let Some(parked) = self.parked.remove(&id) {
+                self.clients.park(id, false);
+                let second = waste::second(&parked.descriptors);
+                self.serve(id, parked.request, parked.descriptors);
+                waste::throw(second);
+                self.bury();
+            }
+        }
+    }
+}
