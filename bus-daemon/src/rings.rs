@@ -167,7 +167,7 @@ impl Rings {
     pub(crate) fn holders(&self) -> Vec<(u64, usize)> {
         let mut holders = BTreeMap::<u64, usize>::new();
         for line in self.lines.iter().filter(|line| line.publisher.is_none()) {
-            for &holder in line.told.iter().chain(&line.owed) {
+            for &holder in line.told.keys().chain(&line.owed) {
                 *holders.entry(holder).or_default() += 1;
             }
         }
@@ -179,7 +179,7 @@ impl Rings {
     /// Whether a subscriber was told of the ring with this index, and has not released it.
     pub(crate) fn is_told(&self, index: u16, subscriber: u64) -> bool {
         let line = self.lines.get(usize::from(index));
-        line.is_some_and(|line| line.told.contains(&subscriber))
+        line.is_some_and(|line| line.told.contains_key(&subscriber))
     }
 
     /// Whose the ring with this index is, or was last.
