@@ -1,6 +1,6 @@
 //! Newcomers who wait for members of an earlier broker.
 //!
-//! Who opens or joins a topic whose members are away, or returning, is answered when all of them are back or gone, at the latest after
+//! Who opens a topic whose members are away, or returning, is answered when all of them are back or gone, at the latest after
 //! [`GRACE`](crate::awaited::GRACE): else a publisher could not know the subscriber that joins, and write over what that one has yet to read.
 //!
 //! Promises: nobody else waits; a client that waits is not listened to, so that it costs one request; one that hangs up is let go.

@@ -264,11 +264,12 @@ impl Hub {
             drop(seat.charge);
             seat.charge = self.charge(id, needed)?;
         }
+        let role = asked.role;
+        self.overtake(name, role);
         let (Some(topic), Some(entry)) = (self.topics.get_mut(name), self.clients.get_mut(id))
         else {
             return protocol("the connection is closed");
         };
-        let role = asked.role;
         let index = match role {
             Role::Publisher => topic.find_index().map_err(|why| (Refusal::Limit, why))?,
             Role::Subscriber => 0,
@@ -319,7 +320,6 @@ impl Hub {
         let (role, client, pid) = (member.role, &member.client, member.pid);
         tracing::info!(topic = %name, id, %role, %client, pid, "joined");
         self.write_down(id, name)?;
-        self.overtake(name, role);
         let Some(topic) = self.topics.get_mut(name) else {
             return protocol("the topic is closed");
         };

@@ -467,7 +467,7 @@ impl Hub {
         true
     }
 
-    /// A newcomer is about to join, after it waited as long as it had to: who is still away on the other side has not heard of it, and may not
+    /// A newcomer opens a topic, after it waited as long as it had to: who is still away on the other side will not hear of it, and may not
     /// come back. It is not said to have left: it may still read.
     pub(crate) fn overtake(&mut self, name: &TopicName, role: Role) {
         let others = self.awaited.members(name.as_str());

@@ -173,7 +173,12 @@ impl Handle {
         }
     }
 
-    pub fn joined(mut self) -> Self {
+    pub fn joined(self) -> Self {
+        self.try_joined().unwrap()
+    }
+
+    /// As [`joined`](Self::joined); the refusal, if there is one.
+    pub fn try_joined(mut self) -> Result<Self, (Refusal, String)> {
         let segment = match self.role {
             Role::Publisher => segment::create(Kind::Ring, ring_bytes(&self.settings)),
             Role::Subscriber => segment::create(Kind::Reader, reader_bytes(&self.settings)),
@@ -187,11 +192,51 @@ impl Handle {
             match next(&self.connection).0 {
                 Event::Joined { version } => {
                     self.version = version;
-                    return self;
+                    return Ok(self);
                 }
+                Event::Refused { kind, why } => return Err((kind, why)),
                 event => self.early.push(event),
             }
         }
+    }
+
+    /// What it says of itself to a broker that comes after its own.
+    pub fn resume_request(&self, topic: &str, rings: u64) -> Request {
+        Request::Resume {
+            client: "test".into(),
+            role: self.role,
+            topic: topic.into(),
+            schema: Schema::bytes(),
+            settings: self.settings,
+            id: self.id,
+            index: self.index,
+            rings,
+        }
+    }
+
+    /// Asks the broker at `path` to take it back.
+    pub fn ask_back(&mut self, path: &Path, request: &Request) {
+        let connection = Connection::connect(path).unwrap();
+        let segment = &self.segment.as_ref().unwrap().0;
+        connection.send(request, &[segment.as_fd()]).unwrap();
+        self.connection = connection;
+    }
+
+    /// Resumes at the broker at `path`, and is not back yet; the version and the rings that it was told.
+    pub fn resume(&mut self, path: &Path, topic: &str, read: u64) -> (u32, u64) {
+        self.ask_back(path, &self.resume_request(topic, read));
+        let (event, mut descriptors) = next(&self.connection);
+        let Event::Resumed { version, rings } = event else {
+            panic!("not resumed but {event:?}");
+        };
+        assert_eq!(descriptors.len(), 1);
+        self.registry = descriptors.remove(0);
+        self.version = version;
+        (version, rings)
+    }
+
+    pub fn back(&self) {
+        self.connection.send(&Request::Back, &[]).unwrap();
     }
 
     pub fn next(&self) -> Event {
@@ -243,6 +288,13 @@ pub struct Busd {
 impl Busd {
     /// Runs the shell's `setup`, then `busd`; returns when it listens.
     pub fn start(path: &Path, setup: &str) -> Self {
+        let mut busd = Self::launch(path, setup);
+        busd.wait_for("listening on");
+        busd
+    }
+
+    /// As [`start`](Self::start); does not wait until it listens.
+    pub fn launch(path: &Path, setup: &str) -> Self {
         let script = format!("{setup}\nexec \"$0\" --socket \"$1\"");
         let child = Command::new("sh")
             .args(["-c", &script, env!("CARGO_BIN_EXE_busd")])
@@ -251,12 +303,18 @@ impl Busd {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut busd = Self {
+        Self {
             child,
             path: path.to_owned(),
-        };
-        busd.wait_for("listening on");
-        busd
+        }
+    }
+
+    /// Kills it, and starts another.
+    pub fn replace(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let path = self.path.clone();
+        *self = Self::start(&path, "");
     }
 
     /// Reads the log up to a line that has this text.
