@@ -96,7 +96,7 @@ fn chunk(arguments: &Arguments) -> anyhow::Result<usize> {
     Ok(usize::try_from(chunk)?)
 }
 
-/// Opens the topic and waits for its subscribers. Where the broker goes before anybody has come, it starts again with the next.
+/// Opens the topic and waits for its subscribers.
 fn open_with(
     subscribers: usize,
     open: impl Fn() -> TopicOpening,
@@ -112,14 +112,6 @@ fn open_with(
         match publisher.wait_for_subscribers(subscribers, Some(TICK)) {
             Ok(()) => break,
             Err(Error::Timeout { .. }) => {}
-            Err(Error::Topic { .. }) if publisher.subscribers()?.is_empty() => {
-                publisher = open()?.bytes_publisher()?;
-            }
-            Err(Error::Topic { topic, .. }) => bail!(
-                "topic {topic}: the process that hosted the broker ended while subscribers were waited for, and {} had come; \
-                 start them again, or run busd so that the broker stays",
-                publisher.subscribers()?.len()
-            ),
             Err(error) => return Err(error.into()),
         }
     }

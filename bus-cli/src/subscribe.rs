@@ -58,14 +58,6 @@ pub struct Arguments {
     count: Option<u64>,
 }
 
-/// Why receiving stopped.
-enum Stop {
-    /// There is nothing more to do; with the exit code.
-    End(u8),
-    /// The broker went and no publisher is left: nobody can come to this subscriber any more.
-    Orphaned,
-}
-
 /// Where messages come from.
 enum Source {
     Topic(Box<BytesSubscriber>),
@@ -89,25 +81,19 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         interrupt,
         left: arguments.count,
     };
-    loop {
-        let source = match pattern {
-            Some(pattern) => Source::Pattern(Box::new(bus.pattern_bytes_subscriber(pattern)?)),
-            None => {
-                let mut topic = arguments.joining.open(&bus)?.history(arguments.history);
-                if !arguments.follow {
-                    topic = topic.end_with_publishers();
-                }
-                Source::Topic(Box::new(topic.bytes_subscriber()?))
+    let source = match pattern {
+        Some(pattern) => Source::Pattern(Box::new(bus.pattern_bytes_subscriber(pattern)?)),
+        None => {
+            let mut topic = arguments.joining.open(&bus)?.history(arguments.history);
+            if !arguments.follow {
+                topic = topic.end_with_publishers();
             }
-        };
-        match receiving.until_the_end(source)? {
-            Stop::End(code) => {
-                receiving.output.flush()?;
-                return Ok(code);
-            }
-            Stop::Orphaned => {}
+            Source::Topic(Box::new(topic.bytes_subscriber()?))
         }
-    }
+    };
+    let code = receiving.until_the_end(source)?;
+    receiving.output.flush()?;
+    Ok(code)
 }
 
 impl Source {
@@ -124,15 +110,6 @@ impl Source {
             Self::Pattern(all) => all.recv_timeout(time)?.map(|m| take(m.bytes())),
         })
     }
-
-    /// Whether no publisher is left, and no broker that could bring one.
-    fn orphaned(&self) -> anyhow::Result<bool> {
-        match self {
-            Self::Topic(topic) => orphaned(topic),
-            // It says so by an error.
-            Self::Pattern(_) => Ok(false),
-        }
-    }
 }
 
 struct Receiving {
@@ -144,7 +121,8 @@ struct Receiving {
 }
 
 impl Receiving {
-    fn until_the_end(&mut self, mut source: Source) -> anyhow::Result<Stop> {
+    /// Receives until there is nothing more to do; the exit code.
+    fn until_the_end(&mut self, mut source: Source) -> anyhow::Result<u8> {
         let stop = self.receive(&mut source);
         if let Source::Topic(subscriber) = &source
             && subscriber.lost() > 0
@@ -157,14 +135,14 @@ impl Receiving {
         stop
     }
 
-    fn receive(&mut self, source: &mut Source) -> anyhow::Result<Stop> {
+    fn receive(&mut self, source: &mut Source) -> anyhow::Result<u8> {
         let mut time = Duration::ZERO;
         loop {
             if let Some(code) = self.interrupt.came() {
-                return Ok(Stop::End(code));
+                return Ok(code);
             }
             if self.left == Some(0) {
-                return Ok(Stop::End(0));
+                return Ok(0);
             }
             let waited = time;
             let taken = source.next(waited, |bytes| {
@@ -180,29 +158,13 @@ impl Receiving {
                     time = TICK;
                     self.output.flush()?
                 }
-                Ok(None) if source.orphaned()? => return Ok(Stop::Orphaned),
                 Ok(None) => self.output.reader(),
-                Err(Error::Ended { .. }) => return Ok(Stop::End(0)),
-                Err(Error::Broker { .. }) if matches!(source, Source::Pattern(_)) => {
-                    return Ok(Stop::Orphaned);
-                }
+                Err(Error::Ended { .. }) => return Ok(0),
                 Err(error) => return Err(error.into()),
             };
             if reader == Reader::Gone {
-                return Ok(Stop::End(0));
+                return Ok(0);
             }
         }
-    }
-}
-
-/// Whether no publisher is left, and no broker that could bring one.
-fn orphaned(subscriber: &BytesSubscriber) -> anyhow::Result<bool> {
-    if !subscriber.publishers()?.is_empty() {
-        return Ok(false);
-    }
-    match subscriber.wait_for_publishers(1, Some(Duration::ZERO)) {
-        Ok(()) | Err(Error::Timeout { .. }) => Ok(false),
-        Err(Error::Topic { .. }) => Ok(true),
-        Err(error) => Err(error.into()),
     }
 }

@@ -157,8 +157,8 @@ fn the_publishers_end_does_not_hurt_who_still_reads() {
     let data: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
     publisher.stdin().write_all(&data).unwrap();
     publisher.end_well();
-    assert!(!place.socket().exists());
     assert!(subscriber.end_well() == data);
+    assert!(!place.socket().exists());
 }
 
 #[test]

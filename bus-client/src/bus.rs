@@ -18,6 +18,9 @@ const DEFAULT_SPIN: Duration = Duration::from_micros(20);
 
 /// A connection to the bus; cheap to clone. Handles made from it keep what they need alive.
 ///
+/// When the broker goes, handles go on among each other and turn to the next one by themselves: one that is started, or hosted here or by another
+/// process. While a handle is open, a thread sleeps that sees to that.
+///
 /// With no broker at the socket, the first process to connect hosts one on a thread, for as long as
 /// this or any handle made from it lives.
 #[derive(Clone)]

@@ -118,7 +118,7 @@ impl BytesPublisher {
     /// Waits for subscribers; see [`Publisher::wait_for_subscribers`](crate::Publisher::wait_for_subscribers).
     ///
     /// # Errors
-    /// [`Error::Timeout`](crate::Error::Timeout); [`Error::Topic`](crate::Error::Topic) where the broker is gone.
+    /// [`Error::Timeout`](crate::Error::Timeout).
     pub fn wait_for_subscribers(&mut self, count: usize, timeout: Option<Duration>) -> Result<()> {
         self.outlet.wait_for_subscribers(count, timeout)
     }

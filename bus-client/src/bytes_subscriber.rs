@@ -90,7 +90,7 @@ impl BytesSubscriber {
     /// Waits for publishers; see [`Subscriber::wait_for_publishers`](crate::Subscriber::wait_for_publishers).
     ///
     /// # Errors
-    /// [`Error::Timeout`](crate::Error::Timeout); [`Error::Topic`](crate::Error::Topic) where the broker is gone.
+    /// [`Error::Timeout`](crate::Error::Timeout).
     pub fn wait_for_publishers(&self, count: usize, timeout: Option<Duration>) -> Result<()> {
         self.inlet.wait_for_publishers(count, timeout)
     }

@@ -17,7 +17,9 @@ use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
 use bus_core::{Pattern, TopicName};
 
+use crate::host::AGAIN;
 use crate::inlet::Inlet;
+use crate::member::ANSWER;
 use crate::topic::Place;
 use crate::wait::{PATROL, Step, Wait, deadline};
 use crate::watch::{Change, Watch};
@@ -44,7 +46,8 @@ pub struct SkippedTopic {
 
 /// A topic that is followed.
 pub(crate) struct Entry {
-    id: u64,
+    /// As the broker of now numbers it.
+    id: Cell<u64>,
     name: TopicName,
     pub(crate) inlet: Inlet,
     /// The broker has closed it: when it is drained there will be no more.
@@ -104,8 +107,8 @@ pub(crate) struct Followed {
 
 impl Followed {
     pub(crate) fn open(bus: &Bus, pattern: &Pattern, schema: Schema) -> Result<Self> {
-        let (watch, there) = Watch::open(&bus.host, pattern, &schema)?;
-        let berth = Berth::new(watch.as_fd())?;
+        let (watch, there) = open_watch(bus, pattern, &schema)?;
+        let berth = Berth::new(watch.own())?;
         let all = Self {
             bus: bus.clone(),
             schema,
@@ -132,13 +135,20 @@ impl Followed {
                 None
             }
             Change::Appeared(id, name, None, whole) => {
+                if let Some(entry) = self.in_use().find(|entry| entry.name == name) {
+                    // Another broker tells of it again. Its subscriber has found that one as well.
+                    entry.id.set(id);
+                    entry.gone.set(false);
+                    return None;
+                }
                 let watch = self.watch.id();
                 let mut topic = TopicBuilder::new(self.bus.clone(), name.clone());
                 let watched = Watched { watch, topic: id };
                 topic.place = Some(Place { watched, whole });
-                match Inlet::open(&topic, &self.schema) {
+                // Where its broker goes meanwhile, the next one tells of it again.
+                match Inlet::open(&topic, &self.schema, Instant::now()) {
                     Ok(inlet) => Some(Entry {
-                        id,
+                        id: Cell::new(id),
                         name,
                         inlet,
                         gone: Cell::new(false),
@@ -160,8 +170,13 @@ impl Followed {
                 self.skipped.borrow_mut().retain(|(known, _)| *known != id);
                 self.topics
                     .iter()
-                    .filter(|entry| entry.id == id)
+                    .filter(|entry| entry.id.get() == id)
                     .for_each(|entry| entry.gone.set(true));
+                None
+            }
+            Change::Anew => {
+                // It says of those that it knows what they carry.
+                self.skipped.borrow_mut().clear();
                 None
             }
         }
@@ -195,10 +210,10 @@ impl Followed {
         let mut result = Ok(());
         for _ in 0..LOOK {
             match self.watch.next() {
-                Ok(Some(Change::Gone(id))) if appeared.iter().any(|e: &Entry| e.id == id) => {
+                Ok(Some(Change::Gone(id))) if appeared.iter().any(|e: &Entry| e.id.get() == id) => {
                     appeared
                         .iter()
-                        .filter(|entry| entry.id == id)
+                        .filter(|entry| entry.id.get() == id)
                         .for_each(|entry| entry.gone.set(true));
                 }
                 Ok(Some(change)) => appeared.extend(self.take(change)),
@@ -272,7 +287,7 @@ impl Followed {
             if over {
                 return self.nothing().map(|()| None);
             }
-            if self.watch.lost() && Instant::now() >= patrol {
+            if self.watch.is_down() && Instant::now() >= patrol {
                 patrol = Instant::now() + PATROL;
                 self.patrol()?;
             }
@@ -281,18 +296,18 @@ impl Followed {
 
     /// Nothing there: can there ever be?
     fn nothing(&self) -> Result<()> {
-        if !self.watch.lost() {
+        let Some(why) = self.watch.fate() else {
             return Ok(());
-        }
+        };
         for entry in self.in_use() {
             if !entry.inlet.finished()? {
                 return Ok(());
             }
         }
-        Err(self.watch.nobody_can_come())
+        Err(self.watch.nobody_can_come(&why))
     }
 
-    /// With no broker, asks the kernel which publishers are gone.
+    /// While there is no broker, asks the kernel which publishers are gone.
     fn patrol(&self) -> Result<()> {
         self.in_use().try_for_each(|entry| entry.inlet.patrol())
     }
@@ -349,7 +364,7 @@ impl Followed {
             && is_final(error)
         {
             entry.failed.set(true);
-            self.skip(entry.id, &entry.name, error.to_string());
+            self.skip(entry.id.get(), &entry.name, error.to_string());
         }
         result
     }
@@ -364,7 +379,7 @@ impl Followed {
     }
 
     pub(crate) fn watches(&self) -> bool {
-        !self.watch.lost()
+        !self.watch.is_down()
     }
 
     pub(crate) fn skipped(&mut self) -> Result<Vec<SkippedTopic>> {
@@ -372,6 +387,19 @@ impl Followed {
         let skipped = self.skipped.borrow();
         let skipped = skipped.iter().map(|(_, skipped)| skipped);
         Ok(skipped.chain(&*self.lost.borrow()).cloned().collect())
+    }
+}
+
+/// Who meets a broker on its way out turns to the next one, as with other handles.
+fn open_watch(bus: &Bus, pattern: &Pattern, schema: &Schema) -> Result<(Watch, Vec<Change>)> {
+    let deadline = Instant::now() + ANSWER;
+    loop {
+        match Watch::open(&bus.host, pattern, schema, deadline) {
+            Err(Error::Disconnected { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(AGAIN);
+            }
+            opened => return opened,
+        }
     }
 }
 

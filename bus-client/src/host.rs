@@ -5,7 +5,7 @@
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use bus_core::control::Connection;
 use bus_core::fork::Birth;
 use bus_daemon::{Broker, BrokerThread};
 
+use crate::keeper::Keeper;
 use crate::member::here;
 use crate::{Error, Result};
 
@@ -22,8 +23,15 @@ const STARTING: Duration = Duration::from_secs(5);
 /// How often to look meanwhile.
 pub(crate) const AGAIN: Duration = Duration::from_millis(1);
 
-/// Where the broker is, and the broker itself if it is here.
+/// A way to the broker, and who follows it from broker to broker.
 pub(crate) struct Host {
+    // Dropped first: with its thread, nobody else has the seeker.
+    keeper: Keeper,
+    seeker: Arc<Seeker>,
+}
+
+/// Where the broker is, and the broker itself if it is here.
+pub(crate) struct Seeker {
     client: ClientName,
     path: PathBuf,
     embed: bool,
@@ -35,58 +43,116 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(client: ClientName, path: PathBuf, embed: bool) -> Self {
-        Self {
+        let seeker = Arc::new(Seeker {
             client,
             path,
             embed,
             birth: Birth::here(),
             broker: Mutex::new(None),
+        });
+        Self {
+            keeper: Keeper::new(Arc::clone(&seeker)),
+            seeker,
         }
     }
 
     pub(crate) fn client(&self) -> &ClientName {
-        &self.client
+        self.seeker.client()
     }
 
-    /// Whether a broker may be hosted here.
-    pub(crate) fn may_embed(&self) -> bool {
-        self.embed
+    /// Who takes handles to the next broker.
+    pub(crate) fn keeper(&self) -> &Keeper {
+        &self.keeper
     }
 
     pub(crate) fn embedded(&self) -> bool {
         // In a fork a thread that is not there may have the lock.
-        self.birth.is_here()
+        self.seeker.birth.is_here()
             && self
+                .seeker
                 .broker
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .is_some()
     }
 
-    /// A new connection to the broker.
+    /// A first connection to the broker: where none may be hosted here, one must be there.
     pub(crate) fn connect(&self) -> Result<Connection> {
-        here(self.birth)?;
-        let deadline = Instant::now() + STARTING;
-        loop {
-            let error = match Connection::connect(&self.path) {
-                Ok(connection) => return Ok(connection),
-                Err(error) => error,
-            };
-            if !nobody_there(&error) {
-                return Err(self.failed(error.to_string()));
-            }
-            if !self.embed {
-                return Err(self.failed(format!("{error}; start busd, or allow an embedded one")));
-            }
-            if Instant::now() >= deadline {
-                return Err(self.failed(format!("{error}, though a process holds its lock")));
-            }
-            self.try_host()?;
+        let patience = if self.seeker.embed {
+            STARTING
+        } else {
+            Duration::ZERO
+        };
+        here(self.seeker.birth)?;
+        self.seeker.connect(Instant::now() + patience)
+    }
+
+    /// A new connection for a handle: waits until then for a broker that is just being started again.
+    pub(crate) fn reconnect(&self, deadline: Instant) -> Result<Connection> {
+        here(self.seeker.birth)?;
+        self.keeper.say_ended();
+        self.seeker.connect(deadline)
+    }
+
+    pub(crate) fn disconnected(&self) -> Error {
+        Error::Disconnected {
+            path: self.seeker.path.clone(),
         }
     }
 
-    /// Starts a broker here, unless another process is just doing so.
-    fn try_host(&self) -> Result<()> {
+    pub(crate) fn failed(&self, why: String) -> Error {
+        self.seeker.failed(why)
+    }
+}
+
+impl Seeker {
+    pub(crate) fn client(&self) -> &ClientName {
+        &self.client
+    }
+
+    fn connect(&self, deadline: Instant) -> Result<Connection> {
+        loop {
+            if let Some(connection) = self.attempt()? {
+                return Ok(connection);
+            }
+            if Instant::now() >= deadline {
+                return Err(self.nobody());
+            }
+            thread::sleep(AGAIN);
+        }
+    }
+
+    /// A connection to the broker, which is hosted here from now on if there is none and that is allowed. None where nobody is there, or
+    /// somebody just starts one.
+    pub(crate) fn attempt(&self) -> Result<Option<Connection>> {
+        match Connection::connect(&self.path) {
+            Ok(connection) => return Ok(Some(connection)),
+            Err(error) if !nobody_there(&error) => return Err(self.failed(error.to_string())),
+            Err(_) if !self.embed => return Ok(None),
+            Err(_) => {}
+        }
+        if !self.try_host()? {
+            return Ok(None);
+        }
+        let connection = Connection::connect(&self.path);
+        connection.map(Some).map_err(|e| self.failed(e.to_string()))
+    }
+
+    /// Why there is no connection, in the words of the kernel.
+    fn nobody(&self) -> Error {
+        let error = match Connection::connect(&self.path) {
+            Ok(_) => "it has come just now; try again".into(),
+            Err(error) => error.to_string(),
+        };
+        self.failed(if self.embed {
+            format!("{error}, though a process holds its lock")
+        } else {
+            format!("{error}; start busd, or allow an embedded one")
+        })
+    }
+
+    /// Starts a broker here, unless another process is just doing so; whether it has.
+    fn try_host(&self) -> Result<bool> {
         let mut broker = self.broker.lock().unwrap_or_else(PoisonError::into_inner);
         // One that no longer listens has stopped.
         drop(broker.take());
@@ -94,20 +160,14 @@ impl Host {
             Ok(bound) => {
                 let started = bound.spawn().map_err(|e| self.failed(e.to_string()))?;
                 *broker = Some(started);
+                Ok(true)
             }
-            Err(bus_daemon::Error::InUse { .. }) => thread::sleep(AGAIN),
-            Err(error) => return Err(self.failed(error.to_string())),
-        }
-        Ok(())
-    }
-
-    pub(crate) fn disconnected(&self) -> Error {
-        Error::Disconnected {
-            path: self.path.clone(),
+            Err(bus_daemon::Error::InUse { .. }) => Ok(false),
+            Err(error) => Err(self.failed(error.to_string())),
         }
     }
 
-    pub(crate) fn failed(&self, why: String) -> Error {
+    fn failed(&self, why: String) -> Error {
         Error::Broker {
             path: self.path.clone(),
             why,

@@ -15,6 +15,7 @@ use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
 
 use crate::fall_backs::FallBacks;
+use crate::line::{Standing, Told};
 use crate::member::{Member, Peers};
 use crate::wait::{Attempts, PATROL, Step, Wait, deadline};
 use crate::{Error, Peer, PlacementReport, Result, TopicBuilder};
@@ -53,8 +54,8 @@ pub struct Inlet {
 }
 
 impl Inlet {
-    pub(crate) fn open(builder: &TopicBuilder, schema: &Schema) -> Result<Self> {
-        let (member, opened) = Member::open(builder, Role::Subscriber, schema)?;
+    pub(crate) fn open(builder: &TopicBuilder, schema: &Schema, deadline: Instant) -> Result<Self> {
+        let (member, opened) = Member::open(builder, Role::Subscriber, schema, deadline)?;
         let member = Arc::new(member);
         let core = receive::Subscriber::create_placed(
             &opened.settings,
@@ -88,10 +89,15 @@ impl Inlet {
         inlet.warn_of_fall_backs();
         // What was sent before the answer to `Open` is read now, so that the cursors are near the heads
         // before anybody waits for them.
-        while let Some((event, descriptors)) = inlet.member.pending()? {
-            inlet.apply(event, descriptors)?;
+        while let Some(told) = inlet.member.pending()? {
+            inlet.take_in(told)?;
         }
-        inlet.member.join(inlet.core.fd())?;
+        inlet.member.join(Standing {
+            settings: inlet.settings,
+            index: opened.index,
+            segment: Arc::clone(inlet.core.segment()),
+            seat: inlet.core.seat().clone(),
+        })?;
         loop {
             match inlet.member.answer()? {
                 (Event::Joined { version }, _) => {
@@ -103,11 +109,56 @@ impl Inlet {
                     inlet.joined.set(true);
                     inlet.version.set(version);
                     inlet.core.set_version(version);
+                    inlet.member.keep()?;
                     return Ok(inlet);
                 }
                 (event, descriptors) => inlet.apply(event, descriptors)?,
             }
         }
+    }
+
+    /// Takes in what a broker said.
+    fn take_in(&self, told: Told) -> Result<()> {
+        match told {
+            Told::Event {
+                event: Event::PublisherJoined { version, id, .. },
+                descriptors,
+                again: true,
+            } => {
+                // Its ring is read already, or was read to its end.
+                let (_, doorbell) = self.member.introduction(descriptors)?;
+                if let Some(doorbell) = doorbell {
+                    self.core.set_notify(id, doorbell);
+                }
+                self.version.set(version);
+            }
+            Told::Event {
+                event, descriptors, ..
+            } => self.apply(event, descriptors)?,
+            Told::Resumed {
+                version, notified, ..
+            } => {
+                self.version.set(version);
+                self.notified.set(self.notified.get() || notified);
+                self.part_from_who_left();
+                // Who was missed, another broker tells of: a ring waits for its subscribers.
+                self.member.caught_up();
+            }
+        }
+        Ok(())
+    }
+
+    /// Who left or died while nobody could say so.
+    fn part_from_who_left(&self) {
+        let mut gone = self.peers.borrow().dead();
+        let there = self.peers.borrow().list();
+        gone.extend(
+            there
+                .iter()
+                .map(|p| p.id)
+                .filter(|id| self.core.closed(*id)),
+        );
+        gone.into_iter().for_each(|id| self.end(id));
     }
 
     fn apply(&self, event: Event, descriptors: Vec<OwnedFd>) -> Result<()> {
@@ -202,10 +253,15 @@ impl Inlet {
     #[cold]
     fn sync(&self, version: u32) -> Result<()> {
         self.member.check_here()?;
+        // Where it was seen at a broker that is gone by now, this leads beyond it.
+        while let Some(told) = self.member.pending()? {
+            self.take_in(told)?;
+        }
         while (version.wrapping_sub(self.version.get()) as i32) > 0 {
-            match self.member.event()? {
-                Some((event, descriptors)) => self.apply(event, descriptors)?,
-                None => return Err(self.member.give_up_on_peers()),
+            match self.member.next()? {
+                Some(told) => self.take_in(told)?,
+                // It went before it had told of a publisher. The ring of that one waits until the next broker does.
+                None => break,
             }
         }
         self.core.set_version(version);
@@ -374,18 +430,13 @@ impl Inlet {
         }
     }
 
-    /// With no broker any more, takes its last words, and asks the kernel which publishers are gone.
+    /// While there is no broker, takes the last words of the one that went, and asks the kernel which publishers are gone.
     pub(crate) fn patrol(&self) -> Result<()> {
-        if self.member.lost_broker() {
-            while let Some((event, descriptors)) = self.member.event()? {
-                self.apply(event, descriptors)?;
+        if self.member.is_down() {
+            while let Some(told) = self.member.pending()? {
+                self.take_in(told)?;
             }
-            // Nobody else will say of those that closed their rings that they have left.
-            let there = self.peers.borrow().list();
-            let closed = there.iter().map(|peer| peer.id);
-            let closed = closed.filter(|id| self.core.drained(*id));
-            let gone = self.peers.borrow().dead().into_iter().chain(closed);
-            gone.for_each(|id| self.end(id));
+            self.part_from_who_left();
             self.settle();
         }
         Ok(())
@@ -412,15 +463,13 @@ impl Inlet {
             if self.core.rings() - self.left.borrow().len() >= count {
                 return Ok(());
             }
-            if self.member.lost_broker() {
-                return Err(self.member.wrap(bus_core::Error::Closed));
-            }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(self.member.timeout("publishers"));
             }
             let patrol = Instant::now() + PATROL;
             let until = deadline.map_or(patrol, |deadline| deadline.min(patrol));
             self.core.sleep_for_publishers(Some(until));
+            self.patrol()?;
         }
     }
 

@@ -31,6 +31,7 @@
 //! | `host` | finding the broker, or becoming its host |
 //! | `topic` | [`TopicBuilder`]: settings, then a handle |
 //! | `member` | opening, joining, and the events of one handle |
+//! | `line`, `keeper` | following handles from broker to broker |
 //! | `affinity`, `fall_backs` | threads on processors; what memory was not had as asked |
 //! | `outlet`, `publisher`, `bytes_publisher`, `loan` | sending |
 //! | `watch`, `followed`, `pattern` | receiving from all topics that match a pattern |
@@ -39,8 +40,9 @@
 //! | `selector` | [`Selector`]: one sleep over many things |
 //! | `asynchronous` | with the feature `tokio`: handles whose waits are futures |
 //!
-//! Promises: sending and receiving make no system call, no allocation and no copy that is not needed while the peer is awake and there is room; no
-//! thread is started, but that of the embedded broker in the one process that hosts it. Handles are `Send` and not `Sync`:
+//! Promises: sending and receiving make no system call, no allocation and no copy that is not needed while the peer is awake and there is room; two
+//! threads at most are started, which sleep: that of the embedded broker in the one process that hosts it, and, while handles are open, one for each
+//! [`Bus`] that takes them to the next broker when theirs goes. Handles are `Send` and not `Sync`:
 //! one thread at a time uses a handle; threads that share a topic open one handle each.
 
 #[cfg(not(target_os = "linux"))]
@@ -59,6 +61,8 @@ mod fall_backs;
 mod followed;
 mod host;
 mod inlet;
+mod keeper;
+mod line;
 mod loan;
 mod member;
 mod outlet;

@@ -1,31 +1,36 @@
-//! One handle's membership: its connection to the broker, from opening to the last event.
+//! One handle's membership: what it says to brokers and hears from them, from opening to the end.
 //!
-//! Promises: while the broker lives, every event up to a version that was seen comes; a broker that is gone is
-//! noticed, and then the kernel is asked directly whether peers live. Dropping it is leaving.
+//! Promises: while a broker lives, every event up to a version that was seen comes; while none does, the kernel is asked directly whether peers
+//! live, and its [keeper](crate::keeper) looks for the next. Dropping it is leaving.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use bus_core::backend::doorbell;
-use bus_core::control::{Connection, Event, Request, Role, pidfd_alive};
+use bus_core::backend::doorbell::{self, Doorbell};
+use bus_core::control::{Event, Request, Role, pidfd_alive};
 use bus_core::fork::Birth;
 use bus_core::schema::Schema;
 use bus_core::wake::Relay;
 use bus_core::{TopicName, TopicSettings};
 
 use crate::host::Host;
+use crate::line::{Line, Part, Silence, Standing, Told};
 use crate::{Error, Result, TopicBuilder};
 
 /// How long the broker may take for an answer.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+/// For how long places stay that are kept for who is to come, while there is no broker that could send them.
+const PLACES: Duration = Duration::from_secs(5);
+
+/// Why there must be a broker when a handle is to be waited for by its descriptor for the first time.
+pub(crate) const NEEDED: &str = "it has to tell others how to wake this handle";
 
 /// Someone else on the topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// A number that no other handle has or had on this broker.
+    /// A number that no other handle has or had, also at brokers before and after this one.
     pub id: u64,
     /// The name under which its process connected.
     pub client: String,
@@ -61,12 +66,12 @@ impl Peers {
     }
 }
 
-/// A handle's connection to the broker.
+/// A handle's membership.
 pub(crate) struct Member {
-    connection: Connection,
+    line: Arc<Line>,
     topic: TopicName,
-    /// The broker is gone; nothing more will be heard from it.
-    orphaned: AtomicBool,
+    /// How the keeper knows it; none before it has joined.
+    kept: OnceLock<u64>,
     /// Why this handle is of no use any more, if so.
     unusable: OnceLock<String>,
     /// The process that is the member.
@@ -78,17 +83,30 @@ pub(crate) struct Member {
 impl Drop for Member {
     fn drop(&mut self) {
         // A forked copy of the handle is no member, and ends nothing.
-        if self.is_here() {
-            self.connection.shut_down();
+        if !self.is_here() {
+            return;
+        }
+        match self.kept.get() {
+            Some(kept) => self.host.keeper().let_go(*kept, &self.line),
+            // It gave up while it joined: where its broker went, the next one may know of it.
+            None => {
+                if !self.line.close()
+                    && self.line.has_standing()
+                    && let Some(id) = self.line.id()
+                {
+                    self.host.keeper().forget(id);
+                }
+            }
         }
     }
 }
 
 impl Relay for Member {
     fn relay(&self) {
-        // Who parks looks around by itself once the broker is gone.
-        if !self.orphaned() {
-            let _ = self.connection.try_send(&Request::Wake, &[]);
+        // What a broker that is gone does not pass on, the next one makes up for: it wakes everybody when this handle is back.
+        if self.is_here() {
+            let (_, connection) = self.line.connection();
+            let _ = connection.try_send(&Request::Wake, &[]);
         }
     }
 }
@@ -102,18 +120,24 @@ pub(crate) struct Opened {
 }
 
 impl Member {
-    /// Opens the topic, or creates it.
+    /// Opens the topic, or creates it. Waits until `deadline` for a broker.
     pub(crate) fn open(
         builder: &TopicBuilder,
         role: Role,
         schema: &Schema,
+        deadline: Instant,
     ) -> Result<(Self, Opened)> {
         schema.check().map_err(Error::Argument)?;
         let host = builder.bus.host.clone();
+        let topic = builder.topic.clone();
+        let part = Part::Member {
+            role,
+            topic: topic.clone(),
+        };
         let member = Self {
-            connection: host.connect()?,
-            topic: builder.topic.clone(),
-            orphaned: AtomicBool::new(false),
+            line: Line::new(host.reconnect(deadline)?, part, schema.clone()),
+            topic,
+            kept: OnceLock::new(),
             unusable: OnceLock::new(),
             birth: Birth::here(),
             host,
@@ -142,6 +166,7 @@ impl Member {
             ) => {
                 let settings = settings.check().map_err(|e| member.wrap(e))?;
                 let [registry] = member.descriptors(descriptors)?;
+                member.line.set_id(id);
                 Opened {
                     settings,
                     index,
@@ -154,23 +179,27 @@ impl Member {
         Ok((member, opened))
     }
 
-    /// Takes part, with this segment. Events up to [`Event::Joined`] follow.
-    pub(crate) fn join(&self, segment: BorrowedFd<'_>) -> Result<()> {
-        self.ask(&Request::Join, &[segment])
+    /// Takes part, as this. Events up to [`Event::Joined`] follow.
+    pub(crate) fn join(&self, standing: Standing) -> Result<()> {
+        let segment = Arc::clone(&standing.segment);
+        self.line.set_standing(standing);
+        self.ask(&Request::Join, &[segment.as_fd()])
     }
 
-    /// Lets this handle park at `doorbell`. Events up to [`Event::Notified`] follow.
-    pub(crate) fn notify(&self, doorbell: BorrowedFd<'_>) -> Result<()> {
-        // What a broker that is gone said last is for whoever looks next.
-        if self.lost_broker() {
-            return Err(self.wrap(bus_core::Error::Closed));
-        }
-        let asked = self.connection.send(&Request::Notify, &[doorbell]);
-        asked.map_err(|e| self.wrap(e))
+    /// It has joined: from now on it goes from broker to broker.
+    pub(crate) fn keep(&self) -> Result<()> {
+        let kept = self.host.keeper().keep(&self.line);
+        let _ = self.kept.set(kept.map_err(|e| self.wrap(e))?);
+        Ok(())
+    }
+
+    /// Lets this handle park at `doorbell`. Events up to [`Event::Notified`] follow, or [`Told::Resumed`] with as much.
+    pub(crate) fn notify(&self, doorbell: &Arc<Doorbell>) -> Result<()> {
+        self.line.notify(doorbell).map_err(|e| self.wrap(e))
     }
 
     fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-        match self.connection.send(request, descriptors) {
+        match self.line.send(request, descriptors) {
             // The broker has closed; why, it said before.
             Err(bus_core::Error::Closed) => match self.answer() {
                 Ok((event, _)) => Err(self.unexpected(&event)),
@@ -180,58 +209,91 @@ impl Member {
         }
     }
 
-    /// The next event of a conversation that the broker owes an answer in.
+    /// The next event of the conversation in which the handle joins.
     pub(crate) fn answer(&self) -> Result<(Event, Vec<OwnedFd>)> {
-        let deadline = Instant::now() + ANSWER;
-        match self.connection.recv::<Event>(Some(deadline)) {
-            Ok((Event::Refused { why, .. }, _)) => Err(Error::Refused(why)),
-            Ok(answer) => Ok(answer),
-            Err(error) => Err(self.broken(error)),
+        match self.line.next(Instant::now() + ANSWER) {
+            Ok(Some(Told::Event {
+                event: Event::Refused { why, .. },
+                ..
+            })) => Err(Error::Refused(why)),
+            Ok(Some(Told::Event {
+                event, descriptors, ..
+            })) => Ok((event, descriptors)),
+            Ok(Some(Told::Resumed { .. }) | None) => Err(self.broken(bus_core::Error::Timeout)),
+            Err(Silence::Down) => Err(self.host.disconnected()),
+            Err(Silence::Over(why)) => Err(Error::Refused(why)),
+            Err(Silence::Failed(error)) => Err(self.broken(error)),
         }
     }
 
-    /// An event that is there already.
-    pub(crate) fn pending(&self) -> Result<Option<(Event, Vec<OwnedFd>)>> {
-        self.connection.try_recv().map_err(|e| self.broken(e))
-    }
-
-    /// The next event, waited for while the broker lives: it leads to a version that was seen, so it is on its way. None when the
-    /// broker is gone and everything that it said was read.
+    /// What was said already, if anything.
     ///
     /// # Errors
-    /// [`Error::Unusable`] where the event cannot be taken in, now and from then on.
-    pub(crate) fn event(&self) -> Result<Option<(Event, Vec<OwnedFd>)>> {
-        self.check_here()?;
-        if let Some(why) = self.unusable.get() {
-            return Err(self.refuse(why));
+    /// As for [`next`](Self::next).
+    pub(crate) fn pending(&self) -> Result<Option<Told>> {
+        self.usable()?;
+        match self.line.try_next() {
+            Ok(told) => Ok(told),
+            Err(Silence::Down) => Ok(None),
+            Err(silence) => Err(self.no_use(silence)),
         }
-        let patience = if self.orphaned() {
-            Duration::ZERO
-        } else {
-            ANSWER
-        };
-        let deadline = Instant::now() + patience;
-        match self.connection.recv::<Event>(Some(deadline)) {
-            Ok(event) => Ok(Some(event)),
-            Err(error @ bus_core::Error::Io { .. }) => Err(self.give_up(error.to_string())),
+    }
+
+    /// The next thing that is said, waited for while a broker lives: it leads to a version that was seen, so it is on its way. None
+    /// where there is no broker, and everything that the last one said was told.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] where it cannot be taken in, or no broker takes this handle any more, now and from then on.
+    pub(crate) fn next(&self) -> Result<Option<Told>> {
+        self.usable()?;
+        match self.line.next(Instant::now() + ANSWER) {
+            Ok(Some(told)) => Ok(Some(told)),
             // Slow, not dead: the next call asks again.
-            Err(error @ bus_core::Error::Timeout) if !self.orphaned() => Err(self.broken(error)),
-            Err(_) => {
-                self.orphan();
-                Ok(None)
-            }
+            Ok(None) => Err(self.broken(bus_core::Error::Timeout)),
+            Err(Silence::Down) => Ok(None),
+            Err(silence) => Err(self.no_use(silence)),
         }
+    }
+
+    /// Waits for a broker, where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Broker`] where none comes in time.
+    pub(crate) fn await_broker(&self, why: &str) -> Result<()> {
+        match self.line.await_broker(Instant::now() + ANSWER) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.host.failed(why.into())),
+            Err(silence) => Err(self.no_use(silence)),
+        }
+    }
+
+    /// A broker went and took with it what it had to say of somebody who joined: nothing may be written over what that one reads.
+    pub(crate) fn give_up_on_peers(&self) -> Error {
+        self.give_up("a broker went before it had told of everybody who joined".into())
+    }
+
+    fn usable(&self) -> Result<()> {
+        self.check_here()?;
+        match self.unusable.get() {
+            Some(why) => Err(self.refuse(why)),
+            None => Ok(()),
+        }
+    }
+
+    fn no_use(&self, silence: Silence) -> Error {
+        self.give_up(match silence {
+            Silence::Over(why) => {
+                format!("it did not come back in time when its broker was restarted: {why}")
+            }
+            Silence::Failed(error) => error.to_string(),
+            Silence::Down => "there is no broker".into(),
+        })
     }
 
     /// This process lacks what it takes to take in a peer. Without it, the handle would lose messages, or overwrite what that
     /// peer has not read. What was received before stays valid, so it does not leave by itself.
     pub(crate) fn give_up(&self, why: String) -> Error {
         self.refuse(self.unusable.get_or_init(|| why))
-    }
-
-    /// The broker is gone, and took with it what it had to say of somebody who joined or left.
-    pub(crate) fn give_up_on_peers(&self) -> Error {
-        self.give_up("the broker went before it had told of everybody who joined or left".into())
     }
 
     /// Whether this process is the member, and not a fork of it.
@@ -256,42 +318,22 @@ impl Member {
 
     /// Tells the broker that a ring is read no more.
     pub(crate) fn released(&self, index: u16) {
-        if self.orphaned() {
-            return;
-        }
-        if self
-            .connection
-            .send(&Request::Released { index }, &[])
-            .is_err()
-        {
-            self.orphan();
-        }
+        self.line.released(index);
     }
 
-    /// Whether the broker is gone, as far as is known.
-    pub(crate) fn orphaned(&self) -> bool {
-        // ORDERING: a hint that one thread at a time writes and reads.
-        self.orphaned.load(Ordering::Relaxed)
+    /// Whether there is no broker, as far as is known.
+    pub(crate) fn is_down(&self) -> bool {
+        self.line.is_down()
     }
 
-    fn orphan(&self) {
-        // ORDERING: as above.
-        if !self.orphaned.swap(true, Ordering::Relaxed) {
-            tracing::warn!(topic = %self.topic, "the broker is gone; established traffic goes on");
-        }
+    /// Whether there has been no broker for so long that nobody takes a place any more that was kept before.
+    pub(crate) fn is_long_down(&self) -> bool {
+        self.line.down_for().is_some_and(|time| time >= PLACES)
     }
 
-    /// Whether the broker is gone, asking the socket.
-    pub(crate) fn lost_broker(&self) -> bool {
-        if !self.orphaned() && hung_up(&self.connection) {
-            self.orphan();
-        }
-        self.orphaned()
-    }
-
-    /// The connection: its other end hangs up when the broker is gone.
-    pub(crate) fn connection(&self) -> BorrowedFd<'_> {
-        self.connection.as_fd()
+    /// The broker of now has told of everybody.
+    pub(crate) fn caught_up(&self) {
+        self.line.caught_up();
     }
 
     /// Exactly as many descriptors as an event must carry.
@@ -381,12 +423,4 @@ pub(crate) fn here(birth: Birth) -> Result<()> {
     Err(Error::Forked {
         process: birth.process(),
     })
-}
-
-fn hung_up(connection: &Connection) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let mut fds = [PollFd::new(connection.as_fd(), PollFlags::empty())];
-    let polled = poll(&mut fds, PollTimeout::ZERO);
-    let events = fds[0].revents().unwrap_or(PollFlags::empty());
-    polled.is_ok_and(|n| n > 0) && events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)
 }

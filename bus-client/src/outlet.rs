@@ -15,6 +15,7 @@ use bus_core::wake::SpinBudget;
 use bus_core::{Delivery, TopicSettings, publish};
 
 use crate::fall_backs::FallBacks;
+use crate::line::{Standing, Told};
 use crate::member::{Member, Peers};
 use crate::stall::{Stall, Stalls};
 use crate::wait::{Attempts, PATROL, deadline};
@@ -40,8 +41,8 @@ pub(crate) struct Outlet {
 }
 
 impl Outlet {
-    pub(crate) fn open(builder: &TopicBuilder, schema: &Schema) -> Result<Self> {
-        let (member, opened) = Member::open(builder, Role::Publisher, schema)?;
+    pub(crate) fn open(builder: &TopicBuilder, schema: &Schema, deadline: Instant) -> Result<Self> {
+        let (member, opened) = Member::open(builder, Role::Publisher, schema, deadline)?;
         let core = publish::Publisher::create_placed(
             &opened.settings,
             &opened.registry,
@@ -49,7 +50,12 @@ impl Outlet {
             builder.placement.clone(),
         )
         .map_err(|e| member.wrap(e))?;
-        member.join(core.fd())?;
+        member.join(Standing {
+            settings: opened.settings,
+            index: opened.index,
+            segment: Arc::clone(core.segment()),
+            seat: core.seat().clone(),
+        })?;
         let mut outlet = Self {
             core,
             member: Arc::new(member),
@@ -72,11 +78,65 @@ impl Outlet {
                 (Event::Joined { version }, _) => {
                     outlet.version = version;
                     outlet.core.set_version(version);
+                    outlet.member.keep()?;
                     return Ok(outlet);
                 }
                 (event, descriptors) => outlet.apply(event, descriptors)?,
             }
         }
+    }
+
+    /// Takes in what a broker said.
+    fn take_in(&mut self, told: Told) -> Result<()> {
+        match told {
+            Told::Event {
+                event: Event::SubscriberJoined { version, id, .. },
+                descriptors,
+                again: true,
+            } => {
+                let (_, doorbell) = self.member.introduction(descriptors)?;
+                if let Some(doorbell) = doorbell {
+                    self.core.set_notify(id, doorbell);
+                }
+                self.version = version;
+            }
+            Told::Event {
+                event, descriptors, ..
+            } => self.apply(event, descriptors)?,
+            Told::Resumed {
+                version,
+                behind,
+                notified,
+            } => {
+                if behind {
+                    return Err(self.member.give_up_on_peers());
+                }
+                self.version = version;
+                self.notified |= notified;
+                self.part_from_who_left();
+                self.give_up_places();
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody will come any more and take a place that a broker kept who is gone.
+    fn give_up_places(&mut self) {
+        let places = std::mem::take(&mut self.places);
+        places.into_iter().for_each(|id| self.drop_peer(id));
+    }
+
+    /// Who left or died while nobody could say so.
+    fn part_from_who_left(&mut self) {
+        let mut gone = self.peers.dead();
+        let there = self.peers.list();
+        gone.extend(
+            there
+                .iter()
+                .map(|p| p.id)
+                .filter(|id| self.core.has_left(*id)),
+        );
+        gone.into_iter().for_each(|id| self.drop_peer(id));
     }
 
     fn apply(&mut self, event: Event, descriptors: Vec<OwnedFd>) -> Result<()> {
@@ -155,10 +215,16 @@ impl Outlet {
     #[cold]
     fn sync(&mut self, version: u32) -> Result<()> {
         self.member.check_here()?;
+        // Where it was seen at a broker that is gone by now, this leads beyond it.
+        while let Some(told) = self.member.pending()? {
+            self.take_in(told)?;
+        }
         while (version.wrapping_sub(self.version) as i32) > 0 {
-            match self.member.event()? {
-                Some((event, descriptors)) => self.apply(event, descriptors)?,
-                None => return Err(self.member.give_up_on_peers()),
+            match self.member.next()? {
+                Some(told) => self.take_in(told)?,
+                None => self.member.await_broker(
+                    "it went before it had told of everybody who joined; this goes on when one is there again",
+                )?,
             }
         }
         self.core.set_version(version);
@@ -199,16 +265,15 @@ impl Outlet {
         }
     }
 
-    /// With no broker any more, takes its last words, and asks the kernel which subscribers are gone.
+    /// While there is no broker, takes the last words of the one that went, and asks the kernel which subscribers are gone.
     pub(crate) fn patrol(&mut self) -> Result<()> {
-        if self.member.lost_broker() {
-            while let Some((event, descriptors)) = self.member.event()? {
-                self.apply(event, descriptors)?;
+        if self.member.is_down() {
+            while let Some(told) = self.member.pending()? {
+                self.take_in(told)?;
             }
-            // Nobody can come any more and take a place.
-            let gone = self.peers.dead().into_iter().chain(self.places.clone());
-            for id in gone {
-                self.drop_peer(id);
+            self.part_from_who_left();
+            if self.member.is_long_down() {
+                self.give_up_places();
             }
         }
         Ok(())
@@ -341,15 +406,13 @@ impl Outlet {
             if joined >= count {
                 return Ok(());
             }
-            if self.member.lost_broker() {
-                return Err(self.member.wrap(bus_core::Error::Closed));
-            }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(self.member.timeout("subscribers"));
             }
             let patrol = Instant::now() + PATROL;
             let until = deadline.map_or(patrol, |deadline| deadline.min(patrol));
             self.core.sleep_for_subscribers(joined, Some(until));
+            self.patrol()?;
         }
     }
 

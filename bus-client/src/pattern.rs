@@ -20,7 +20,8 @@ use crate::{Bus, Result, SkippedTopic};
 /// for it. It takes the place at its next call. Until then it is, to publishers, a subscriber that does not read: on a topic whose publishers wait,
 /// they wait for it when their rings are full; lossy and evicting topics go past it, and then the first message that comes
 /// has a sequence number above 0. Two bounds: the broker keeps what is owed in at most 256 topics that nobody else has open, so who stays away
-/// for longer loses the oldest of them; and a place is given up when the broker is gone, for then nobody can come.
+/// for longer loses the oldest of them; and a place
+/// is given up when its broker goes before it was taken: then this subscriber gets what is published after it came to the next broker.
 ///
 /// Of a topic that was there before, it receives what is published after this subscriber was opened.
 ///
@@ -102,7 +103,7 @@ impl<T: Payload> PatternSubscriber<T> {
     /// [`Error::Topic`](crate::Error::Topic) where a message is not a valid `T`: it is passed over, and the next call goes on behind it.
     /// [`Error::Unusable`](crate::Error::Unusable), or `Topic` with an eviction, where one topic gives nothing more: it is
     /// [skipped](Self::skipped) from then on, and the next call goes on with the others. [`Error::Broker`](crate::Error::Broker)
-    /// where the broker is gone, and all publishers with it.
+    /// where no broker tells this subscriber of topics any more, and all publishers that it followed have ended.
     pub fn recv(&mut self) -> Result<TopicMessage<'_, Received<'_, T>>> {
         let all = self.all.tidy();
         loop {
@@ -145,7 +146,7 @@ impl<T: Payload> PatternSubscriber<T> {
         self.all.names()
     }
 
-    /// Whether topics can still appear, as far as the last call that found nothing knew: no longer where the broker is gone, or has cut this subscriber off because
+    /// Whether topics can appear now, as far as is known: not while there is no broker, and no more where one has cut this subscriber off because
     /// 4096 events waited for it. What it follows goes on.
     pub fn watches(&self) -> bool {
         self.all.watches()

@@ -147,11 +147,12 @@ impl<T: Payload> Publisher<T> {
     }
 
     /// A descriptor that turns readable when there may be room again, for who waits for descriptors. It does so only after
-    /// [`arm`](Self::arm). As for [`Subscriber::poll_fd`](crate::Subscriber::poll_fd): wait 100 ms at most, then try again; on a
-    /// topic that evicts an eighth of its time at most, for only who looks can evict.
+    /// [`arm`](Self::arm). As for [`Subscriber::poll_fd`](crate::Subscriber::poll_fd); on a
+    /// topic that evicts wait an eighth of its time at most, for only who looks can evict.
     ///
     /// # Errors
-    /// [`Error::Topic`](crate::Error::Topic) where there is no descriptor left, or the broker is gone at the first call.
+    /// [`Error::Topic`](crate::Error::Topic) where there is no descriptor left; [`Error::Broker`](crate::Error::Broker) where no broker is there for 5
+    /// seconds at the first call.
     pub fn poll_fd(&mut self) -> Result<BorrowedFd<'_>> {
         Ok(self.outlet.own()?.as_fd())
     }
@@ -173,7 +174,7 @@ impl<T: Payload> Publisher<T> {
     /// Waits until at least `count` subscribers are there, or the time is over. What is sent afterwards, they all receive.
     ///
     /// # Errors
-    /// [`Error::Timeout`](crate::Error::Timeout); [`Error::Topic`](crate::Error::Topic) where the broker is gone and none can come.
+    /// [`Error::Timeout`](crate::Error::Timeout). While there is no broker none can come, but another broker may: that is no error.
     pub fn wait_for_subscribers(&mut self, count: usize, timeout: Option<Duration>) -> Result<()> {
         self.outlet.wait_for_subscribers(count, timeout)
     }

@@ -117,7 +117,7 @@ impl<T: Payload> Subscriber<T> {
     /// tells the topic's publishers of the descriptor, through the broker.
     ///
     /// ```
-    /// use nix::poll::{PollFd, PollFlags, poll};
+    /// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let dir = tempfile::tempdir()?;
     /// # let bus = bus_client::Bus::builder("loop").socket(dir.path().join("bus.sock")).connect()?;
@@ -127,8 +127,7 @@ impl<T: Payload> Subscriber<T> {
     /// 'wait: loop {
     ///     if ticks.arm()? {
     ///         let mut descriptors = [PollFd::new(ticks.poll_fd()?, PollFlags::POLLIN)];
-    ///         // No longer, so that the end of a publisher is seen also where the broker is gone.
-    ///         poll(&mut descriptors, 100_u8)?;
+    ///         poll(&mut descriptors, PollTimeout::NONE)?;
     ///     }
     ///     ticks.disarm();
     ///     while let Some(tick) = ticks.try_recv()? {
@@ -140,7 +139,7 @@ impl<T: Payload> Subscriber<T> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Topic`] where there is no descriptor left, or the broker is gone at the first call.
+    /// [`Error::Topic`] where there is no descriptor left; [`Error::Broker`] where no broker is there for 5 seconds at the first call.
     pub fn poll_fd(&self) -> Result<BorrowedFd<'_>> {
         Ok(self.inlet.own()?.as_fd())
     }
@@ -164,7 +163,7 @@ impl<T: Payload> Subscriber<T> {
     /// its messages are there to be read.
     ///
     /// # Errors
-    /// [`Error::Timeout`]; [`Error::Topic`] where the broker is gone and none can come.
+    /// [`Error::Timeout`]. While there is no broker none can come, but another broker may: that is no error.
     pub fn wait_for_publishers(&self, count: usize, timeout: Option<Duration>) -> Result<()> {
         self.inlet.wait_for_publishers(count, timeout)
     }

@@ -14,8 +14,8 @@ use crate::inlet::Inlet;
 use crate::outlet::Outlet;
 use crate::{Bus, BytesPublisher, BytesSubscriber, Error, Publisher, Result, Subscriber};
 
-/// How long a broker may take from closing its connections to leaving its path.
-const LEAVING: Duration = Duration::from_secs(1);
+/// How long a handle waits for a broker: one that leaves its path, or is started again.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A topic about to be opened. Who opens it first decides what is set here; who comes later and asks for something else is
 /// refused, and takes what is left open as it is.
@@ -214,7 +214,7 @@ impl TopicBuilder {
     /// # Errors
     /// As for [`Bus::publisher`].
     pub fn publisher<T: Payload>(self) -> Result<Publisher<T>> {
-        let outlet = self.open(|b| Outlet::open(b, &Schema::of::<T>()))?;
+        let outlet = self.open(|b, until| Outlet::open(b, &Schema::of::<T>(), until))?;
         Ok(Publisher::new(outlet))
     }
 
@@ -223,7 +223,7 @@ impl TopicBuilder {
     /// # Errors
     /// As for [`Bus::subscriber`].
     pub fn subscriber<T: Payload>(self) -> Result<Subscriber<T>> {
-        let inlet = self.open(|b| Inlet::open(b, &Schema::of::<T>()))?;
+        let inlet = self.open(|b, until| Inlet::open(b, &Schema::of::<T>(), until))?;
         Ok(Subscriber::new(inlet))
     }
 
@@ -232,7 +232,7 @@ impl TopicBuilder {
     /// # Errors
     /// As for [`Bus::publisher`].
     pub fn bytes_publisher(self) -> Result<BytesPublisher> {
-        let outlet = self.open(|b| Outlet::open(b, &Schema::bytes()))?;
+        let outlet = self.open(|b, until| Outlet::open(b, &Schema::bytes(), until))?;
         Ok(BytesPublisher::new(outlet))
     }
 
@@ -241,21 +241,23 @@ impl TopicBuilder {
     /// # Errors
     /// As for [`Bus::subscriber`].
     pub fn bytes_subscriber(self) -> Result<BytesSubscriber> {
-        let inlet = self.open(|b| Inlet::open(b, &Schema::bytes()))?;
+        let inlet = self.open(|b, until| Inlet::open(b, &Schema::bytes(), until))?;
         Ok(BytesSubscriber::new(inlet))
     }
 
-    /// An embedded broker stops with the last handle of its process. Who met it on its way out turns to the next one.
-    pub(crate) fn open<H>(&self, open: impl Fn(&Self) -> Result<H>) -> Result<H> {
+    /// Who meets a broker on its way out turns to the next one.
+    pub(crate) fn open<H>(&self, open: impl Fn(&Self, Instant) -> Result<H>) -> Result<H> {
         self.placement.check()?;
-        let deadline = Instant::now() + LEAVING;
+        let deadline = Instant::now() + PATIENCE;
+        let mut met = None;
         loop {
-            match open(self) {
-                Err(Error::Disconnected { .. })
-                    if self.bus.host.may_embed() && Instant::now() < deadline =>
-                {
+            match open(self, deadline) {
+                Err(error @ Error::Disconnected { .. }) if Instant::now() < deadline => {
+                    met = Some(error);
                     thread::sleep(AGAIN);
                 }
+                // No other came: the one that was there says more.
+                Err(error @ Error::Broker { .. }) => return Err(met.unwrap_or(error)),
                 opened => return opened,
             }
         }

@@ -511,9 +511,9 @@ fn a_stopped_watcher_is_named_and_holds_up_only_its_own_type_until_it_is_gone() 
     host.finish();
 }
 
-/// With no broker nobody can take a place; what is followed goes on, and when it has ended, that is said.
+/// While there is no broker nobody can take a place: for five seconds it stays, and then it is given up. What is followed goes on.
 #[test]
-fn a_place_is_given_up_and_the_end_is_said_when_the_broker_is_gone() {
+fn a_place_is_given_up_when_no_broker_comes() {
     let stage = Stage::new();
     let mut host = start_host(&stage.path);
     let bus = connect(&stage.path, false).unwrap();
@@ -524,15 +524,14 @@ fn a_place_is_given_up_and_the_end_is_said_when_the_broker_is_gone() {
     let mut pusher = start(&stage, "pusher", &[("topic", &"a/new")]);
     pusher.expect("full");
     assert!(all.watches());
-    host.kill();
+    let killed = host.kill();
     host.reap();
-    pusher.expect("moved");
     followed.send(&2).unwrap();
     // The topic that appeared before the end may be told of still, and cannot be opened.
     assert_eq!(next(&mut all), ("a/followed".into(), 2));
-    drop(followed);
-    let end = all.recv_timeout(WATCHDOG).map(|message| message.is_some());
-    assert!(matches!(end, Err(Error::Broker { .. })), "{end:?}");
+    pusher.expect("moved");
+    let moved = killed.elapsed();
+    assert!(moved >= Duration::from_secs(4), "given up after {moved:?}");
     assert!(!all.watches());
     pusher.finish();
 }

@@ -8,9 +8,8 @@ use bus_core::backend::Native;
 use bus_core::publish::{self, Payload};
 use bus_core::wake::{Spin, SpinBudget};
 
-use super::watch::{Fired, Watch};
+use super::watch::Watch;
 use super::{LOOKS, SPIN, yield_now};
-use crate::wait::PATROL;
 use crate::{Delivery, Publisher, Result};
 
 /// A [`Publisher`] that waits for room as tokio's tasks do. [`Publisher::into_async`] makes it.
@@ -114,21 +113,19 @@ impl<T: Payload> AsyncPublisher<T> {
             Some(watch) => watch,
             none => {
                 let own = outlet.own()?.clone();
-                none.insert(Watch::new(&own, outlet.member())?)
+                none.insert(Watch::new(&own)?)
             }
         };
         for _ in 0..LOOKS {
             // The time that a slow subscriber is allowed counts only while somebody looks.
             let look_around = match outlet.settings().delivery {
                 Delivery::Evict { after_us } => Some(Duration::from_micros(after_us / 8 + 1)),
-                _ => outlet.orphaned().then_some(PATROL),
+                _ => None,
             };
             match watch.poll(cx, look_around) {
-                Poll::Ready(fired) => {
+                Poll::Ready(()) => {
                     outlet.unpark();
-                    if fired == Fired::LookAround {
-                        outlet.patrol()?;
-                    }
+                    outlet.look_around()?;
                 }
                 Poll::Pending if outlet.arm()? => return Poll::Pending,
                 Poll::Pending => {}

@@ -7,9 +7,8 @@ use bus_core::publish::Payload;
 use bus_core::wake::{Spin, SpinBudget, fence_parked};
 use futures_core::Stream;
 
-use super::watch::{Fired, Watch};
+use super::watch::Watch;
 use super::{LOOKS, Recv, SPIN, yield_now};
-use crate::wait::PATROL;
 use crate::{Error, HeldValue, Received, Result, Subscriber};
 
 /// A [`Subscriber`] that waits as tokio's tasks do. [`Subscriber::into_async`] makes it.
@@ -117,17 +116,11 @@ impl<T: Payload> AsyncSubscriber<T> {
         }
         let watch = match &mut self.watch {
             Some(watch) => watch,
-            none => none.insert(Watch::new(inlet.own()?, inlet.member())?),
+            none => none.insert(Watch::new(inlet.own()?)?),
         };
         loop {
-            let look_around = inlet.orphaned().then_some(PATROL);
-            match watch.poll(cx, look_around) {
-                Poll::Ready(fired) => {
-                    inlet.unpark();
-                    if fired == Fired::LookAround {
-                        inlet.patrol()?;
-                    }
-                }
+            match watch.poll(cx, None) {
+                Poll::Ready(_) => inlet.unpark(),
                 Poll::Pending if inlet.parked() => return Poll::Pending,
                 Poll::Pending => {
                     inlet.park()?;

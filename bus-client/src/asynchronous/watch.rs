@@ -1,7 +1,7 @@
-//! What a task waits for: its handle's doorbell, the hang-up of its broker, and a time to look around.
+//! What a task waits for: its handle's doorbell, and a time to look around.
 
 use std::future::Future;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +12,6 @@ use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::time::Sleep;
 
-use crate::member::Member;
 use crate::{Error, Result};
 
 /// A handle's doorbell, which is open for as long as this is.
@@ -24,35 +23,16 @@ impl AsRawFd for Own {
     }
 }
 
-/// A handle's connection, which is open for as long as this is.
-struct Line(Arc<Member>);
-
-impl AsRawFd for Line {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.connection().as_fd().as_raw_fd()
-    }
-}
-
 /// The runtime's part of a handle.
 pub(super) struct Watch {
     own: AsyncFd<Own>,
-    line: AsyncFd<Line>,
     /// When to look around, if at all.
     clock: Option<Pin<Box<Sleep>>>,
 }
 
-/// Why a task goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fired {
-    /// Somebody rang.
-    Rung,
-    /// It is time to ask whether the broker and the peers live.
-    LookAround,
-}
-
 impl Watch {
     /// Watches for a handle, in the runtime of this task.
-    pub(super) fn new(own: &Arc<Doorbell>, member: &Arc<Member>) -> Result<Self> {
+    pub(super) fn new(own: &Arc<Doorbell>) -> Result<Self> {
         if tokio::runtime::Handle::try_current().is_err() {
             let why = std::io::Error::other("this is no task of a tokio runtime");
             return Err(Error::selector("wait", why));
@@ -60,33 +40,16 @@ impl Watch {
         // SAFETY: what is registered has one descriptor, which it keeps open, and never another one.
         let own = unsafe { AsyncFd::register_with_interest(Own(own.clone()), Interest::READABLE) };
         let own = own.map_err(|e| Error::selector("watch a doorbell", e))?;
-        // SAFETY: as above.
-        let line =
-            unsafe { AsyncFd::register_with_interest(Line(member.clone()), Interest::READABLE) };
-        let line = line.map_err(|e| Error::selector("watch a connection", e))?;
-        Ok(Self {
-            own,
-            line,
-            clock: None,
-        })
+        Ok(Self { own, clock: None })
     }
 
-    /// Ready, once, when somebody rang, the broker had something to say or hung up, or it is time to look around; pending with this task to be
-    /// woken then. Says whether to look around, which a ring is no reason for.
-    pub(super) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        look_around: Option<Duration>,
-    ) -> Poll<Fired> {
-        let (mut rung, mut around) = (false, false);
+    /// Ready, once, when somebody rang, or this time is over; pending with this task to be woken then.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, look_around: Option<Duration>) -> Poll<()> {
+        let mut fired = false;
         if let Poll::Ready(ready) = self.own.poll_read_ready(cx) {
-            rung = true;
+            fired = true;
             // Before it is said to be heard: who rings after this is heard again.
             self.own.get_ref().0.drain();
-            clear(ready);
-        }
-        if let Poll::Ready(ready) = self.line.poll_read_ready(cx) {
-            around = true;
             clear(ready);
         }
         match look_around {
@@ -96,14 +59,14 @@ impl Watch {
                 let clock = self.clock.get_or_insert_with(sleep);
                 if clock.as_mut().poll(cx).is_ready() {
                     self.clock = None;
-                    around = true;
+                    fired = true;
                 }
             }
         }
-        match (rung, around) {
-            (false, false) => Poll::Pending,
-            (true, false) => Poll::Ready(Fired::Rung),
-            (_, true) => Poll::Ready(Fired::LookAround),
+        if fired {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     }
 }

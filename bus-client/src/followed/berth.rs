@@ -5,9 +5,10 @@
 //! every millisecond.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use bus_core::backend::doorbell::Doorbell;
 use bus_core::wake::fence_parked;
 
 use super::Entry;
@@ -19,15 +20,15 @@ use crate::watch::Watch;
 
 /// Between two looks at topics that nobody can ring for.
 const NAP: Duration = Duration::from_millis(1);
-/// The number of the watch's connection; topics follow.
+/// The number of the watch, of its connection and its doorbell; topics follow.
 const WATCH: u32 = 0;
 
 pub(super) struct Berth {
     poller: Poller,
     /// Topics numbered so far.
     numbered: Cell<u32>,
-    /// The watch's connection is watched.
-    watches: Cell<bool>,
+    /// Which connection of the watch is watched, if one is.
+    watches: Cell<Option<u64>>,
     /// Numbers, for one sleep; empty but for its room.
     numbers: RefCell<Vec<u32>>,
 }
@@ -55,13 +56,13 @@ impl Moored {
 }
 
 impl Berth {
-    pub(super) fn new(watch: BorrowedFd<'_>) -> Result<Self> {
+    pub(super) fn new(watch: &Doorbell) -> Result<Self> {
         let poller = Poller::new()?;
-        poller.watch_descriptor(WATCH, watch, Interest::Readable)?;
+        poller.watch_doorbell(WATCH, watch)?;
         Ok(Self {
             poller,
             numbered: Cell::new(WATCH),
-            watches: Cell::new(true),
+            watches: Cell::new(None),
             numbers: RefCell::default(),
         })
     }
@@ -73,10 +74,8 @@ impl Berth {
         entries: impl Fn() -> I,
         until: Instant,
     ) -> Result<()> {
-        if watch.lost() && self.watches.replace(false) {
-            // It would be readable for ever.
-            self.poller.forget(watch.as_fd());
-        }
+        watch.own().drain();
+        self.turn_to(watch)?;
         let mut numbers = self.numbers.borrow_mut();
         numbers.clear();
         let mut longest = until.saturating_duration_since(Instant::now());
@@ -107,6 +106,21 @@ impl Berth {
         Ok(())
     }
 
+    /// Watches the connection of now, if there is one: the end of another would be readable for ever.
+    fn turn_to(&self, watch: &Watch) -> Result<()> {
+        let (number, connection) = watch.connection();
+        if watch.is_down() {
+            if self.watches.take().is_some() {
+                self.poller.forget(connection.as_fd());
+            }
+        } else if self.watches.replace(Some(number)) != Some(number) {
+            let connection = connection.as_fd();
+            self.poller
+                .watch_descriptor(WATCH, connection, Interest::Readable)?;
+        }
+        Ok(())
+    }
+
     /// Parks a topic; its number, unless nobody can ring for it.
     fn park(&self, entry: &Entry) -> Option<u32> {
         let number = match entry.moored.number.get() {
@@ -124,10 +138,8 @@ impl Berth {
     /// Gives a topic its number, where somebody can ring for it.
     fn moor(&self, entry: &Entry) -> u32 {
         let number = self.numbered.get() + 1;
-        let watched = entry.inlet.own().and_then(|own| {
-            let connection = entry.inlet.connection();
-            self.poller.watch_subscription(number, own, connection)
-        });
+        let own = entry.inlet.own();
+        let watched = own.and_then(|own| self.poller.watch_doorbell(number, own));
         let number = match watched {
             Ok(()) => {
                 self.numbered.set(number);
@@ -150,7 +162,6 @@ impl Berth {
             && let Ok(own) = entry.inlet.own()
         {
             self.poller.forget(own.as_fd());
-            self.poller.forget(entry.inlet.connection());
         }
     }
 }

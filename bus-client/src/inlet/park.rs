@@ -1,20 +1,20 @@
 //! A subscriber that sleeps on a descriptor of its own.
 //!
 //! Promises: from [`Inlet::park`] and a fence on, whatever there is to see rings the doorbell; nothing rings it while the handle is awake, but the
-//! broker. It does not sleep: that is for whoever has the descriptor. Without a broker nobody rings for a publisher that died, so
-//! who waits looks around every 100 ms then.
+//! broker. It does not sleep: that is for whoever has the descriptor. While there is no broker nobody rings for a publisher that died; then the
+//! keeper rings every 100 ms, and who waits looks around.
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use bus_core::backend::doorbell::Doorbell;
 use bus_core::wake::fence_parked;
 
 #[cfg(feature = "tokio")]
-use {crate::member::Member, bus_core::backend::Native, bus_core::wake::Spin, std::time::Duration};
+use {bus_core::backend::Native, bus_core::wake::Spin, std::time::Duration};
 
 use super::Inlet;
 use crate::Result;
+use crate::member::NEEDED;
 
 impl Inlet {
     /// The doorbell that it parks at. Made, and told to everybody whom it concerns, at the first call.
@@ -30,15 +30,20 @@ impl Inlet {
 
     #[cold]
     fn become_notified(&self) -> Result<()> {
-        if self.own.get().is_none() {
-            let own = Doorbell::new().map_err(|e| self.member.wrap(e))?;
-            self.member.notify(own.button())?;
-            let _ = self.own.set(Arc::new(own));
-        }
+        let own = match self.own.get() {
+            Some(own) => own,
+            None => {
+                let own = Doorbell::new().map_err(|e| self.member.wrap(e))?;
+                self.own.get_or_init(|| Arc::new(own))
+            }
+        };
+        self.member.notify(own)?;
         // An answer that was too late for the last call is still to come.
         while !self.notified.get() {
-            let (event, descriptors) = self.member.answer()?;
-            self.apply(event, descriptors)?;
+            match self.member.next()? {
+                Some(told) => self.take_in(told)?,
+                None => self.member.await_broker(NEEDED)?,
+            }
         }
         Ok(())
     }
@@ -48,6 +53,10 @@ impl Inlet {
         self.refresh()?;
         if self.core.has_message() {
             return Ok(true);
+        }
+        // While there is no broker, the keeper wakes who waits for this.
+        if self.member.is_down() && self.attempts.due() {
+            self.patrol()?;
         }
         self.settle();
         Ok(self.over())
@@ -72,11 +81,6 @@ impl Inlet {
         self.core.stale().is_some() || self.core.has_message()
     }
 
-    /// The connection: its other end hangs up when the broker is gone.
-    pub(crate) fn connection(&self) -> BorrowedFd<'_> {
-        self.member.connection()
-    }
-
     /// Is awake again.
     pub(crate) fn unpark(&self) {
         self.parked.set(false);
@@ -97,9 +101,6 @@ impl Inlet {
     pub(crate) fn arm(&self) -> Result<bool> {
         self.park()?;
         fence_parked();
-        if self.attempts.due() {
-            self.patrol()?;
-        }
         let ready = self.ready();
         if !matches!(ready, Ok(false)) {
             self.unpark();
@@ -126,15 +127,6 @@ impl Inlet {
     /// Whether it has parked, and nothing has ended that but rings.
     pub(crate) fn parked(&self) -> bool {
         self.parked.get()
-    }
-
-    pub(crate) fn member(&self) -> &Arc<Member> {
-        &self.member
-    }
-
-    /// Whether the broker is gone, as far as is known.
-    pub(crate) fn orphaned(&self) -> bool {
-        self.member.orphaned()
     }
 
     /// How long it spins at most.

@@ -1,17 +1,18 @@
 //! A publisher that sleeps for room on a descriptor of its own.
 //!
 //! Promises: from [`Outlet::arm`] on, whatever may make room rings the doorbell. It does not sleep: that is for whoever has the
-//! descriptor. Without a broker nobody rings for a subscriber that died, so who waits looks around every 100 ms then.
+//! descriptor. While there is no broker nobody rings for a subscriber that died; then the keeper rings every 100 ms, and who waits looks around.
 
 use std::sync::Arc;
 
 use bus_core::backend::doorbell::Doorbell;
 
 #[cfg(feature = "tokio")]
-use {crate::member::Member, std::time::Duration};
+use std::time::Duration;
 
 use super::Outlet;
 use crate::Result;
+use crate::member::NEEDED;
 
 impl Outlet {
     /// The doorbell that it parks at. Made, and told to everybody whom it concerns, at the first call.
@@ -27,15 +28,20 @@ impl Outlet {
 
     #[cold]
     fn become_notified(&mut self) -> Result<()> {
-        if self.own.is_none() {
-            let own = Doorbell::new().map_err(|e| self.member.wrap(e))?;
-            self.member.notify(own.button())?;
-            self.own = Some(Arc::new(own));
-        }
+        let own = match &self.own {
+            Some(own) => own,
+            None => {
+                let own = Doorbell::new().map_err(|e| self.member.wrap(e))?;
+                self.own.insert(Arc::new(own))
+            }
+        };
+        self.member.notify(own)?;
         // An answer that was too late for the last call is still to come.
         while !self.notified {
-            let (event, descriptors) = self.member.answer()?;
-            self.apply(event, descriptors)?;
+            match self.member.next()? {
+                Some(told) => self.take_in(told)?,
+                None => self.member.await_broker(NEEDED)?,
+            }
         }
         Ok(())
     }
@@ -44,11 +50,17 @@ impl Outlet {
     pub(crate) fn arm(&mut self) -> Result<bool> {
         self.own()?;
         let followers = self.core.followers();
-        if self.attempts.due() {
-            self.patrol()?;
-        }
+        self.look_around()?;
         // Where somebody has gone, who was waited for may be another one now.
         Ok(self.core.followers() == followers && self.core.park())
+    }
+
+    /// While there is no broker, looks now and then who has gone.
+    pub(crate) fn look_around(&mut self) -> Result<()> {
+        if self.member.is_down() && self.attempts.due() {
+            self.patrol()?;
+        }
+        Ok(())
     }
 
     /// Is awake again.
@@ -67,15 +79,6 @@ impl Outlet {
 
 #[cfg(feature = "tokio")]
 impl Outlet {
-    pub(crate) fn member(&self) -> &Arc<Member> {
-        &self.member
-    }
-
-    /// Whether the broker is gone, as far as is known.
-    pub(crate) fn orphaned(&self) -> bool {
-        self.member.orphaned()
-    }
-
     /// How long it spins at most.
     pub(crate) fn spin(&self) -> Duration {
         self.spin.full()

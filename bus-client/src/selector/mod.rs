@@ -115,9 +115,6 @@ pub struct Selector<'a> {
     /// Reports since the kernel was last asked, and when that was.
     reports: usize,
     asked: Instant,
-    /// How many have no broker any more, and when those were last looked after.
-    orphans: usize,
-    patrolled: Instant,
     spin: SpinBudget,
 }
 
@@ -145,8 +142,6 @@ impl<'a> Selector<'a> {
             quiet: Vec::new(),
             reports: 0,
             asked: now,
-            orphans: 0,
-            patrolled: now,
             spin: SpinBudget::new(DEFAULT_SPIN),
         })
     }
@@ -163,7 +158,7 @@ impl<'a> Selector<'a> {
     /// be told: when `try_recv` would say something else than nothing. One that has [`Ended`](Error::Ended) is always ready: remove it.
     ///
     /// # Errors
-    /// [`Error::Topic`] where the broker is gone: it has to tell publishers how to wake this subscriber. [`Error::Selector`] where there is
+    /// [`Error::Broker`] where there is none for 5 seconds: it has to tell publishers how to wake this subscriber. [`Error::Selector`] where there is
     /// no descriptor left, or this subscriber is watched here already.
     pub fn add(&mut self, source: impl Source + 'a) -> Result<Token> {
         let place = self.place();
@@ -174,7 +169,7 @@ impl<'a> Selector<'a> {
         let poller = &self.poller;
         source.with(&mut |inlet| {
             added = inlet.own().and_then(|own| {
-                poller.watch_subscription(place, own, inlet.connection())?;
+                poller.watch_doorbell(place, own)?;
                 Ok(own.clone())
             });
         });
@@ -189,7 +184,6 @@ impl<'a> Selector<'a> {
             source: Box::new(source),
             own,
             parked: false,
-            orphaned: false,
         };
         self.heat(place);
         Ok(self.fill(place, what))

@@ -19,8 +19,6 @@ pub(super) enum What<'a> {
         /// Its doorbell, open for as long as it is watched.
         own: Arc<Doorbell>,
         parked: bool,
-        /// Its broker is gone.
-        orphaned: bool,
     },
     Timer,
     Descriptor(BorrowedFd<'a>),
@@ -85,17 +83,14 @@ impl<'a> Selector<'a> {
                 source,
                 own,
                 parked,
-                orphaned,
             } => {
                 self.poller.forget(own.as_fd());
                 source.with(&mut |inlet| {
-                    self.poller.forget(inlet.connection());
                     if parked {
                         inlet.unpark();
                     }
                 });
                 self.quiet.retain(|place| *place != index);
-                self.orphans -= usize::from(orphaned);
             }
         }
         self.free.push(index);

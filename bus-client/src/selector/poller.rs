@@ -3,7 +3,6 @@
 //! ```text
 //!  what                       watched for            how
 //!  a subscription's doorbell  readable               each ring once; its owner drains it then
-//!  its connection             the broker hangs up    once
 //!  the timerfd                readable               each time once
 //!  a descriptor of the owner  what the owner wants   for as long as it is ready
 //! ```
@@ -24,17 +23,15 @@ use crate::{Error, Result};
 
 /// Events that are taken from the kernel at a time.
 const EVENTS: usize = 64;
-/// The timerfd's number; those of others are twice their place, or one more.
+/// The timerfd's number; those of others are their places.
 const TIMERS: u64 = u64::MAX;
 
 /// What has fired.
 pub(crate) enum Fired {
     /// The kernel's clock.
     Timers,
-    /// What is at this place, but its connection.
+    /// What is at this place.
     Ready(u32),
-    /// The connection of what is at this place.
-    HungUp(u32),
 }
 
 pub(crate) struct Poller {
@@ -64,20 +61,9 @@ impl Poller {
             .map_err(|e| Error::selector("watch a descriptor", e))
     }
 
-    pub(crate) fn watch_subscription(
-        &self,
-        place: u32,
-        own: &impl AsFd,
-        connection: BorrowedFd<'_>,
-    ) -> Result<()> {
-        let number = u64::from(place) * 2;
-        self.add(own, EpollFlags::EPOLLIN | EpollFlags::EPOLLET, number)?;
-        let hang_up = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        let watched = self.add(connection, hang_up, number + 1);
-        if watched.is_err() {
-            self.forget(own.as_fd());
-        }
-        watched
+    /// Watches a doorbell: each ring once.
+    pub(crate) fn watch_doorbell(&self, place: u32, own: &impl AsFd) -> Result<()> {
+        self.add(own, EpollFlags::EPOLLIN | EpollFlags::EPOLLET, place.into())
     }
 
     pub(crate) fn watch_descriptor(
@@ -91,7 +77,7 @@ impl Poller {
             Interest::Writable => EpollFlags::EPOLLOUT,
             Interest::Both => EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLOUT,
         };
-        self.add(fd, flags, u64::from(place) * 2)
+        self.add(fd, flags, place.into())
     }
 
     pub(crate) fn watch_timers(&self) -> Result<()> {
@@ -145,8 +131,7 @@ impl Poller {
         for event in &events[..count] {
             fired(match event.data() {
                 TIMERS => Fired::Timers,
-                number if number % 2 == 0 => Fired::Ready((number / 2) as u32),
-                number => Fired::HungUp((number / 2) as u32),
+                place => Fired::Ready(place as u32),
             });
         }
         Ok(())

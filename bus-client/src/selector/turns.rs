@@ -12,7 +12,6 @@ use super::places::{What, heat};
 use super::poller::Fired;
 use super::{ASK, SPIN_SOURCES, Selector, Token};
 use crate::Result;
-use crate::wait::PATROL;
 
 impl Selector<'_> {
     pub(super) fn wait_until(&mut self, deadline: Option<Instant>) -> Result<Option<Token>> {
@@ -39,10 +38,8 @@ impl Selector<'_> {
                 continue;
             }
             let now = Instant::now();
-            let patrol = (self.orphans > 0).then(|| self.patrolled + PATROL);
-            let until = [deadline, patrol].into_iter().flatten().min();
             self.timers.set(&self.poller, now)?;
-            self.ask(until.map(|until| until.saturating_duration_since(now)))?;
+            self.ask(deadline.map(|until| until.saturating_duration_since(now)))?;
             if let Some(token) = self.next_hot() {
                 return Ok(Some(token));
             }
@@ -67,7 +64,6 @@ impl Selector<'_> {
     /// Asks the kernel what has fired, and waits for it as long as it may.
     fn ask(&mut self, timeout: Option<Duration>) -> Result<()> {
         let (hot, entries) = (&mut self.hot, &mut self.entries);
-        let mut hung_up = Vec::new();
         self.poller.wait(timeout, |fired| match fired {
             Fired::Timers => {}
             Fired::Ready(place) => {
@@ -77,19 +73,11 @@ impl Selector<'_> {
                 }
                 heat(hot, entries, place);
             }
-            Fired::HungUp(place) => hung_up.push(place),
         })?;
         let now = Instant::now();
         (self.asked, self.reports) = (now, 0);
         while let Some(token) = self.timers.due(now) {
             self.heat(token.index);
-        }
-        for place in hung_up {
-            self.orphan(place);
-        }
-        if self.orphans > 0 && now >= self.patrolled + PATROL {
-            self.patrolled = now;
-            self.patrol();
         }
         Ok(())
     }
@@ -186,36 +174,6 @@ impl Selector<'_> {
         }
         // Its room is for the next time.
         self.quiet = quiet;
-    }
-
-    /// Looks after those without a broker: who of their publishers is gone, only the kernel can say.
-    fn patrol(&mut self) {
-        for place in 0..self.entries.len() as u32 {
-            let entry = &self.entries[place as usize];
-            if let What::Subscription {
-                source,
-                orphaned: true,
-                ..
-            } = &entry.what
-            {
-                // An error is told by the subscriber.
-                source.with(&mut |inlet| drop(inlet.patrol()));
-                self.heat(place);
-            }
-        }
-    }
-
-    fn orphan(&mut self, place: u32) {
-        if let What::Subscription {
-            source, orphaned, ..
-        } = &mut self.entries[place as usize].what
-            && !*orphaned
-        {
-            *orphaned = true;
-            self.orphans += 1;
-            source.with(&mut |inlet| drop(inlet.patrol()));
-            self.heat(place);
-        }
     }
 
     pub(super) fn heat(&mut self, place: u32) {

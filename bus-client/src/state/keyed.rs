@@ -57,7 +57,7 @@ impl<K: Key, V: Payload> KeyedState<K, V> {
         let builder = super::for_keys(builder, keys)?;
         let keep = builder.settings.keep.unwrap_or(1);
         let builder = builder.history(keep);
-        let inlet = builder.open(|b| Inlet::open(b, &Schema::of::<Entry<K, V>>()))?;
+        let inlet = builder.open(|b, until| Inlet::open(b, &Schema::of::<Entry<K, V>>(), until))?;
         Ok(Self {
             inlet,
             table: Table::new(),

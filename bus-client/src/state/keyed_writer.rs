@@ -39,7 +39,8 @@ impl<K: Key, V: Payload> KeyedStateWriter<K, V> {
     pub(crate) fn open(builder: TopicBuilder, keys: u32) -> Result<Self> {
         let mut before = KeyedState::<K, V>::open(builder.clone(), keys)?;
         let builder = super::for_keys(builder, keys)?;
-        let outlet = builder.open(|b| Outlet::open(b, &Schema::of::<Entry<K, V>>()))?;
+        let outlet =
+            builder.open(|b, until| Outlet::open(b, &Schema::of::<Entry<K, V>>(), until))?;
         let mut writer = Self {
             outlet,
             latest: HashMap::new(),

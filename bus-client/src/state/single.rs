@@ -49,7 +49,7 @@ struct Latest<T: Payload> {
 impl<T: Payload> State<T> {
     pub(crate) fn open(builder: TopicBuilder) -> Result<Self> {
         let builder = builder.for_state(DEPTH, 1).history(1);
-        let inlet = builder.open(|b| Inlet::open(b, &Schema::of::<T>()))?;
+        let inlet = builder.open(|b, until| Inlet::open(b, &Schema::of::<T>(), until))?;
         Ok(Self {
             inlet,
             latest: None,
@@ -155,7 +155,7 @@ impl<T: Payload> StateWriter<T> {
     pub(crate) fn open(builder: TopicBuilder) -> Result<Self> {
         let mut before = State::<T>::open(builder.clone())?;
         let builder = builder.for_state(DEPTH, 1);
-        let mut outlet = builder.open(|b| Outlet::open(b, &Schema::of::<T>()))?;
+        let mut outlet = builder.open(|b, until| Outlet::open(b, &Schema::of::<T>(), until))?;
         // Who comes later hears of this writer's ring, perhaps no more of the one before.
         if let Some(bytes) = before.bytes()? {
             outlet.send_kept(bytes)?;

@@ -156,7 +156,7 @@ impl Identity<Native> {
 #[derive(Clone, Debug)]
 pub struct MappedRegistry {
     page: NonNull<RegistryPage<Native>>,
-    _mapping: Arc<Mapping>,
+    mapping: Arc<Mapping>,
 }
 
 // SAFETY: `page` leads into the mapping beside it, which is shared by counting, and holds atomics only.
@@ -167,8 +167,13 @@ impl MappedRegistry {
         assert!(mapping.bytes() as u64 >= REGISTRY_BYTES);
         Self {
             page: mapping.base().cast(),
-            _mapping: mapping,
+            mapping,
         }
+    }
+
+    /// What it is mapped by.
+    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
     }
 }
 

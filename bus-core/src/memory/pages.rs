@@ -5,12 +5,15 @@
 //! calls that take an address: each passes on that of a mapping that it made.
 
 use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, ProtFlags, mlock, mmap, mmap_anonymous, munmap};
+use nix::sys::mman::{
+    MRemapFlags, MapFlags, ProtFlags, mlock, mmap, mmap_anonymous, mremap, munmap,
+};
 
 use crate::fork::{Instead, Kept};
 
@@ -72,6 +75,42 @@ impl Pages {
         };
         let (base, kept) = Kept::map(bytes, instead, map, |base| unmap(base, bytes))?;
         Ok(Self { base, bytes, kept })
+    }
+
+    /// The same pages mapped a second time, at another address. A child of this process has `instead`.
+    pub(super) fn double(&self, instead: Instead) -> nix::Result<Self> {
+        let bytes = self.bytes;
+        // SAFETY: with an old size of 0 nothing moves: the kernel maps the same shared pages at an address that it chooses.
+        let map = || unsafe { mremap(self.base, 0, bytes, MRemapFlags::MREMAP_MAYMOVE, None) };
+        let (base, kept) = Kept::map(bytes, instead, map, |base| unmap(base, bytes))?;
+        Ok(Self { base, bytes, kept })
+    }
+
+    /// Puts these pages in the place of others, which are no longer mapped there. Whoever reads at that address finds either the others
+    /// or these, at any moment: the kernel lets nobody look in between, and when this returns every processor finds these. No fork comes
+    /// between either.
+    ///
+    /// # Errors
+    /// [`Errno::EINVAL`] where the two differ in size: nothing has happened. Else what the kernel said, which it says before it does anything but
+    /// where it has no memory left for a few words of its own.
+    pub(super) fn replace(self, others: &Self) -> nix::Result<()> {
+        if self.bytes != others.bytes {
+            return Err(Errno::EINVAL);
+        }
+        let this = ManuallyDrop::new(self);
+        let mut replaced = Err(Errno::EINVAL);
+        this.kept.release(|| {
+            let flags = MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_FIXED;
+            // SAFETY: both ranges are mappings of this size that live now. What lies in either is hostile until read with care, so readers
+            // at the address must expect any content at any time; they hold no references but to atomics.
+            let moved =
+                unsafe { mremap(this.base, this.bytes, this.bytes, flags, Some(others.base)) };
+            // They are at the other address now, and go with the others; or they stay, and nobody uses them.
+            replaced = moved
+                .map(drop)
+                .inspect_err(|_| unmap(this.base, this.bytes));
+        });
+        replaced
     }
 
     /// The first byte; page-aligned.

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use super::REGISTRY_BYTES;
 use super::layout::{Line, REGISTRY_MAGIC};
 use super::placement::{Placement, PlacementReport};
-use super::segment::{self, Kind};
+use super::segment::{self, Kind, Mapping};
 use crate::Result;
 use crate::backend::{Backend, MappedRegistry, Native, Site, site};
+use crate::control::Role;
 use crate::fork::{Unshared, unshared};
 
 /// The broker's side of a registry segment.
@@ -116,6 +117,83 @@ pub fn open_placed(
     Ok((page, report))
 }
 
+/// Where a member has its registry mapped, shared with whoever follows the topic from broker to broker for it.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    mapping: Arc<Mapping>,
+    placement: Placement,
+}
+
+impl Seat {
+    /// Where this registry, which is mapped as `placement` says, lies.
+    pub(crate) fn new(registry: &MappedRegistry, placement: &Placement) -> Self {
+        Self {
+            mapping: Arc::clone(registry.mapping()),
+            placement: placement.clone(),
+        }
+    }
+
+    /// The version of the set that a member with this role watches.
+    pub fn watched_by(&self, role: Role) -> u32 {
+        let page = MappedRegistry::new(Arc::clone(&self.mapping));
+        let line = match role {
+            Role::Publisher => &page.subscribers,
+            Role::Subscriber => &page.publishers,
+        };
+        // ORDERING: what it stands for came through a socket, or will.
+        Native::load32(&line.0, site::RELAXED)
+    }
+
+    /// Puts the registry that another broker handed out in the place of the one that is there, and wakes who sleeps on the words of that one. The
+    /// member's next look at its version is at the new one.
+    ///
+    /// A sleeper is queued by the page, not by the address. Who is queued when the pages change is woken through a second mapping of the old one; who
+    /// comes to be queued later compares the new page with what it has seen in the old one. So the versions of two brokers must differ.
+    ///
+    /// # Errors
+    /// [`Error::Segment`](crate::Error::Segment) where it is none, [`Error::Io`](crate::Error::Io) where the kernel lacks memory: the old one
+    /// is still there.
+    pub fn replace(&self, fd: &impl AsFd) -> Result<()> {
+        let new = segment::open_placed(fd, Kind::Registry, REGISTRY_BYTES, &self.placement)?;
+        let new = Arc::new(new);
+        let page = MappedRegistry::new(Arc::clone(&new));
+        page.identity.check(Kind::Registry, REGISTRY_MAGIC)?;
+        drop(page);
+        let Some(new) = Arc::into_inner(new) else {
+            unreachable!("nobody else has it");
+        };
+        // Locked pages may not be had twice. Then who sleeps on them looks around by itself, a little later.
+        let old = self.mapping.double(Kind::Registry);
+        new.replace(&self.mapping)?;
+        if let Ok(old) = old {
+            let old = MappedRegistry::new(Arc::new(old));
+            Native::wake(&old.publishers.0);
+            Native::wake(&old.subscribers.0);
+        }
+        Ok(())
+    }
+
+    /// Puts a registry there whose versions nobody leads to: so a member that no broker takes any more comes to notice.
+    ///
+    /// # Errors
+    /// As for [`replace`](Self::replace); [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn outdate(&self) -> Result<()> {
+        let registry = Registry::create()?;
+        for (line, role) in [
+            (&registry.page.publishers, Role::Subscriber),
+            (&registry.page.subscribers, Role::Publisher),
+        ] {
+            let version = self.watched_by(role).wrapping_add(FAR);
+            // ORDERING: nobody else has it yet.
+            Native::store32(&line.0, version, site::RELAXED);
+        }
+        self.replace(&registry.fd())
+    }
+}
+
+/// Further than one broker goes.
+const FAR: u32 = 1 << 19;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +209,94 @@ mod tests {
             (version(&member.publishers), version(&member.subscribers)),
             (2, 1)
         );
+    }
+
+    fn seated(registry: &Registry) -> (MappedRegistry, Seat) {
+        let member = open(&registry.fd()).unwrap();
+        let seat = Seat::new(&member, &Placement::default());
+        (member, seat)
+    }
+
+    /// A broker that was followed by another one; its versions are others than those of all before.
+    fn successor(incarnation: u32) -> Registry {
+        let registry = Registry::create().unwrap();
+        // ORDERING: nobody else has it yet.
+        Native::store32(
+            &registry.page.publishers.0,
+            incarnation << 20,
+            site::RELAXED,
+        );
+        Native::store32(
+            &registry.page.subscribers.0,
+            incarnation << 20,
+            site::RELAXED,
+        );
+        registry
+    }
+
+    #[test]
+    fn a_member_sees_the_registry_of_the_next_broker_where_the_old_one_was() {
+        let (member, seat) = seated(&successor(1));
+        let mut next = successor(2);
+        seat.replace(&next.fd()).unwrap();
+        next.bump_publishers();
+        assert_eq!(version(&member.publishers), (2 << 20) + 1);
+        assert_eq!(seat.watched_by(Role::Subscriber), (2 << 20) + 1);
+        assert_eq!(seat.watched_by(Role::Publisher), 2 << 20);
+    }
+
+    #[test]
+    fn what_is_no_registry_takes_no_place() {
+        let (member, seat) = seated(&successor(1));
+        let (fd, _mapping) = segment::create(Kind::Reader, REGISTRY_BYTES).unwrap();
+        assert!(seat.replace(&fd).is_err());
+        assert_eq!(version(&member.publishers), 1 << 20);
+    }
+
+    /// Classes 5 and 13 of the field notes: a reader of pages that go; a lost wake-up.
+    #[test]
+    fn who_reads_and_who_sleeps_while_registries_change_goes_on() {
+        use std::time::{Duration, Instant};
+
+        const CHANGES: u32 = 500;
+        let (member, seat) = seated(&successor(1));
+        let slept = std::thread::scope(|scope| {
+            let sleeper = {
+                let member = member.clone();
+                scope.spawn(move || {
+                    let mut longest = Duration::ZERO;
+                    let mut seen = version(&member.publishers);
+                    while seen < CHANGES << 20 {
+                        let began = Instant::now();
+                        Native::sleep(
+                            &[(&member.publishers.0, seen)],
+                            Some(began + Duration::from_secs(30)),
+                        );
+                        longest = longest.max(began.elapsed());
+                        seen = version(&member.publishers);
+                    }
+                    longest
+                })
+            };
+            let reader = {
+                let member = member.clone();
+                scope.spawn(move || {
+                    let mut seen = 0;
+                    while seen < CHANGES << 20 {
+                        let now = version(&member.publishers);
+                        assert!(now >= seen, "the old registry was back");
+                        seen = now;
+                    }
+                })
+            };
+            for incarnation in 2..=CHANGES {
+                seat.replace(&successor(incarnation).fd()).unwrap();
+                std::thread::yield_now();
+            }
+            reader.join().unwrap();
+            sleeper.join().unwrap()
+        });
+        assert!(slept < Duration::from_secs(10), "slept for {slept:?}");
     }
 
     #[test]

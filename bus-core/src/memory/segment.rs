@@ -87,6 +87,22 @@ impl Mapping {
         self.pages.bytes()
     }
 
+    /// The same pages mapped a second time.
+    pub(super) fn double(&self, kind: Kind) -> Result<Self> {
+        let pages = self.pages.double(kind.instead());
+        let pages = pages.map_err(|e| Error::io("mapping a segment a second time", e))?;
+        Ok(Self {
+            pages,
+            report: PlacementReport::default(),
+        })
+    }
+
+    /// Puts this segment in the place of another one of its size: see [`Pages::replace`].
+    pub(super) fn replace(self, other: &Self) -> Result<()> {
+        let replaced = self.pages.replace(&other.pages);
+        replaced.map_err(|e| Error::io("putting a segment in the place of another", e))
+    }
+
     /// What became of the placement that was asked for.
     pub fn report(&self) -> &PlacementReport {
         &self.report

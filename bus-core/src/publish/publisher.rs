@@ -20,6 +20,7 @@ use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::fork::{Unshared, unshared};
 use crate::memory::layout::{MAX_PUBLISHERS, NOWHERE, READER_MAGIC, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
+use crate::memory::registry::Seat;
 use crate::memory::segment::{self, Kind};
 use crate::memory::{reader_bytes, registry, ring_bytes};
 use crate::wake::Relay;
@@ -28,7 +29,8 @@ use crate::{Delivery, Error, Result, TopicSettings};
 /// Writes one topic's messages into its own ring.
 pub struct Publisher {
     ring: RingPublisher<Native>,
-    fd: Unshared<OwnedFd>,
+    fd: Arc<Unshared<OwnedFd>>,
+    seat: Seat,
     settings: TopicSettings,
     max_payload: usize,
     scratch: allocator::Arena,
@@ -67,6 +69,7 @@ impl Publisher {
         }
         Native::prepare()?;
         let (registry, mut report) = registry::open_placed(registry, &placement)?;
+        let seat = Seat::new(&registry, &placement);
         let (fd, mapping) = segment::create_placed(Kind::Ring, ring_bytes(&settings), &placement)?;
         report.merge(mapping.report().clone());
         let fd = Unshared::new(|| Ok(fd)).map_err(unshared)?;
@@ -82,7 +85,8 @@ impl Publisher {
         let overrun = settings.overrun();
         Ok(Self {
             ring: RingPublisher::new(ring, registry, index, 0, keep, inline, arena, overrun),
-            fd,
+            fd: Arc::new(fd),
+            seat,
             settings,
             max_payload: settings.max_payload as usize,
             scratch: allocator::Arena::new(),
@@ -101,6 +105,16 @@ impl Publisher {
     /// The ring's descriptor, to register.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// The same, for who registers it again after this handle's owner.
+    pub fn segment(&self) -> &Arc<Unshared<OwnedFd>> {
+        &self.fd
+    }
+
+    /// Where its registry lies.
+    pub fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     /// See [`RingPublisher::stale`].
@@ -161,6 +175,11 @@ impl Publisher {
     /// See [`RingPublisher::has_joined`].
     pub fn has_joined(&self, id: u64) -> bool {
         self.ring.has_joined(id)
+    }
+
+    /// See [`RingPublisher::has_left`].
+    pub fn has_left(&self, id: u64) -> bool {
+        self.ring.has_left(id)
     }
 
     /// See [`RingPublisher::joined`].

@@ -166,6 +166,11 @@ impl<B: Backend> RingPublisher<B> {
         self.followers.iter().any(|f| f.id == id && f.receives())
     }
 
+    /// Whether this subscriber has said that it reads nothing any more.
+    pub fn has_left(&self, id: u64) -> bool {
+        self.followers.iter().any(|f| f.id == id && f.left())
+    }
+
     /// Number of subscribers that have joined.
     pub fn joined(&self) -> usize {
         self.followers.iter().filter(|f| f.receives()).count()

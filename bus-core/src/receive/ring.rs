@@ -458,17 +458,23 @@ impl<B: Backend> RingReader<B> {
         self.ended.set(true);
     }
 
-    /// Whether the ring has ended and everything in it was received.
+    /// Whether the ring has ended: no message is added any more.
     ///
     /// A clean end is read from the ring itself, so it needs no broker.
-    pub fn drained(&self) -> bool {
+    pub fn closed(&self) -> bool {
         if !self.ended.get() {
             // ORDERING: acquire pairs with the publisher's `CLOSE_STATE`: the last message is seen before the end.
             let state = B::load32(&self.ring.header().bell.state, site::RECEIVE_STATE);
             self.ended.set(state == CLOSED);
         }
+        self.ended.get()
+    }
+
+    /// Whether the ring has ended and everything in it was received.
+    pub fn drained(&self) -> bool {
+        let ended = self.closed();
         let evicted = self.shield.as_ref().is_some_and(Shield::is_evicted);
-        self.ended.get() && (evicted || !self.ready())
+        ended && (evicted || !self.ready())
     }
 
     /// Whether the ring is drained and its owner has not been told.

@@ -20,6 +20,7 @@ use crate::control::Trust;
 use crate::fork::{Birth, Unshared, unshared};
 use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
+use crate::memory::registry::Seat;
 use crate::memory::segment::{self, Kind};
 use crate::memory::{reader_bytes, registry, ring_bytes};
 use crate::wake::Relay;
@@ -29,7 +30,8 @@ use crate::{Error, Result, TopicSettings};
 pub struct Subscriber {
     /// None only while it is dropped.
     receiver: Option<Receiver<Native>>,
-    fd: Unshared<OwnedFd>,
+    fd: Arc<Unshared<OwnedFd>>,
+    seat: Seat,
     settings: TopicSettings,
     desk: Arc<Desk>,
     /// Messages held and not yet given back, and those of them that are copies.
@@ -84,6 +86,7 @@ impl Subscriber {
         let settings = settings.check()?;
         Native::prepare()?;
         let (registry, mut report) = registry::open_placed(registry, &placement)?;
+        let seat = Seat::new(&registry, &placement);
         let bytes = reader_bytes(&settings);
         let (fd, mapping) = segment::create_placed(Kind::Reader, bytes, &placement)?;
         report.merge(mapping.report().clone());
@@ -92,7 +95,8 @@ impl Subscriber {
         reader.header().identity.write(READER_MAGIC);
         Ok(Self {
             receiver: Some(Receiver::new(reader, registry)),
-            fd,
+            fd: Arc::new(fd),
+            seat,
             settings,
             desk: Arc::new(Desk::new(membership)),
             held: Cell::new(0),
@@ -113,6 +117,16 @@ impl Subscriber {
     /// The reader segment's descriptor, to register.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// The same, for who registers it again after this handle's owner.
+    pub fn segment(&self) -> &Arc<Unshared<OwnedFd>> {
+        &self.fd
+    }
+
+    /// Where its registry lies.
+    pub fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     #[inline(always)]
@@ -229,6 +243,12 @@ impl Subscriber {
         self.receiver()
             .rings()
             .any(|ring| ring.publisher() == publisher)
+    }
+
+    /// Whether this publisher has closed its ring, or is known to be gone.
+    pub fn closed(&self, publisher: u64) -> bool {
+        let mut rings = self.receiver().rings();
+        rings.any(|ring| ring.publisher() == publisher && ring.closed())
     }
 
     /// Whether this publisher's ring has ended and everything in it was received.
