@@ -177,6 +177,8 @@ impl Followed {
             Change::Anew => {
                 // It says of those that it knows what they carry.
                 self.skipped.borrow_mut().clear();
+                // Those that are still there it tells of again; of others, nobody says that they are gone.
+                self.topics.iter().for_each(|entry| entry.gone.set(true));
                 None
             }
         }

@@ -197,6 +197,18 @@ impl Awaited {
         found.map(|(id, _)| *id)
     }
 
+    /// Somebody for whom who begins to watch for such topics is to wait, if there is any: a member that keeps one of them open.
+    pub(crate) fn hold_up_watch(&self, pattern: &Pattern, now: Instant) -> Option<u64> {
+        let concerns = |one: &One| {
+            one.record.kind.role().is_some()
+                && one.record.watch.is_none()
+                && TopicName::new(one.record.name.as_str()).is_ok_and(|name| pattern.matches(&name))
+        };
+        let mut all = self.table.iter();
+        let found = all.find(|(_, one)| one.holds_up(now) && concerns(one));
+        found.map(|(id, _)| *id)
+    }
+
     /// Until when newcomers wait for this one, if they do.
     pub(crate) fn holds_up_until(&self, id: u64, now: Instant) -> Option<Instant> {
         let one = self.table.get(&id)?;

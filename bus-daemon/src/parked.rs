@@ -1,6 +1,6 @@
 //! Newcomers who wait for members of an earlier broker.
 //!
-//! Who opens a topic whose members are away, or returning, is answered when all of them are back or gone, at the latest after
+//! Who opens a topic whose members are away, or returning, or begins to watch for such topics, is answered when all of them are back or gone, at the latest after
 //! [`GRACE`](crate::awaited::GRACE): else a publisher could not know the subscriber that joins, and write over what that one has yet to read.
 //!
 //! Promises: nobody else waits; a client that waits is not listened to, so that it costs one request; one that hangs up is let go.
@@ -8,6 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use bus_core::Pattern;
 use bus_core::control::Request;
 
 use crate::hub::Hub;
@@ -17,11 +18,18 @@ use crate::waste;
 pub(crate) struct Parked {
     request: Request,
     pub(crate) descriptors: Vec<OwnedFd>,
-    topic: String,
+    awaits: Awaits,
     /// One of those for whom it waits.
     blocker: u64,
     /// Until when it waits for that one.
     until: Instant,
+}
+
+/// What the members have open for whom a newcomer waits.
+enum Awaits {
+    Topic(String),
+    /// Any topic that a watch would be told of: one that is told of later would be taken for new.
+    Matching(Pattern),
 }
 
 impl Hub {
@@ -39,19 +47,31 @@ impl Hub {
             .clients
             .get(id)
             .and_then(|client| client.topic.as_ref());
-        let topic = match (&request, opened) {
-            (Request::Open { topic, .. }, None) => topic.clone(),
-            (Request::Join, Some(topic)) => topic.to_string(),
+        let awaits = match (&request, opened) {
+            (Request::Open { topic, .. }, None) => Awaits::Topic(topic.clone()),
+            (Request::Join, Some(topic)) => Awaits::Topic(topic.to_string()),
+            (
+                Request::Watch {
+                    pattern,
+                    resumes: None,
+                    ..
+                },
+                None,
+            ) => match Pattern::new(pattern.as_str()) {
+                Ok(pattern) => Awaits::Matching(pattern),
+                // It is refused for that, at once.
+                Err(_) => return Some((request, descriptors)),
+            },
             _ => return Some((request, descriptors)),
         };
-        let Some((blocker, until)) = self.held_up(&topic, Instant::now()) else {
+        let Some((blocker, until)) = self.held_up(&awaits, Instant::now()) else {
             return Some((request, descriptors));
         };
-        tracing::debug!(id, topic, blocker, "waits for members of an earlier broker");
+        tracing::debug!(id, blocker, "waits for members of an earlier broker");
         let parked = Parked {
             request,
             descriptors,
-            topic,
+            awaits,
             blocker,
             until,
         };
@@ -60,8 +80,11 @@ impl Hub {
         None
     }
 
-    fn held_up(&self, topic: &str, now: Instant) -> Option<(u64, Instant)> {
-        let blocker = self.awaited.hold_up(topic, now)?;
+    fn held_up(&self, awaits: &Awaits, now: Instant) -> Option<(u64, Instant)> {
+        let blocker = match awaits {
+            Awaits::Topic(topic) => self.awaited.hold_up(topic, now),
+            Awaits::Matching(pattern) => self.awaited.hold_up_watch(pattern, now),
+        }?;
         Some((blocker, self.awaited.holds_up_until(blocker, now)?))
     }
 
@@ -102,7 +125,7 @@ impl Hub {
             if self.awaited.holds_up_until(parked.blocker, now).is_some() {
                 continue;
             }
-            let next = self.held_up(&parked.topic, now);
+            let next = self.held_up(&parked.awaits, now);
             if let (Some((blocker, until)), Some(parked)) = (next, self.parked.get_mut(&id)) {
                 (parked.blocker, parked.until) = (blocker, until);
                 continue;

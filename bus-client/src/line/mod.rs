@@ -82,6 +82,8 @@ struct State {
     rings: u64,
     /// The version that the last event led to.
     heard: u32,
+    /// Versions up to this one, of the registry of now, are of members that this handle knew before.
+    told_before: u32,
     /// The broker before this one had not told of everybody, and this one has not made up for it yet.
     behind: bool,
     /// Since when there is no broker.
@@ -121,6 +123,7 @@ impl Line {
                 known: HashSet::new(),
                 rings: 0,
                 heard: 0,
+                told_before: 0,
                 behind: false,
                 down: None,
                 fate: None,

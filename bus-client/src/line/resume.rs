@@ -149,7 +149,8 @@ impl Line {
         if let (Part::Member { role, .. }, Some(standing)) = (&self.part, self.standing.get()) {
             // It may have been further than its last words: what it had still to say is lost.
             let reached = standing.seat.watched_by(*role);
-            state.behind |= reached.wrapping_sub(state.heard) as i32 > 0;
+            let newer = |than: u32| reached.wrapping_sub(than) as i32 > 0;
+            state.behind |= newer(state.heard) && newer(state.told_before);
         }
     }
 
@@ -173,7 +174,14 @@ impl Line {
                     return self.condemn(&mut state, "the broker sent no registry");
                 };
                 match standing.seat.replace(&registry) {
-                    Ok(()) => (version, rings),
+                    Ok(()) => {
+                        // Newcomers wait until this handle is back, which it has not said yet: whatever this broker has counted so far is of those
+                        // who came back, or left, and the next one would tell of them again.
+                        if let Part::Member { role, .. } = &self.part {
+                            state.told_before = standing.seat.watched_by(*role);
+                        }
+                        (version, rings)
+                    }
                     Err(error @ bus_core::Error::Segment { .. }) => {
                         return self.condemn(&mut state, &error.to_string());
                     }
