@@ -25,11 +25,11 @@ pub struct Pace {
 pub const FLOOD: Pace = Pace { burst: 32, rest: 0 };
 
 impl Company {
-    fn base(&mut self, what: &str) -> (u32, Base) {
+    fn base(&mut self, what: &str, on: &str) -> (u32, Base) {
         self.number += 1;
         let base = Base {
             socket: self.socket().display().to_string(),
-            name: format!("{what}/{}", self.number),
+            name: format!("{what}/{}/{on}", self.number),
             embedded: self.embedded,
             seed: self.random.u64(..),
         };
@@ -47,7 +47,7 @@ impl Company {
     /// # Errors
     /// No process can be started.
     pub fn sender(&mut self, topic: &Topic, pace: Pace, lie: Option<Lie>) -> Result<u32> {
-        let (number, base) = self.base("sender");
+        let (number, base) = self.base("sender", &topic.name);
         let name = base.name.clone();
         self.books.publisher(number, topic);
         let given = sender::Given {
@@ -76,7 +76,7 @@ impl Company {
     /// # Errors
     /// No process can be started.
     pub fn reader(&mut self, topic: &Topic, lie: Option<Lie>) -> Result<u32> {
-        let (number, base) = self.base("reader");
+        let (number, base) = self.base("reader", &topic.name);
         let name = base.name.clone();
         self.books.reader(number, Follows::Topic(topic.clone()));
         let given = reader::Given {
@@ -94,7 +94,7 @@ impl Company {
     /// # Errors
     /// No process can be started.
     pub fn pattern(&mut self, prefix: &str, lie: Option<Lie>) -> Result<u32> {
-        let (number, base) = self.base("pattern");
+        let (number, base) = self.base("pattern", prefix);
         let name = base.name.clone();
         self.books
             .reader(number, Follows::Prefix(format!("{prefix}/")));
@@ -117,7 +117,7 @@ impl Company {
         } else {
             states::READER
         };
-        let (number, base) = self.base(role);
+        let (number, base) = self.base(role, state);
         let name = base.name.clone();
         let given = states::Given {
             base,
