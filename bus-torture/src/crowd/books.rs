@@ -16,22 +16,35 @@ use super::topic::Topic;
 pub enum Follows {
     /// A topic.
     Topic(Topic),
-    /// All topics whose names begin so; they lose nothing.
-    Prefix(String),
+    /// All topics whose names begin so; they lose nothing. Where a broker may go, so may the place that it keeps in a new one.
+    Prefix {
+        /// What the names begin with.
+        prefix: String,
+        /// No broker goes.
+        whole: bool,
+    },
 }
 
 impl Follows {
     fn follow(&self, topic: &Topic) -> bool {
         match self {
             Self::Topic(own) => own.name == topic.name,
-            Self::Prefix(prefix) => topic.name.starts_with(prefix.as_str()),
+            Self::Prefix { prefix, .. } => topic.name.starts_with(prefix.as_str()),
         }
     }
 
     fn lossless(&self) -> bool {
         match self {
             Self::Topic(topic) => topic.kind.lossless(),
-            Self::Prefix(_) => true,
+            Self::Prefix { .. } => true,
+        }
+    }
+
+    /// Whether it gets all that is sent after it came.
+    fn gets_all(&self) -> bool {
+        match self {
+            Self::Topic(topic) => topic.kind.lossless(),
+            Self::Prefix { whole, .. } => *whole,
         }
     }
 
@@ -228,6 +241,7 @@ impl Books {
         } else if run.first > 0
             && let (Some(joined), Some(opened)) = (reader.joined, publisher.and_then(|p| p.opened))
             && opened > joined
+            && (reader.follows.gets_all() || !reader.follows.lossless())
         {
             Some("it was there before that publisher".to_owned())
         } else if run.lost > 0 && reader.follows.lossless() {
@@ -339,7 +353,7 @@ fn owes(tag: u32, publisher: &Publisher, reader: &Reader) -> bool {
     }
     // Where the last messages found no room, it may never hear of any.
     let sure =
-        reader.follows.lossless() || publisher.over == Some(Over::Left) && publisher.nowhere == 0;
+        reader.follows.gets_all() || publisher.over == Some(Over::Left) && publisher.nowhere == 0;
     reader.next.contains_key(&tag) || sure && publisher.next > 0 && publisher.began > joined
 }
 

@@ -41,6 +41,8 @@ pub struct Ledger {
     /// Messages that it asked for from before.
     history: u64,
     lossless: bool,
+    /// The first message may be any.
+    late: bool,
     received: u64,
 }
 
@@ -53,8 +55,16 @@ impl Ledger {
             joined,
             history: history.into(),
             lossless,
+            late: false,
             received: 0,
         }
+    }
+
+    /// Of one to whom nobody promises where messages begin, only that they follow each other.
+    #[must_use]
+    pub fn that_may_start_late(mut self, late: bool) -> Self {
+        self.late = late;
+        self
     }
 
     /// Messages received so far.
@@ -124,7 +134,7 @@ impl Ledger {
         }
         // On a lossy topic the start may have been passed before it was read.
         let marks = sequence == account.start + self.history && account.start > 0;
-        if marks && (self.lossless || first) && content.before > self.joined {
+        if marks && !self.late && (self.lossless || first) && content.before > self.joined {
             return Err(format!(
                 "{whose}: the one before was begun {} ns after this reader had joined, and its messages start at {} here",
                 content.before - self.joined,

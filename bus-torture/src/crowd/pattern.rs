@@ -1,4 +1,5 @@
-//! The role of a subscriber to all topics that match a pattern: of a topic that came after it, it gets everything from the first message on.
+//! The role of a subscriber to all topics that match a pattern: of a topic that came after it, it gets everything from the first message on;
+//! where the broker that kept its place went before it came, everything from some message on.
 
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub struct Given {
     pub base: Base,
     /// What the names of its topics begin with. Each has one publisher, whose number follows.
     pub prefix: String,
+    /// Whether no broker goes: then of a topic that is new it gets everything.
+    pub whole: bool,
     /// What it does wrong.
     pub lie: Option<Lie>,
 }
@@ -49,7 +52,7 @@ pub fn play(given: Value) -> Result<()> {
         .join(|bus| bus.pattern_bytes_subscriber(&*pattern))?;
     say(&joined.said())?;
     let mut all = joined.handle;
-    let ledger = Ledger::new(joined.joined, 0, true);
+    let ledger = Ledger::new(joined.joined, 0, true).that_may_start_late(!given.whole);
     let mut desk = Desk::new(ledger, given.base.random(), given.lie);
     loop {
         match post.hear() {

@@ -89,19 +89,23 @@ impl Company {
         Ok(self.admit(number, name, worker))
     }
 
-    /// Starts a subscriber to all topics that begin with this; its number.
+    /// Starts a subscriber to all topics that begin with this; its number. `whole` where no broker goes meanwhile.
     ///
     /// # Errors
     /// No process can be started.
-    pub fn pattern(&mut self, prefix: &str, lie: Option<Lie>) -> Result<u32> {
+    pub fn pattern(&mut self, prefix: &str, whole: bool) -> Result<u32> {
         let (number, base) = self.base("pattern", prefix);
         let name = base.name.clone();
-        self.books
-            .reader(number, Follows::Prefix(format!("{prefix}/")));
+        let follows = Follows::Prefix {
+            prefix: format!("{prefix}/"),
+            whole,
+        };
+        self.books.reader(number, follows);
         let given = pattern::Given {
             base,
             prefix: prefix.to_owned(),
-            lie,
+            whole,
+            lie: None,
         };
         let worker = Worker::start(pattern::ROLE, &given)?;
         Ok(self.admit(number, name, worker))

@@ -81,7 +81,7 @@ impl Cast {
             Part::Sends(topic) => all.sender(topic, PACE, lie)?,
             Part::Reads(topic) => all.reader(topic, lie)?,
             Part::SendsAlone => all.lone_sender(PREFIX, Kind::Wait, PACE)?,
-            Part::ReadsAll => all.pattern(PREFIX, None)?,
+            Part::ReadsAll => all.pattern(PREFIX, false)?,
             Part::Writes => all.state(STATE, true)?,
             Part::Looks => all.state(STATE, false)?,
         };

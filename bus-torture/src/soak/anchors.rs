@@ -63,8 +63,8 @@ pub struct Anchors {
 }
 
 impl Anchors {
-    /// Starts them, and waits until they are there. The first reader tells the lie.
-    pub fn new(all: &mut Company, lie: Option<Lie>) -> Result<Self> {
+    /// Starts them, and waits until they are there. `whole` where no broker goes. The first reader tells the lie.
+    pub fn new(all: &mut Company, whole: bool, lie: Option<Lie>) -> Result<Self> {
         let mut pairs = Vec::new();
         let mut lie = lie;
         for topic in topics() {
@@ -75,7 +75,7 @@ impl Anchors {
             all.joined(sender)?;
             pairs.push(Pair { sender, reader });
         }
-        let pattern = all.pattern(PREFIX, None)?;
+        let pattern = all.pattern(PREFIX, whole)?;
         all.joined(pattern)?;
         let state = all.state(STATE, false)?;
         all.joined(state)?;

@@ -41,11 +41,15 @@ struct Seat {
 
 /// All seats.
 #[derive(Debug)]
-pub struct Guests(Vec<Seat>);
+pub struct Guests {
+    seats: Vec<Seat>,
+    /// No broker goes.
+    whole: bool,
+}
 
 impl Guests {
-    /// All seats are free.
-    pub fn new() -> Self {
+    /// All seats are free. `whole` where no broker goes.
+    pub fn new(whole: bool) -> Self {
         let mut seats = Vec::new();
         let mut add = |part, stops| {
             seats.push(Seat {
@@ -67,22 +71,22 @@ impl Guests {
         add(Part::ReadsAll, true);
         add(Part::Writes, true);
         add(Part::Looks, true);
-        Self(seats)
+        Self { seats, whole }
     }
 
     /// How many seats there are.
     pub fn seats(&self) -> usize {
-        self.0.len()
+        self.seats.len()
     }
 
     /// Whether who sits there may be stopped.
     pub fn stops(&self, seat: usize) -> bool {
-        self.0[seat].stops
+        self.seats[seat].stops
     }
 
     /// Who sits there, if somebody does, is there still, and was not told to leave.
     pub fn guest(&self, all: &Company, seat: usize) -> Option<u32> {
-        let guest = self.0[seat].guest?;
+        let guest = self.seats[seat].guest?;
         all.member(guest)
             .is_some_and(|m| !m.leaving())
             .then_some(guest)
@@ -90,15 +94,15 @@ impl Guests {
 
     /// Somebody takes this seat.
     pub fn comes(&mut self, all: &mut Company, seat: usize) -> Result<()> {
-        let guest = match &self.0[seat].part {
+        let guest = match &self.seats[seat].part {
             Part::Sends(topic) => all.sender(topic, PACE, None)?,
             Part::Reads(topic) => all.reader(topic, None)?,
             Part::SendsAlone => all.lone_sender(PREFIX, Kind::Wait, PACE)?,
-            Part::ReadsAll => all.pattern(PREFIX, None)?,
+            Part::ReadsAll => all.pattern(PREFIX, self.whole)?,
             Part::Writes => all.state(STATE, true)?,
             Part::Looks => all.state(STATE, false)?,
         };
-        self.0[seat].guest = Some(guest);
+        self.seats[seat].guest = Some(guest);
         Ok(())
     }
 
@@ -106,9 +110,9 @@ impl Guests {
     pub fn all_leave(&mut self, all: &mut Company) -> Result<()> {
         all.all_go_on();
         for writers in [true, false] {
-            for seat in 0..self.0.len() {
+            for seat in 0..self.seats.len() {
                 let writes = matches!(
-                    self.0[seat].part,
+                    self.seats[seat].part,
                     Part::Sends(_) | Part::SendsAlone | Part::Writes
                 );
                 if writes == writers

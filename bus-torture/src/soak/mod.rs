@@ -51,8 +51,8 @@ pub fn run(budget: &Budget, choices: Choices, lie: Option<Lie>) -> Result<Outcom
     let progress = Progress::new("soak", None);
     let mut all = Company::new(budget.random(0), false)?;
     all.start_broker()?;
-    let anchors = Anchors::new(&mut all, lie)?;
-    let mut guests = Guests::new();
+    let anchors = Anchors::new(&mut all, choices.no_restarts, lie)?;
+    let mut guests = Guests::new(choices.no_restarts);
     let mut steps = Steps::new(budget.random(1), !choices.no_restarts);
     let mut flat = Flat::default();
     let mut lulls = 0;
