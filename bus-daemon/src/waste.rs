@@ -13,9 +13,16 @@ use std::thread;
 use bus_core::backend::doorbell;
 use bus_core::control::Connection;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// Threads that close.
 const MOST: usize = 16;
+
+/// A socket is closed without waiting for what it has still to send.
+const AT_ONCE: libc::linger = libc::linger {
+    l_onoff: 0,
+    l_linger: 0,
+};
 
 /// Whether closing this waits for nobody: it is a memfd, or a doorbell's button, in which nothing can lie.
 fn is_harmless(descriptor: &impl AsFd) -> bool {
@@ -89,6 +96,9 @@ impl Yard {
                     .unwrap_or_else(PoisonError::into_inner)
                     .recv();
                 let Ok(descriptor) = next else { return };
+                // What can be told not to wait is told so; it fails for what is no socket. Whoever could change it back has a descriptor,
+                // and then this one is not the last.
+                let _ = setsockopt(&descriptor, sockopt::Linger, &AT_ONCE);
                 drop(descriptor);
                 state.lock().unwrap_or_else(PoisonError::into_inner).open -= 1;
             }

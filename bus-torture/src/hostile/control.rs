@@ -26,8 +26,9 @@ use crate::progress::Progress;
 const EACH: Duration = Duration::from_secs(2);
 /// How long an honest client may have to wait for the broker: behind thousands of connections that came before, on a busy machine.
 const BOUND: Duration = Duration::from_secs(30);
-/// How long the broker may take to be what it was before.
-const BACK: Duration = Duration::from_secs(15);
+/// How long the broker may take to be what it was before: thousands of connections that nobody is behind any more are still in its queue, and the
+/// machine is busy.
+const BACK: Duration = Duration::from_secs(90);
 /// Descriptors that an attacker's connections may cost the broker.
 const DESCRIPTORS: u64 = 5000;
 /// Memory that an attacker may cost the broker while it is there, in KiB.
