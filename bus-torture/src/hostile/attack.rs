@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use bus_core::control::{Connection, MAX_PACKET, Message, Request, Role};
+use bus_core::control::{Connection, Event, MAX_PACKET, Message, Request, Role};
 use bus_core::schema::Schema;
 use bus_core::{Delivery, Settings};
 use fastrand::Rng;
@@ -23,6 +23,8 @@ pub const ROLE: &str = "hostile-client";
 
 /// Connections that it has at a time.
 const CONNECTIONS: usize = 300;
+/// Connections that it makes before it waits for the broker to take them.
+const QUEUED: u64 = 64;
 /// How long it waits for an answer when it is still honest.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often it says how much it has done.
@@ -86,6 +88,7 @@ pub fn play(given: Value) -> Result<()> {
         zoo: Zoo::new()?,
         connections: VecDeque::new(),
         members: Vec::new(),
+        connected: 0,
         keep: Vec::new(),
     };
     let mut sent = 0_u64;
@@ -109,6 +112,7 @@ struct Client<'a> {
     zoo: Zoo,
     connections: VecDeque<Connection>,
     members: Vec<Member>,
+    connected: u64,
     keep: Vec<OwnedFd>,
 }
 
@@ -127,13 +131,26 @@ impl Client<'_> {
         }
     }
 
+    /// A new connection. Now and then it waits for the broker, for who only queues up is another attack.
+    fn connect(&mut self) -> Result<Connection> {
+        self.connected += 1;
+        let connection = Connection::connect(self.path)?;
+        if self.connected.is_multiple_of(QUEUED) {
+            let last = Connection::connect(self.path)?;
+            send(&last, b"?", &[])?;
+            let _ = last.recv::<Event>(Some(Instant::now() + PATIENCE));
+        }
+        Ok(connection)
+    }
+
     /// Some connection: most of the time a new one.
     fn connection(&mut self) -> Result<&Connection> {
         if self.connections.is_empty() || self.random.u8(..4) > 0 {
             if self.connections.len() >= CONNECTIONS {
                 self.connections.pop_front();
             }
-            self.connections.push_back(Connection::connect(self.path)?);
+            let new = self.connect()?;
+            self.connections.push_back(new);
         }
         let which = self.random.usize(..self.connections.len());
         Ok(&self.connections[which])
@@ -221,7 +238,7 @@ impl Client<'_> {
         } else {
             Role::Subscriber
         };
-        let connection = Connection::connect(self.path)?;
+        let connection = self.connect()?;
         let settings = small(&mut self.random);
         connection.send(&open(role, "hostile/descriptors", settings), &[])?;
         let most = [1, 1, 4, 5, 253][self.random.usize(..5)];
@@ -278,7 +295,7 @@ impl Client<'_> {
                 Role::Publisher
             };
             self.members.push(join(self.path, role)?);
-            let watch = Connection::connect(self.path)?;
+            let watch = self.connect()?;
             watch.send(
                 &Request::Watch {
                     client: "hostile".into(),
@@ -292,7 +309,7 @@ impl Client<'_> {
         }
         join(self.path, Role::Subscriber)?;
         let passing = format!("hostile/passing/{}", self.random.u32(..));
-        let connection = Connection::connect(self.path)?;
+        let connection = self.connect()?;
         connection.send(&open(Role::Publisher, &passing, Settings::default()), &[])?;
         Ok(4)
     }
@@ -341,7 +358,7 @@ impl Client<'_> {
             history: self.random.u32(..4),
             watched: None,
         };
-        let connection = Connection::connect(self.path)?;
+        let connection = self.connect()?;
         connection.send(&request, &[])?;
         if self.connections.len() >= CONNECTIONS {
             self.connections.pop_front();
@@ -356,7 +373,7 @@ impl Client<'_> {
         let (socket, peer) = lingering(LINGER)?;
         // Ended only with this process, for until then nobody takes what was sent.
         self.keep.push(peer);
-        let connection = Connection::connect(self.path)?;
+        let connection = self.connect()?;
         let wake = Request::Wake.pack()?;
         let many = [socket.as_fd(); 9];
         match self.random.u8(..4) {
