@@ -2,7 +2,7 @@
 
 use crate::commands::{
     batching, compression, cost, handoff, latency, placement, select, state, stopped, throughput,
-    wake,
+    tiers, wake,
 };
 use crate::side;
 use crate::subject::{DEFAULT, Subject};
@@ -49,6 +49,8 @@ enum Command {
     Handoff(handoff::Options),
     /// What huge, mapped and locked pages, a node, and pinned threads do here
     Placement(placement::Options),
+    /// What reading costs in place, and copied from a publisher that is not trusted
+    Tiers(tiers::Options),
     /// One side of a job: started by bus-bench itself
     #[command(name = side::SUBCOMMAND, hide = true)]
     Side {
@@ -75,6 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Compression(options) => compression::run(options, subject)?,
         Command::Handoff(options) => handoff::run(options)?,
         Command::Placement(options) => placement::run(options)?,
+        Command::Tiers(options) => tiers::run(options)?,
         Command::Side { side } => return side::run(side),
     };
     report.print(arguments.json)

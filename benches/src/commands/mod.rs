@@ -11,6 +11,7 @@ pub mod select;
 pub mod state;
 pub mod stopped;
 pub mod throughput;
+pub mod tiers;
 mod versus;
 pub mod wake;
 
