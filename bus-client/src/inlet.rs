@@ -171,6 +171,7 @@ impl Inlet {
                 pid,
                 ended,
                 trust,
+                user,
             } => {
                 let ([ring, pidfd], doorbell) = self.member.introduction(descriptors)?;
                 let start = if self.whole || self.joined.get() {
@@ -183,7 +184,13 @@ impl Inlet {
                 match self.core.attach(id, index, &ring, start, trust) {
                     Ok(()) => {
                         self.followed.set(self.followed.get() + 1);
-                        let peer = Peer { id, client, pid };
+                        let peer = Peer {
+                            id,
+                            client,
+                            pid,
+                            user,
+                            trust: Some(trust),
+                        };
                         self.peers.borrow_mut().insert(peer, pidfd);
                         if let Some(doorbell) = doorbell {
                             self.core.set_notify(id, doorbell);
@@ -207,8 +214,7 @@ impl Inlet {
                 self.version.set(version);
             }
             Event::PublisherNotify { version, id } => {
-                let [doorbell] = self.member.descriptors(descriptors)?;
-                if let Some(doorbell) = self.member.doorbell(doorbell) {
+                if let Some(doorbell) = self.member.button(descriptors)? {
                     self.core.set_notify(id, doorbell);
                 }
                 self.version.set(version);

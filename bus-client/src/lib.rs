@@ -80,6 +80,7 @@ pub use affinity::pin_thread;
 #[cfg(feature = "tokio")]
 pub use asynchronous::{AsyncPublisher, AsyncSubscriber, Recv};
 pub use bus::{Bus, BusBuilder};
+pub use bus_core::control::Trust;
 pub use bus_core::memory::placement::{PlacementOutcome, PlacementReport};
 pub use bus_core::publish::Payload;
 pub use bus_core::receive::{Held, HeldValue, Message, Received};

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bus_core::backend::doorbell::{self, Doorbell};
-use bus_core::control::{Event, Request, Role, pidfd_alive};
+use bus_core::control::{Event, Request, Role, Trust, pidfd_alive};
 use bus_core::fork::Birth;
 use bus_core::schema::Schema;
 use bus_core::wake::Relay;
@@ -36,6 +36,11 @@ pub struct Peer {
     pub client: String,
     /// Its process; 0 if that is not visible from here.
     pub pid: u32,
+    /// The user of its process, as the broker sees it: a number as in `id -u`.
+    pub user: u32,
+    /// Of a publisher: how its messages are read. [`Trust::InPlace`] for processes of this user, and where the policy says so;
+    /// [`Trust::Copy`] for those of other users. None of a subscriber.
+    pub trust: Option<Trust>,
 }
 
 /// Who is there, and how to ask the kernel whether they live.
@@ -357,6 +362,15 @@ impl Member {
         let third = (descriptors.len() == 3).then(|| descriptors.pop());
         let third = third.flatten().and_then(|fd| self.doorbell(fd));
         Ok((self.descriptors(descriptors)?, third))
+    }
+
+    /// The button of who may park from now on. None where it is of another user, who is rung through the broker.
+    pub(crate) fn button(&self, descriptors: Vec<OwnedFd>) -> Result<Option<OwnedFd>> {
+        if descriptors.is_empty() {
+            return Ok(None);
+        }
+        let [button] = self.descriptors(descriptors)?;
+        Ok(self.doorbell(button))
     }
 
     /// A peer's doorbell, if it is one. One that is not hurts that peer only: it is woken through the broker.

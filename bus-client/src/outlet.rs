@@ -147,11 +147,19 @@ impl Outlet {
                 client,
                 pid,
                 kept,
+                user,
             } => {
                 let ([reader, pidfd], doorbell) = self.member.introduction(descriptors)?;
                 match self.core.adopt(id, &reader) {
                     Ok(()) => {
-                        self.peers.insert(Peer { id, client, pid }, pidfd);
+                        let peer = Peer {
+                            id,
+                            client,
+                            pid,
+                            user,
+                            trust: None,
+                        };
+                        self.peers.insert(peer, pidfd);
                         self.stalls.add(id);
                         if let Some(doorbell) = doorbell {
                             self.core.set_notify(id, doorbell);
@@ -172,8 +180,7 @@ impl Outlet {
                 self.version = version;
             }
             Event::SubscriberNotify { version, id } => {
-                let [doorbell] = self.member.descriptors(descriptors)?;
-                if let Some(doorbell) = self.member.doorbell(doorbell) {
+                if let Some(doorbell) = self.member.button(descriptors)? {
                     self.core.set_notify(id, doorbell);
                 }
                 self.version = version;

@@ -208,3 +208,28 @@ fn a_publisher_that_rewrites_its_messages_never_changes_what_was_validated() {
         "nothing was rewritten in time: this shows nothing"
     );
 }
+
+/// Within one user a rewriting publisher is read in place. Of a type that says it is tamper-proof, whatever it writes is a value.
+#[test]
+fn a_rewritten_payload_of_a_tamper_proof_type_is_nothing_worse_than_other_values() {
+    type Quote = (u64, [u32; 8]);
+    const { assert!(<Quote as bus_core::schema::Describe>::TAMPER_PROOF) };
+    let mut topic = Topic::new(settings(4, 64, 48, 1, 0));
+    let reader = topic.joined(1);
+    let pen = Pen::on(&topic.publisher.fd());
+    let over = AtomicBool::new(false);
+    let mut others = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| rewrite(&pen, &over));
+        let end = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < end || others == 0 {
+            topic.sync();
+            topic.publisher.try_send(&(7, [7; 8])).unwrap().unwrap();
+            // It always validates, and every look at it is a look at numbers.
+            let seen = Received::<Quote>::new(reader.poll().unwrap().unwrap()).unwrap();
+            let bytes = seen.1.map(|number| number.to_native());
+            others += u32::from(seen.0 != 7 || bytes != [7; 8]);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+}

@@ -241,7 +241,7 @@ impl Clients {
         let Some(client) = self.table.get_mut(&id) else {
             return Posted::Queued;
         };
-        let posted = client.outbox.post(event);
+        let posted = client.outbox.post(event.for_user(client.peer.uid));
         if posted == Posted::Overflow {
             self.leaving.push_back((id, Leaving::Overflow));
         } else if client.waits == Sent::Yes {

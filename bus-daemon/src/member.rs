@@ -99,9 +99,9 @@ impl Member {
             return Ok(None);
         };
         let event = event(self.client.to_string(), self.pid);
-        let mut descriptors = vec![Rc::clone(segment), Rc::clone(&self.pidfd)];
-        descriptors.extend(self.doorbell.clone());
-        Outgoing::new(&event, descriptors).map(Some)
+        let descriptors = vec![Rc::clone(segment), Rc::clone(&self.pidfd)];
+        let event = Outgoing::new(&event, descriptors)?;
+        Ok(Some(event.with_button(self.doorbell.clone(), self.uid)))
     }
 }
 
@@ -121,6 +121,7 @@ pub(crate) fn publisher_joined(
         pid,
         ended,
         trust,
+        user: member.uid,
     })
 }
 
@@ -137,5 +138,6 @@ pub(crate) fn subscriber_joined(
         client,
         pid,
         kept,
+        user: member.uid,
     })
 }

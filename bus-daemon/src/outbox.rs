@@ -30,6 +30,8 @@ enum Subject {
 pub(crate) struct Outgoing {
     packet: Rc<Packet>,
     descriptors: Vec<Rc<OwnedFd>>,
+    /// The button of somebody's doorbell, and whose user's it is: the last of the descriptors, to clients of the same user.
+    button: Option<(Rc<OwnedFd>, u32)>,
     subject: Subject,
     /// Of a publisher's leaving: its ring is still to be read by who has not heard of it. Of a topic's end: messages of it were owed.
     owed: bool,
@@ -54,6 +56,7 @@ impl Outgoing {
         Ok(Self {
             packet: Rc::new(event.pack()?),
             descriptors,
+            button: None,
             subject,
             owed: false,
             whole: None,
@@ -63,6 +66,20 @@ impl Outgoing {
     /// A publisher's leaving, to a subscriber that is to read its ring; a topic's end, to a watch that was to.
     pub(crate) fn with_ring_owed(mut self) -> Self {
         self.owed = true;
+        self
+    }
+
+    /// With the button of a doorbell of this user, if there is one.
+    pub(crate) fn with_button(mut self, button: Option<Rc<OwnedFd>>, user: u32) -> Self {
+        self.button = button.map(|button| (button, user));
+        self
+    }
+
+    /// As a client of this user gets it. Whoever has a button can break the doorbell, so those of other users ring through the broker.
+    pub(crate) fn for_user(mut self, user: u32) -> Self {
+        self.button.take_if(|(_, of)| *of != user);
+        let whole = self.whole.take();
+        self.whole = whole.map(|whole| Rc::new(Outgoing::clone(&whole).for_user(user)));
         self
     }
 
@@ -141,8 +158,9 @@ impl Outbox {
     /// Sends what the socket takes. The answer says what to wait for, with [`Sent::Yes`] where nothing is left.
     pub(crate) fn flush(&mut self, connection: &Connection) -> bus_core::Result<Sent> {
         while let Some(event) = self.queue.front() {
-            let descriptors: Vec<BorrowedFd<'_>> =
-                event.descriptors.iter().map(|fd| fd.as_fd()).collect();
+            let button = event.button.as_ref().map(|(button, _)| button);
+            let descriptors = event.descriptors.iter().chain(button);
+            let descriptors: Vec<BorrowedFd<'_>> = descriptors.map(|fd| fd.as_fd()).collect();
             match connection.try_send_packet(&event.packet, &descriptors)? {
                 Sent::Yes => self.queue.pop_front(),
                 wait => return Ok(wait),
@@ -163,6 +181,7 @@ mod tests {
             client: "c".into(),
             pid: 1,
             kept: false,
+            user: 1,
         };
         Outgoing::new(&event, Vec::new()).unwrap()
     }

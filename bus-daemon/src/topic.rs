@@ -385,7 +385,7 @@ impl Topic {
                 (event, version, publishers)
             }
         };
-        let event = Outgoing::new(&event, vec![doorbell])?;
+        let event = Outgoing::new(&event, Vec::new())?.with_button(Some(doorbell), member.uid);
         if member.has_joined() {
             let role = member.role;
             match role {

@@ -33,8 +33,10 @@ fn a_subscriber_is_told_of_publishers_before_it_joins() {
                 pid,
                 ended: false,
                 trust: Trust::InPlace,
+                user,
             } => {
                 assert_eq!((client.as_str(), *pid), ("test", std::process::id()));
+                assert_eq!(*user, nix::unistd::geteuid().as_raw());
                 (*version, *index, *id)
             }
             other => panic!("{other:?}"),

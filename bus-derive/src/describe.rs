@@ -28,7 +28,12 @@ pub(crate) fn implementation(item: &Item, arguments: &Arguments) -> TokenStream 
         },
     );
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
-    let fixed = fixed(item, &schema);
+    let fixed = all(item, &schema, &quote!(FIXED));
+    let tamper_proof = match &item.shape {
+        Shape::Struct(_) => all(item, &schema, &quote!(TAMPER_PROOF)),
+        // Not every tag is that of a variant.
+        Shape::Enum(_) => quote!(false),
+    };
     let kind = kind(item, &schema);
     let body = match &item.shape {
         Shape::Struct(parts) => parts.iter().map(|part| field(part, &rkyv)).collect(),
@@ -38,6 +43,7 @@ pub(crate) fn implementation(item: &Item, arguments: &Arguments) -> TokenStream 
         #[automatically_derived]
         impl #impl_generics #schema::Describe for #name #ty_generics #where_clause {
             const FIXED: bool = #fixed;
+            const TAMPER_PROOF: bool = #tamper_proof;
 
             fn kind() -> ::std::string::String {
                 #kind
@@ -78,14 +84,14 @@ pub(crate) fn demands(item: &Item, arguments: &Arguments) -> TokenStream {
     }
 }
 
-/// Whether there are no pointers. What a wrapper makes of a field is not known: it may point.
-fn fixed(item: &Item, schema: &TokenStream) -> TokenStream {
+/// Whether all parts have no pointers, or whatever else this constant says of them. What a wrapper makes of a field is not known: it may point.
+fn all(item: &Item, schema: &TokenStream, constant: &TokenStream) -> TokenStream {
     let parts: Vec<_> = item
         .parts()
         .map(|part| {
             let ty = &part.ty;
             match part.with {
-                None => quote_spanned!(part.span()=> <#ty as #schema::Describe>::FIXED),
+                None => quote_spanned!(part.span()=> <#ty as #schema::Describe>::#constant),
                 Some(_) => quote!(false),
             }
         })

@@ -377,3 +377,32 @@ macro_rules! declare {
 }
 
 declare!(Declared { price: f64 = 0.5, names: Vec<String> = Vec::new(), next: Option<Box<Declared>> = None });
+
+#[test]
+fn a_type_is_tamper_proof_where_every_bit_pattern_is_a_value_of_it() {
+    use crate::bus::schema::Describe;
+
+    #[message(crate = crate::bus)]
+    struct Numbers {
+        id: u64,
+        prices: [f64; 4],
+        pair: (i32, u8),
+    }
+    #[message(crate = crate::bus)]
+    struct Flagged {
+        numbers: Numbers,
+        flag: bool,
+    }
+    #[message(crate = crate::bus)]
+    enum Choice {
+        One(u8),
+        Two,
+    }
+    const {
+        assert!(Numbers::TAMPER_PROOF && <[Numbers; 3]>::TAMPER_PROOF);
+        assert!(!Flagged::TAMPER_PROOF && !Choice::TAMPER_PROOF);
+        assert!(!String::TAMPER_PROOF && !<Vec<u8>>::TAMPER_PROOF && !char::TAMPER_PROOF);
+        assert!(!<Option<u8>>::TAMPER_PROOF && !<Box<u8>>::TAMPER_PROOF);
+        assert!(!NonZeroU8::TAMPER_PROOF && !Duration::TAMPER_PROOF);
+    }
+}

@@ -262,8 +262,8 @@ pub enum Event {
         /// The topic.
         id: u64,
     },
-    /// To subscribers: a publisher takes part. Two descriptors: its ring, and a pidfd of its process; a third one if it may park: its
-    /// doorbell.
+    /// To subscribers: a publisher takes part. Two descriptors: its ring, and a pidfd of its process; a third one if it may park and is of
+    /// the same user: the button of its doorbell.
     PublisherJoined {
         /// Version of the set of publishers that this leads to.
         version: u32,
@@ -280,6 +280,8 @@ pub enum Event {
         ended: bool,
         /// How the receiver is to read it.
         trust: Trust,
+        /// The user of its process, as the broker sees it.
+        user: u32,
     },
     /// To subscribers: a publisher is gone. It may name one whose joining was never told, because it left
     /// before the receiver read of it: then only the version matters, and nothing is to be released.
@@ -294,7 +296,7 @@ pub enum Event {
         exited: bool,
     },
     /// To publishers: a subscriber takes part. Two descriptors: its reader segment, and a pidfd of its process; a third one if it may
-    /// park: its doorbell.
+    /// park and is of the same user: the button of its doorbell.
     SubscriberJoined {
         /// Version of the set of subscribers that this leads to.
         version: u32,
@@ -306,6 +308,8 @@ pub enum Event {
         pid: u32,
         /// It is a place that is kept for a watch. It is given up when the broker is gone, for then nobody can take it.
         kept: bool,
+        /// The user of its process, as the broker sees it.
+        user: u32,
     },
     /// To publishers: a subscriber is gone and gates nobody. As for [`Event::PublisherLeft`], it may name
     /// one whose joining was never told.
@@ -317,7 +321,8 @@ pub enum Event {
         /// Its process is gone. Best effort: `false` says nothing.
         exited: bool,
     },
-    /// To subscribers: a publisher that has joined may park from now on. One descriptor: its doorbell. As for
+    /// To subscribers: a publisher that has joined may park from now on. One descriptor: the button of its
+    /// doorbell, unless that is of another user: then it is rung through the broker. As for
     /// [`Event::PublisherLeft`], it may name one whose joining was never told.
     PublisherNotify {
         /// Version of the set of publishers that this leads to.
@@ -325,7 +330,8 @@ pub enum Event {
         /// The publisher.
         id: u64,
     },
-    /// To publishers: a subscriber that has joined may park from now on. One descriptor: its doorbell. As for
+    /// To publishers: a subscriber that has joined may park from now on. One descriptor: the button of its
+    /// doorbell, unless that is of another user: then it is rung through the broker. As for
     /// [`Event::PublisherLeft`], it may name one whose joining was never told.
     SubscriberNotify {
         /// Version of the set of subscribers that this leads to.

@@ -92,6 +92,14 @@ pub type SlotSerializer<'a, E = Failure> = LowSerializer<SlotWriter<'a>, Scratch
 /// What can be sent and read in place: described, serialised by rkyv, validated by bytecheck.
 ///
 /// `#[bus_client::message]` makes a type one. Shared pointers (`Rc`, `Arc`) inside a message are not supported.
+///
+/// # While its publisher rewrites it
+/// A message is validated once. A publisher of another user cannot change what was validated: its messages are
+/// [copied](crate::control::Trust). One of the same user that breaks the protocol on purpose can. Where
+/// [`TAMPER_PROOF`](Describe::TAMPER_PROOF) is true (numbers, and arrays, tuples and structs of numbers), its subscriber may then read other values
+/// than were sent, also a different one at each look, and nothing worse. All other types can mislead it in any way: they have relative pointers
+/// (`String`, `Vec`, maps) or bit patterns that are no value (`bool`, `char`, enums, `Option`), and what was valid when it was checked need not be so when
+/// it is read.
 pub trait Payload:
     'static
     + Describe

@@ -35,6 +35,7 @@ impl<T: Describe, E: Describe> Describe for Result<T, E> {
 
 impl<T: Describe, const N: usize> Describe for [T; N] {
     const FIXED: bool = T::FIXED;
+    const TAMPER_PROOF: bool = T::TAMPER_PROOF;
 
     fn kind() -> String {
         format!("[{}; {N}]", T::kind())
@@ -62,6 +63,7 @@ macro_rules! tuple {
     ($($part:ident $index:tt),*) => {
         impl<$($part: Describe),*> Describe for ($($part,)*) {
             const FIXED: bool = true $(&& $part::FIXED)*;
+            const TAMPER_PROOF: bool = true $(&& $part::TAMPER_PROOF)*;
 
             fn kind() -> String {
                 format!("({})", [$($part::kind()),*].join(", "))

@@ -35,6 +35,11 @@ pub trait Describe: rkyv::Archive {
     /// Whether the archived form holds no pointers: it then has exactly the size of [`rkyv::Archive::Archived`].
     const FIXED: bool;
 
+    /// Whether every bit pattern of the archived form is a value of the type, and it holds no pointers: plain numbers, and arrays, tuples and
+    /// structs of them. A publisher of the same user that rewrites such a payload while it is read [in place](crate::control::Trust)
+    /// can then give other values than it has sent, and do nothing worse. `false` is always right, and the default.
+    const TAMPER_PROOF: bool = false;
+
     /// The name of the type with its generic arguments and without its module: `u32`, `Vec<Leg>`.
     fn kind() -> String;
 

@@ -13,9 +13,10 @@ use std::time::Duration;
 use super::Describe;
 
 macro_rules! leaf {
-    ($fixed:literal: $($type:ty),* $(,)?) => {$(
+    ($fixed:literal, $any_bits:literal: $($type:ty),* $(,)?) => {$(
         impl Describe for $type {
             const FIXED: bool = $fixed;
+            const TAMPER_PROOF: bool = $any_bits;
 
             fn kind() -> String {
                 stringify!($type).to_owned()
@@ -24,16 +25,20 @@ macro_rules! leaf {
     )*};
 }
 
-leaf!(true: (), bool, char, f32, f64);
-leaf!(true: i8, i16, i32, i64, i128, isize);
-leaf!(true: u8, u16, u32, u64, u128, usize);
-leaf!(true: NonZeroI8, NonZeroI16, NonZeroI32, NonZeroI64, NonZeroI128, NonZeroIsize);
-leaf!(true: NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64, NonZeroU128, NonZeroUsize);
-leaf!(true: Duration, Ipv4Addr, Ipv6Addr, IpAddr, SocketAddrV4, SocketAddrV6, SocketAddr);
-leaf!(false: String, Box<str>);
+leaf!(true, true: (), f32, f64);
+leaf!(true, false: bool, char);
+leaf!(true, true: i8, i16, i32, i64, i128, isize);
+leaf!(true, true: u8, u16, u32, u64, u128, usize);
+leaf!(true, false: NonZeroI8, NonZeroI16, NonZeroI32, NonZeroI64, NonZeroI128, NonZeroIsize);
+leaf!(true, false: NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64, NonZeroU128, NonZeroUsize);
+leaf!(true, true: Ipv4Addr, Ipv6Addr);
+// An archived duration has fewer than 10^9 nanoseconds, an address one of two tags.
+leaf!(true, false: Duration, IpAddr, SocketAddrV4, SocketAddrV6, SocketAddr);
+leaf!(false, false: String, Box<str>);
 
 impl<T: ?Sized> Describe for PhantomData<T> {
     const FIXED: bool = true;
+    const TAMPER_PROOF: bool = true;
 
     fn kind() -> String {
         "PhantomData".to_owned()
