@@ -53,7 +53,7 @@ impl<'a> Brokers<'a> {
     pub fn run(
         mut self,
         coverage: &mut Coverage,
-        only: Option<usize>,
+        only: Option<u32>,
         progress: &Progress,
     ) -> Result<Outcome> {
         let Seen { calls, places, .. } = self.once(None).context("a broker without any fault")?;
@@ -65,7 +65,7 @@ impl<'a> Brokers<'a> {
         self.outcome
             .count(format!("{NAME}.faults"), plan.faults.len() as u64);
         let mut tried = 0;
-        for (number, fault) in plan.faults {
+        for fault in plan.faults {
             if self.budget.over() && tried > 0 {
                 break;
             }
@@ -76,9 +76,10 @@ impl<'a> Brokers<'a> {
                     coverage.tried(fault);
                     if let Err(error) = came {
                         self.outcome.violation(format!(
-                            "{NAME}: {} at {}: {error:#}; again: bus-torture faults --of {NAME} --fault {number} --seed {}",
+                            "{NAME}: {} at {}: {error:#}; again: bus-torture faults --of {NAME} --fault {} --seed {}",
                             fault.error,
                             coverage.name(fault.site),
+                            fault.number(),
                             self.budget.seed()
                         ));
                     }

@@ -94,6 +94,16 @@ impl Call {
         }
     }
 
+    /// Whether this error says that the connection is gone which is this call's first argument.
+    #[must_use]
+    pub fn hangs_up(self, error: Errno) -> bool {
+        let gone = matches!(error, Errno::ECONNRESET | Errno::EPIPE);
+        gone && matches!(
+            self.number,
+            libc::SYS_recvmsg | libc::SYS_recvfrom | libc::SYS_sendmsg | libc::SYS_sendto
+        )
+    }
+
     fn errors_of_futex(self) -> &'static [Errno] {
         match self.arguments[1] as i32 & libc::FUTEX_CMD_MASK {
             libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET => &[Errno::EINTR, Errno::EAGAIN],

@@ -29,6 +29,8 @@ pub const CLIENT: Role = ("faulty-client", play);
 const ATTEMPTS: u64 = 4;
 /// How long a client waits for anything.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// After how long without a message it asks what was skipped.
+const LOOK: Duration = Duration::from_millis(500);
 /// Messages that a publisher sends: some rings full.
 const SENT: u64 = 40;
 /// Messages that a subscriber receives.
@@ -312,15 +314,26 @@ fn pattern(bus: &Bus, tag: u64, report: &mut Report) -> Result<()> {
         publisher.send(&message(tag, sequence))?;
     }
     drop(publisher);
-    for sequence in 0..5 {
-        let received = subscriber.recv_timeout(PATIENCE)?;
-        let received = received.ok_or_else(|| anyhow!("nothing comes"))?;
+    let deadline = Instant::now() + PATIENCE;
+    let mut sequence = 0;
+    while sequence < 5 {
+        // What it could not follow it says there, and only there.
+        if let Some(skipped) = subscriber.skipped()?.first() {
+            bail!("{}: {}", skipped.topic, skipped.why);
+        }
+        if Instant::now() >= deadline {
+            bail!("nothing comes");
+        }
+        let Some(received) = subscriber.recv_timeout(LOOK)? else {
+            continue;
+        };
         let content = Content::read(received.into_message().bytes());
         if content != Ok(Content { tag, sequence }) {
             report
                 .wrong
                 .push(format!("{content:?} instead of number {sequence} of {tag}"));
         }
+        sequence += 1;
     }
     Ok(())
 }

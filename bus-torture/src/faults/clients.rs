@@ -89,7 +89,7 @@ impl<'a> Clients<'a> {
     pub fn run(
         mut self,
         coverage: &mut Coverage,
-        only: Option<usize>,
+        only: Option<u32>,
         progress: &Progress,
     ) -> Result<Outcome> {
         let Seen { calls, places, .. } = self.rehearse()?;
@@ -104,7 +104,7 @@ impl<'a> Clients<'a> {
         self.outcome
             .count(format!("{}.faults", self.name), plan.faults.len() as u64);
         let mut tried = 0;
-        for (number, fault) in plan.faults {
+        for fault in plan.faults {
             if self.budget.over() && tried > 0 {
                 break;
             }
@@ -121,12 +121,13 @@ impl<'a> Clients<'a> {
                     tried += 1;
                     coverage.tried(fault);
                     let what = format!(
-                        "{}: {} at {}: {}; again: bus-torture faults --of {} --fault {number} --seed {}",
+                        "{}: {} at {}: {}; again: bus-torture faults --of {} --fault {} --seed {}",
                         self.name,
                         fault.error,
                         coverage.name(fault.site),
                         wrong.text(),
                         self.name,
+                        fault.number(),
                         self.budget.seed()
                     );
                     self.outcome.violation(what);

@@ -77,9 +77,9 @@ pub struct Options {
     /// Faults of this one only; may be given several times
     #[arg(long = "of", value_name = "NAME", value_enum)]
     subjects: Vec<Subject>,
-    /// This fault only
+    /// This fault only: the number that a violation prints, for the same program
     #[arg(long, value_name = "N")]
-    fault: Option<usize>,
+    fault: Option<u32>,
     /// Let clients give up at their first error: to show that this is noticed
     #[arg(long, hide = true)]
     mutant: bool,

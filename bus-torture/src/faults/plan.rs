@@ -14,14 +14,14 @@ const OFTEN: u32 = 3;
 
 /// The faults of one script.
 pub struct Plan {
-    /// With their numbers, in the order in which they are tried: all sites first, then the same ones at later calls.
-    pub faults: Vec<(usize, Fault)>,
+    /// In the order in which they are tried: all sites first, then the same ones at later calls.
+    pub faults: Vec<Fault>,
 }
 
 impl Plan {
     /// For the calls that were seen.
     #[must_use]
-    pub fn new(calls: &[(Site, Call)], only: Option<usize>, random: &mut Rng) -> Self {
+    pub fn new(calls: &[(Site, Call)], only: Option<u32>, random: &mut Rng) -> Self {
         let mut made: HashMap<Site, u32> = HashMap::new();
         let mut faults = Vec::new();
         for (site, call) in calls {
@@ -36,12 +36,11 @@ impl Plan {
             }
             *after += 1;
         }
-        let mut faults: Vec<_> = faults.into_iter().enumerate().collect();
         if let Some(only) = only {
-            faults.retain(|(number, _)| *number == only);
+            faults.retain(|fault| fault.number() == only);
         }
         random.shuffle(&mut faults);
-        faults.sort_by_key(|(_, fault)| fault.after);
+        faults.sort_by_key(|fault| fault.after);
         Self { faults }
     }
 }

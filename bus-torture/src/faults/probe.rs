@@ -1,6 +1,7 @@
 //! A process whose system calls are watched between its two marks, and one of which is refused.
 //!
-//! The refused call is replaced at its entry by one that does not exist, so that it has no effect, and its result at its exit by the error.
+//! The refused call is replaced at its entry by one that does not exist, so that it has no effect, and its result at its exit by the error. Where the
+//! error says that a connection is gone, it is replaced by one that ends that connection: for the other side it has to be so as well.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::libc::user_regs_struct as Registers;
 
 use super::call::{Call, Site};
 use crate::kill_points::place::Places;
@@ -32,6 +34,23 @@ pub struct Fault {
     pub after: u32,
     /// The error.
     pub error: Errno,
+}
+
+impl Fault {
+    /// A number for it, the same in each run of the same program.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        let words = [
+            self.site.number.cast_unsigned(),
+            self.after.into(),
+            self.error as u64,
+        ];
+        let words = self.site.returns.iter().chain(&words);
+        let mixed = words.fold(0xcbf2_9ce4_8422_2325_u64, |mixed, word| {
+            (mixed ^ word).wrapping_mul(0x100_0000_01b3).rotate_left(23)
+        });
+        (mixed ^ mixed >> 32) as u32
+    }
 }
 
 /// What was seen of a process.
@@ -99,7 +118,7 @@ impl Probe {
         };
         let mut made: HashMap<Site, u32> = HashMap::new();
         let deadline = Instant::now() + patience;
-        let mut refused = false;
+        let mut refused = None;
         let mut signal = None;
         loop {
             self.tracee.go_on(Pace::Call, signal.take())?;
@@ -120,18 +139,16 @@ impl Probe {
                     seen.calls.push((site, call));
                     let before = made.entry(site).or_default();
                     let hit = |fault: &Fault| fault.site == site && fault.after == *before;
-                    if fault.as_ref().is_some_and(hit) && !seen.injected {
-                        let mut registers = self.tracee.registers()?;
-                        registers.orig_rax = NONE;
-                        self.tracee.set_registers(registers)?;
-                        (seen.injected, refused) = (true, true);
+                    if let Some(Fault { error, .. }) = fault.filter(hit)
+                        && !seen.injected
+                    {
+                        refused = Some(self.replace(call, error)?);
+                        seen.injected = true;
                     }
                     *before += 1;
                 }
                 Stop::Call => {
-                    if let Some(fault) = fault.filter(|_| std::mem::take(&mut refused)) {
-                        let mut registers = self.tracee.registers()?;
-                        registers.rax = i64::from(-(fault.error as i32)).cast_unsigned();
+                    if let Some(registers) = refused.take() {
                         self.tracee.set_registers(registers)?;
                     }
                 }
@@ -157,6 +174,21 @@ impl Probe {
                 other => bail!("it ends in another way: {other:?}"),
             }
         }
+    }
+
+    /// Replaces the call at whose entry it stands; the registers with which it is to return.
+    fn replace(&self, call: Call, error: Errno) -> Result<Registers> {
+        let before = self.tracee.registers()?;
+        let mut instead = before;
+        instead.orig_rax = NONE;
+        if call.hangs_up(error) {
+            instead.orig_rax = libc::SYS_shutdown.cast_unsigned();
+            instead.rsi = libc::SHUT_RDWR as u64;
+        }
+        self.tracee.set_registers(instead)?;
+        let mut after = before;
+        after.rax = i64::from(-(error as i32)).cast_unsigned();
+        Ok(after)
     }
 
     /// The call at whose entry it stands.

@@ -254,10 +254,10 @@ impl<'a> Trial<'a> {
 
     /// Kills a victim, and looks at the others.
     fn bury(&mut self, crew: &mut Crew, mut victim: Victim, done: bool) -> Result<(), Fault> {
+        // While the others are looked at, the next one starts. Not between death and look: that would be waited for.
+        self.spare = Some(self.start(crew)?);
         victim.tracee.kill()?;
         let at = Death::now();
-        // While the others are looked at, the next one starts.
-        self.spare = Some(self.start(crew)?);
         let killed = Killed {
             pid: victim.tracee.pid(),
             tag: victim.tag,
