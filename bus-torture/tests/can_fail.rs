@@ -92,3 +92,23 @@ fn soak_notices_memory_that_grows() {
 fn soak_notices_a_member_that_is_stale() {
     notices(&SOAK, "stale", "and nobody else");
 }
+
+const RESTARTS: [&str; 6] = [
+    "restarts",
+    "--kind",
+    "busd",
+    "--count",
+    "30",
+    "--seconds=60",
+];
+
+#[test]
+fn restarts_notice_a_message_that_is_lost_or_doubled() {
+    notices(&RESTARTS, "drop", "was due: lost unsaid");
+    notices(&RESTARTS, "double", "was due: lost unsaid, or doubled");
+}
+
+#[test]
+fn restarts_notice_a_member_that_is_stale() {
+    notices(&RESTARTS, "stale", "and nobody else");
+}

@@ -103,9 +103,6 @@ impl Desk {
             }
             Ok(_) => {}
         }
-        if now.saturating_sub(self.flushed) > FLUSH {
-            self.flush()?;
-        }
         Ok(())
     }
 
@@ -170,7 +167,7 @@ impl Desk {
         clock::now().saturating_sub(self.flushed) > FLUSH
     }
 
-    /// Where nothing is left to be read: says which publishers have ended. `lost` are all messages that this reader was said to have
+    /// Says which publishers have ended: those that are `gone`, of whom nothing is left to be read. `lost` are all messages that this reader was said to have
     /// lost, so far.
     ///
     /// # Errors

@@ -77,13 +77,17 @@ pub fn play(given: Value) -> Result<()> {
             }
             Err(error) => return Err(error).context("receiving"),
         };
+        let due = desk.due();
+        if due {
+            desk.flush()?;
+        }
         if !some {
             desk.release()?;
+        }
+        // Where others send all the time, there is always something.
+        if due || !some {
             let names = all.topics().context("listing")?;
             desk.mourn(0, |_, tag| !names.contains(&topic(&given.prefix, tag)))?;
-            if desk.due() {
-                desk.flush()?;
-            }
         }
     }
     desk.flush()?;

@@ -134,13 +134,18 @@ fn read(given: &Given, post: &Post) -> Result<Next> {
             });
         }
         match looked {
-            Ok(true) => {}
-            Ok(false) => {
-                // What it holds may be what its publishers wait for.
-                desk.release()?;
-                desk.mourn(handle.lost(), |id, _| handle.peer(id).is_none())?;
-                if desk.due() {
+            Ok(some) => {
+                let due = desk.due();
+                if due {
                     desk.flush()?;
+                }
+                if !some {
+                    // What it holds may be what its publishers wait for.
+                    desk.release()?;
+                }
+                // Where others send all the time, there is always something.
+                if due || !some {
+                    desk.mourn(handle.lost(), |id, _| handle.peer(id).is_none())?;
                 }
             }
             Err(Error::Unusable { why, .. }) => {
