@@ -4,27 +4,29 @@
 //! that it may grant a moment later. Each turn does a bounded amount for each who is ready.
 
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bus_core::control::Refusal;
+use bus_core::control::{Passed, Refusal};
 use bus_core::fork::{Birth, Unshared};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use sd_notify::NotifyState;
 
 use crate::census::{Census, Record};
 use crate::client::Token;
 use crate::endpoint::Endpoint;
-use crate::governed::Governed;
+use crate::governed::{Governed, tell_systemd};
 use crate::hub::{Hub, turn_away};
 use crate::limits::{ACCEPTS_PER_TURN, raise_descriptor_limit};
 use crate::policy::Source;
 use crate::reserve::{Accepted, Reserve};
+use crate::store::{Store, Stored, is_stored};
 use crate::{Error, Result};
 
 /// After how long to try again what the kernel refused.
@@ -48,6 +50,7 @@ pub struct Broker {
     census: Census,
     /// Who was written down before.
     before: Vec<Record>,
+    service: Service,
     /// Last, for its lock guards the census.
     endpoint: Endpoint,
 }
@@ -64,8 +67,49 @@ impl Broker {
     pub fn bind(path: impl AsRef<Path>) -> Result<Self> {
         raise_descriptor_limit();
         let reserve = Reserve::new().map_err(|e| Error::io("taking a descriptor in reserve", e))?;
-        let endpoint = Endpoint::bind(path.as_ref())?;
-        let (census, before) = Census::open(endpoint.path())?;
+        Self::at(Endpoint::bind(path.as_ref())?, reserve, Service::default())
+    }
+
+    /// As [`bind`](Self::bind), for a process that a service manager may have started; `passed` is what that has passed to it
+    /// ([`take_passed`](bus_core::control::take_passed)).
+    ///
+    /// A socket among it is where the broker listens, and stays when it ends; `path` says where to listen if there is none. The service manager is told when the broker is
+    /// ready and when it stops, and keeps the rings of ended publishers that their topics retain, if it was asked to
+    /// (`FileDescriptorStoreMax=`).
+    ///
+    /// # Errors
+    /// As for [`bind`](Self::bind). [`Error::Foreign`] also where the socket is none that a broker can listen at.
+    pub fn bind_service(
+        passed: Vec<Passed>,
+        path: impl FnOnce() -> Result<PathBuf>,
+    ) -> Result<Self> {
+        raise_descriptor_limit();
+        let reserve = Reserve::new().map_err(|e| Error::io("taking a descriptor in reserve", e))?;
+        let (mut sockets, kept) = passed
+            .into_iter()
+            .partition::<Vec<_>, _>(|passed| !is_stored(&passed.name));
+        let endpoint = match (sockets.pop(), sockets.is_empty()) {
+            (Some(socket), true) => Endpoint::adopt(socket.descriptor)?,
+            (None, _) => Endpoint::bind(&path()?)?,
+            (Some(_), false) => {
+                return Err(Error::Foreign {
+                    path: "the service manager's socket".into(),
+                    why: "there are several, and a broker listens at one",
+                });
+            }
+        };
+        let (store, stored) = Store::open(kept);
+        let service = Service {
+            is_told: true,
+            store: Some(store),
+            stored,
+        };
+        Self::at(endpoint, reserve, service)
+    }
+
+    fn at(endpoint: Endpoint, reserve: Reserve, service: Service) -> Result<Self> {
+        let known = service.stored.iter().map(|stored| stored.about.id >> 32);
+        let (census, before) = Census::open(endpoint.path(), known.max().unwrap_or(0))?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let stop = Unshared::new(|| EventFd::from_flags(flags))
             .map_err(|e| Error::io("making the descriptor that stops it", e))?;
@@ -77,6 +121,7 @@ impl Broker {
             birth: Birth::here(),
             census,
             before,
+            service,
             endpoint,
         })
     }
@@ -128,6 +173,15 @@ impl Broker {
     }
 }
 
+/// What a service manager has to do with a broker.
+#[derive(Debug, Default)]
+struct Service {
+    is_told: bool,
+    store: Option<Store>,
+    /// What it has kept.
+    stored: Vec<Stored>,
+}
+
 /// A broker at work.
 struct Running {
     stop: Arc<Unshared<EventFd>>,
@@ -136,6 +190,8 @@ struct Running {
     epoll: Rc<Unshared<Epoll>>,
     reserve: Reserve,
     hub: Hub,
+    /// A service manager hears of it.
+    is_told: bool,
     /// The listener is not watched, because connections cannot be accepted for now.
     paused: bool,
     /// When to try again what the kernel refused.
@@ -156,6 +212,7 @@ impl Running {
             birth,
             census,
             before,
+            service,
             endpoint,
         } = broker;
         birth.check()?;
@@ -180,8 +237,14 @@ impl Running {
         if let Some(listener) = endpoint.listener() {
             watch(&listener, Token::Listener)?;
         }
+        let policy = governed.take_policy();
+        let mut hub = Hub::new(Rc::clone(&epoll), policy, census, before);
+        if let Some(store) = service.store {
+            hub.restore(store, service.stored);
+        }
         Ok(Self {
-            hub: Hub::new(Rc::clone(&epoll), governed.take_policy(), census, before),
+            hub,
+            is_told: service.is_told,
             stop,
             signals,
             governed,
@@ -196,6 +259,10 @@ impl Running {
 
     fn run(mut self) -> Result<()> {
         tracing::info!("listening on {}", self.endpoint.path().display());
+        self.tell(&[NotifyState::Ready]);
+        // What a service manager has kept and nobody wants goes now; no event may come for long.
+        self.hub.update_store();
+        self.retry()?;
         let mut events = [EpollEvent::empty(); EVENTS_PER_TURN];
         loop {
             let ready = match self.epoll.wait(&mut events, self.timeout()) {
@@ -208,6 +275,7 @@ impl Running {
                 self.hub.bury();
             }
             self.hub.settle();
+            self.hub.update_store();
             self.retry()?;
             if self
                 .end
@@ -263,9 +331,16 @@ impl Running {
         }
     }
 
+    fn tell(&self, state: &[NotifyState<'_>]) {
+        if self.is_told {
+            tell_systemd(state);
+        }
+    }
+
     /// Nobody new comes in; what has happened so far is still told.
     fn begin_to_stop(&mut self) {
         if self.end.is_none() {
+            self.tell(&[NotifyState::Stopping]);
             self.endpoint.close();
             self.end = Some(Instant::now() + LAST_WORDS);
         }
@@ -319,7 +394,9 @@ impl Running {
             self.hub.clients.flush_later();
             self.hub.bury();
         }
-        if self.retry_at.is_none() && (self.paused || self.hub.clients.any_later()) {
+        if self.retry_at.is_none()
+            && (self.paused || self.hub.clients.any_later() || self.hub.store.is_behind())
+        {
             self.retry_at = Some(Instant::now() + RETRY);
         }
         Ok(())

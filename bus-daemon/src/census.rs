@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 
 use bus_core::TopicSettings;
 use bus_core::control::{PROTOCOL_VERSION, Role};
+use bus_core::fork::{Birth, Unshared};
 use bus_core::schema::Schema;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
@@ -115,7 +116,9 @@ pub(crate) struct Record {
 #[derive(Debug)]
 pub(crate) struct Census {
     path: PathBuf,
-    file: File,
+    file: Unshared<File>,
+    /// A fork of this process removes nothing.
+    birth: Birth,
     incarnation: u64,
     key: [u8; 16],
     /// Who is written down, each with its place.
@@ -126,18 +129,19 @@ pub(crate) struct Census {
 }
 
 impl Census {
-    /// Opens the census of the broker at `socket`, or makes one; begins a new incarnation. Returns also who is written down.
+    /// Opens the census of the broker at `socket`, or makes one; begins a new incarnation, later than `known`. Returns also who is written down.
     ///
     /// # Errors
     /// [`Error::Foreign`] if something else is there, [`Error::Listen`] if it cannot be read or written.
-    pub(crate) fn open(socket: &Path) -> Result<(Self, Vec<Record>)> {
+    pub(crate) fn open(socket: &Path, known: u64) -> Result<(Self, Vec<Record>)> {
         let path = beside(socket);
         let failed = |what, source: io::Error| Error::Listen {
             path: socket.to_owned(),
             what,
             source,
         };
-        let file = open(&path).map_err(|e| failed("opening its list of members", e))?;
+        let file =
+            Unshared::new(|| open(&path)).map_err(|e| failed("opening its list of members", e))?;
         if let Some(why) = foreign(&file) {
             return Err(Error::Foreign { path, why });
         }
@@ -155,7 +159,8 @@ impl Census {
         let mut census = Self {
             path,
             file,
-            incarnation: before % INCARNATIONS + 1,
+            birth: Birth::here(),
+            incarnation: before.max(known) % INCARNATIONS + 1,
             key: old.as_ref().map_or_else(secret, |old| old.key),
             entries: HashMap::new(),
             free: Vec::new(),
@@ -285,6 +290,7 @@ impl Census {
 impl Drop for Census {
     fn drop(&mut self) {
         if self.entries.is_empty()
+            && self.birth.is_here()
             && let Err(error) = fs::remove_file(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use bus_core::control::check_socket_path;
 use bus_core::fork::{Birth, Unshared};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockname, getsockopt,
+    listen, socket, sockopt,
 };
 
 use crate::{Error, Result};
@@ -29,8 +30,8 @@ pub(crate) struct Endpoint {
     path: PathBuf,
     lock_path: PathBuf,
     listener: Option<Unshared<OwnedFd>>,
-    /// Device and inode of the socket file, to remove no other.
-    identity: (u64, u64),
+    /// Device and inode of the socket file, to remove no other; none where somebody else has made it, and removes it.
+    identity: Option<(u64, u64)>,
     /// A fork of this process has neither lock nor path: it removes nothing.
     birth: Birth,
     _lock: Unshared<Flock<File>>,
@@ -55,7 +56,29 @@ impl Endpoint {
             path,
             lock_path,
             listener: Some(listener),
-            identity,
+            identity: Some(identity),
+            birth: Birth::here(),
+            _lock: lock,
+        })
+    }
+
+    /// Takes the lock of a socket that somebody else has bound and listens at, and will keep.
+    pub(crate) fn adopt(listener: OwnedFd) -> Result<Self> {
+        let path = path_of(&listener)?;
+        let lock_path = lock_path(&path);
+        let lock = lock(&path, &lock_path)?;
+        // Shared with who made it, and with all that have it.
+        let nonblocking = FcntlArg::F_SETFL(OFlag::O_NONBLOCK);
+        let listener = fcntl(&listener, nonblocking).and_then(|_| Unshared::new(|| Ok(listener)));
+        let listener = listener.map_err(|e| {
+            remove_file(&lock_path);
+            failed(&path, "taking the socket of the service manager", e)
+        })?;
+        Ok(Self {
+            path,
+            lock_path,
+            listener: Some(listener),
+            identity: None,
             birth: Birth::here(),
             _lock: lock,
         })
@@ -81,7 +104,8 @@ impl Endpoint {
     pub(crate) fn close(&mut self) {
         if self.listener.take().is_some()
             && self.birth.is_here()
-            && fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.identity)
+            && fs::symlink_metadata(&self.path)
+                .is_ok_and(|m| Some((m.dev(), m.ino())) == self.identity)
         {
             remove_file(&self.path);
         }
@@ -139,6 +163,27 @@ fn lock(path: &Path, lock_path: &Path) -> Result<Unshared<Flock<File>>> {
             _ => {}
         }
     }
+}
+
+/// Where a socket listens that was passed to this process.
+fn path_of(listener: &OwnedFd) -> Result<PathBuf> {
+    let unsuited = |why| Error::Foreign {
+        path: "the service manager's socket".into(),
+        why,
+    };
+    let address = getsockname::<UnixAddr>(listener.as_raw_fd());
+    let address = address.map_err(|_| unsuited("it is no Unix socket"))?;
+    if getsockopt(listener, sockopt::SockType) != Ok(SockType::SeqPacket) {
+        return Err(unsuited(
+            "it carries no packets (ListenSequentialPacket= of a socket unit makes one that does)",
+        ));
+    }
+    if getsockopt(listener, sockopt::AcceptConn) != Ok(true) {
+        return Err(unsuited("it does not listen (Accept=no of a socket unit)"));
+    }
+    let path = address.path().filter(|path| path.is_absolute());
+    let path = path.ok_or_else(|| unsuited("it has no path"))?;
+    Ok(path.to_owned())
 }
 
 /// Removes a socket on which nobody listens. With the lock held no other broker is alive.

@@ -84,7 +84,7 @@ impl Governed {
 }
 
 /// Tells systemd, if it has started this process and asked to be told.
-fn tell_systemd(state: &[NotifyState<'_>]) {
+pub(crate) fn tell_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "cannot tell systemd");
     }

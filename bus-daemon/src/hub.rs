@@ -19,6 +19,7 @@ use crate::limits::{MAX_CONNECTIONS, MAX_IDLE_TOPICS, REQUESTS_PER_TURN};
 use crate::parked::Parked;
 use crate::policy::{Policy, Subject};
 use crate::reserve::is_exhaustion;
+use crate::store::Store;
 use crate::topic::Topic;
 use crate::waste;
 use crate::watch::Watch;
@@ -37,6 +38,7 @@ pub(crate) struct Hub {
     pub(crate) census: Census,
     pub(crate) awaited: Awaited,
     pub(crate) parked: BTreeMap<u64, Parked>,
+    pub(crate) store: Store,
 }
 
 impl Hub {
@@ -52,6 +54,7 @@ impl Hub {
         Self {
             awaited: Awaited::new(Rc::clone(&epoll), before, Instant::now()),
             parked: BTreeMap::new(),
+            store: Store::none(),
             clients: Clients::new(epoll, base),
             topics: HashMap::new(),
             idle: VecDeque::new(),
@@ -166,6 +169,7 @@ impl Hub {
                 continue;
             };
             self.write_gone(id);
+            self.store.stale = true;
             let Some(topic) = self.topics.get_mut(&name) else {
                 continue;
             };
@@ -228,6 +232,7 @@ impl Hub {
             return;
         };
         tracing::info!(topic = %name, "topic closed");
+        self.store.stale = true;
         let version = topic.publishers_version();
         for id in topic.members() {
             self.clients.dismiss(id, version);

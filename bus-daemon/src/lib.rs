@@ -10,11 +10,13 @@
 //!  waste      descriptors that nobody wants
 //!  client     one connection;   outbox   what it has not read yet
 //!  census     who takes part, in a file for the broker that comes after this one
+//!  store      what a service manager keeps for the broker that comes after this one;   retained   what that is
 //!  awaited    who took part in the one before;   resume   how they come back;   parked   who waits for them
 //! ```
 //! Promises: no message of any topic goes through it; no client, dead, stopped, or hostile, makes it wait, stop or
 //! take unbounded memory; with nothing to do it takes no processor time. It asks for a path that belongs to its
-//! user. It does not keep anything beyond its life: rings that a topic retains go with it.
+//! user. For the broker that comes after it, it writes down who takes part; rings that a topic retains go with it, unless a service manager keeps
+//! them.
 //!
 //! ```
 //! # let dir = tempfile::tempdir()?;
@@ -47,7 +49,9 @@ mod process;
 mod request;
 mod reserve;
 mod resume;
+mod retained;
 mod rings;
+mod store;
 mod thread;
 mod topic;
 mod waste;

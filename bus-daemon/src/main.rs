@@ -6,7 +6,6 @@ mod log;
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use bus_daemon::Broker;
 use bus_daemon::policy::Source;
 use clap::Parser;
@@ -15,6 +14,8 @@ use clap::Parser;
 ///
 /// Without a policy it serves the user that runs it, and nobody else. A policy says who else may publish and subscribe where, what topics are
 /// like, and how much one user may take; see `bus policy check`.
+///
+/// Started by systemd, it listens at the socket that it is passed, if it is passed one; see docs/systemd.md.
 ///
 /// Stops on SIGTERM and SIGINT, reads its policy again on SIGHUP. RUST_LOG chooses what is logged, and is stronger than -v.
 #[derive(Debug, Parser)]
@@ -36,11 +37,11 @@ struct Arguments {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     log::start(arguments.verbose)?;
-    let path = match arguments.socket {
-        Some(path) => path,
-        None => bus_core::control::socket_path().context("no path to listen on")?,
-    };
-    let mut broker = Broker::bind(&path)?;
+    let passed = bus_core::control::take_passed()?;
+    let mut broker = Broker::bind_service(passed, || match arguments.socket {
+        Some(path) => Ok(path),
+        None => Ok(bus_core::control::socket_path()?),
+    })?;
     let source = arguments.policy.map(Source::file);
     broker.govern(source.unwrap_or_else(Source::default_file))?;
     broker.stop_on_signals()?;

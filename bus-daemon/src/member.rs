@@ -1,6 +1,6 @@
 //! One member of a topic: a handle that has it open, or the place that is kept for one; and the events that tell of it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use bus_core::control::{Credentials, Event, Role, Trust};
@@ -68,6 +68,11 @@ impl Member {
             segment: Some(segment),
             ..Self::new(Role::Subscriber, client, peer, pidfd, 0, None, seat)
         }
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 
     /// How a subscriber of this user is to read it.

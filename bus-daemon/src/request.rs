@@ -266,6 +266,8 @@ impl Hub {
         }
         let role = asked.role;
         self.overtake(name, role);
+        // A publisher may take the index of a ring that was kept.
+        self.store.stale = true;
         let (Some(topic), Some(entry)) = (self.topics.get_mut(name), self.clients.get_mut(id))
         else {
             return protocol("the connection is closed");

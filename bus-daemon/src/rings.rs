@@ -48,7 +48,7 @@ struct Line {
 pub(crate) struct Ended {
     pub(crate) id: u64,
     pub(crate) member: Member,
-    order: u64,
+    pub(crate) order: u64,
 }
 
 /// Why there is no index for a publisher.
@@ -125,6 +125,21 @@ impl Rings {
             order: self.ends,
         });
         self.trim();
+    }
+
+    /// The ring of a publisher that ended at an earlier broker is here again. False where its index is another's.
+    pub(crate) fn restore(&mut self, id: u64, member: Member, order: u64) -> bool {
+        let least = usize::from(member.index) + 1;
+        self.lines
+            .resize_with(self.lines.len().max(least), Line::default);
+        let line = &mut self.lines[usize::from(member.index)];
+        if !line.is_free() {
+            return false;
+        }
+        line.ring = id;
+        line.kept = Some(Ended { id, member, order });
+        self.ends = self.ends.max(order);
+        true
     }
 
     /// Lets go of rings that are older than those to be retained, and owed to nobody.

@@ -6,6 +6,7 @@
 //! | `wire` | how it is packed: a prefix that stays stable, then a validated archive |
 //! | `connection` | how it travels: one `SOCK_SEQPACKET` socket for each handle |
 //! | `peer` | who is at the other end: [`Credentials`] and a pidfd |
+//! | `passed` | what a service manager passes to a process that it starts: [`take_passed`] |
 //! | `path` | where the broker listens: [`socket_path`] |
 //! | `sys` | the system calls that need `unsafe` |
 //!
@@ -15,6 +16,7 @@
 
 mod connection;
 mod messages;
+mod passed;
 mod path;
 mod peer;
 mod sys;
@@ -22,6 +24,7 @@ mod wire;
 
 pub use connection::{Connection, Sent};
 pub use messages::{Event, Refusal, Request, Role, Trust, Watched};
+pub use passed::{Passed, take_passed};
 pub use path::{check_socket_path, socket_path};
 pub use peer::{Credentials, open_pidfd, pidfd_alive};
 pub use wire::{MAX_DESCRIPTORS, MAX_PACKET, Message, PROTOCOL_VERSION, Packet};

@@ -140,6 +140,15 @@ pub(super) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
+/// Owns a descriptor that this process was started with, if there is one with this number.
+pub(super) fn adopt(number: RawFd) -> nix::Result<OwnedFd> {
+    // SAFETY: two integers go in; the call fails for a number that is no descriptor.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    nix::errno::Errno::result(flags)?;
+    // SAFETY: it is open, and whoever started this process said that it is for the one who asks, who asks once (`take_passed`).
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// A descriptor of a process, by its number.
 pub(super) fn pidfd_open(pid: libc::pid_t) -> io::Result<OwnedFd> {
     let fd = retry(|| {

@@ -13,6 +13,7 @@ use crate::client::Clients;
 use crate::limits::MAX_PUBLISHERS;
 use crate::member::{Member, publisher_joined, subscriber_joined};
 use crate::outbox::Outgoing;
+use crate::rings::Ended;
 
 /// What an earlier broker knew of the other side, and this one does not.
 #[derive(Default)]
@@ -32,6 +33,16 @@ impl Topic {
     /// Gives a publisher who is waited for the index that it has.
     pub(crate) fn reserve(&mut self, index: u16, id: u64) {
         self.rings.take(index, id);
+    }
+
+    /// The ring of a publisher that ended at an earlier broker is here again. False where its index is another's.
+    pub(crate) fn restore(&mut self, id: u64, member: Member, order: u64) -> bool {
+        self.rings.restore(id, member, order)
+    }
+
+    /// The rings of ended publishers that are there for subscribers to come.
+    pub(crate) fn retained(&self) -> impl Iterator<Item = &Ended> {
+        self.rings.retained()
     }
 
     /// Takes a member in who had joined at an earlier broker, with its segment.
