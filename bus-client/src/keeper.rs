@@ -327,12 +327,19 @@ impl Round {
         let mut later = Vec::new();
         for (key, line) in std::mem::take(&mut self.down) {
             // Its handle may be gone, or this thread no longer wanted.
-            if !found || !self.is_wanted() {
+            let connection = if self.is_wanted() {
+                self.attempt()
+            } else {
+                None
+            };
+            let Some(connection) = connection else {
+                found = false;
                 later.push((key, line));
                 continue;
-            }
-            match self.resume(&line) {
+            };
+            match self.resume(&line, connection) {
                 Installed::Never => {}
+                // One that is not taken yet keeps no other from being asked for.
                 Installed::Later => {
                     found = false;
                     later.push((key, line));
@@ -361,13 +368,10 @@ impl Round {
         }
     }
 
-    fn resume(&self, line: &Line) -> Installed {
+    fn resume(&self, line: &Line, connection: Connection) -> Installed {
         let Some(prepared) = line.prepare(self.shared.seeker.client().as_str()) else {
             line.conclude();
             return Installed::Never;
-        };
-        let Some(connection) = self.attempt() else {
-            return Installed::Later;
         };
         if prepared.send(&connection).is_err() {
             return Installed::Later;

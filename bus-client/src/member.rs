@@ -288,7 +288,7 @@ impl Member {
     fn no_use(&self, silence: Silence) -> Error {
         self.give_up(match silence {
             Silence::Over(why) => {
-                format!("it did not come back in time when its broker was restarted: {why}")
+                format!("its broker cut it off, or was restarted and does not take it back: {why}")
             }
             Silence::Failed(error) => error.to_string(),
             Silence::Down => "there is no broker".into(),
