@@ -204,7 +204,7 @@ impl Connection {
         }
     }
 
-    /// Receives a message and its descriptors if one is there; `None` if there is none now.
+    /// Receives a message and its descriptors if one is there; `None` if there is none now, or no memory to take it: it stays where it is.
     ///
     /// # Errors
     /// [`Error::Closed`] at the end, [`Error::Version`] and [`Error::Control`] for what is not acceptable: its
@@ -231,6 +231,8 @@ impl Connection {
                     // what the peer said before that.
                     Some(libc::ECONNRESET) if !reset => reset = true,
                     Some(libc::EAGAIN) => return Ok(None),
+                    // It is still there: who gave up now would be cut off from all that is yet to be said.
+                    Some(libc::ENOMEM | libc::ENOBUFS) => return Ok(None),
                     Some(libc::ECONNRESET | libc::ENOTCONN) => return Err(Error::Closed),
                     _ => return Err(Error::io("cannot receive a control message", e)),
                 },

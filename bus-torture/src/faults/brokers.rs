@@ -4,6 +4,8 @@ use std::env;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -27,6 +29,8 @@ pub const NAME: &str = "broker";
 const PATIENCE: Duration = Duration::from_secs(40);
 /// How long it may take to end, once it was told to.
 const END: Duration = Duration::from_secs(10);
+/// The calls in which it waits for others.
+const SLEEPS: [i64; 2] = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
 /// Errors that one fault may cost its customers.
 const ERRORS: usize = 2;
 
@@ -104,16 +108,24 @@ impl<'a> Brokers<'a> {
         let mut stderr = child.stderr.take().context("a broker has no output")?;
         writeln!(stdin, "go").context("a broker does not listen")?;
         let mut probe = Probe::new(tracee)?;
+        let served = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&served);
         let customers = thread::Builder::new()
             .name("customers".into())
             .spawn(move || {
                 let mut complaints = Complaints::default();
                 let called = call(&socket, &mut complaints);
-                // It may have ended already, which is found out below.
-                let _ = kill(pid, Signal::SIGTERM);
+                // ORDERING: it is to be seen some time; what they say is told by the thread's end.
+                over.store(true, Ordering::Relaxed);
                 (called, complaints)
             })?;
-        let seen = probe.run(fault, &[], PATIENCE, || Ok(()));
+        let seen = probe.run(fault, &SLEEPS, PATIENCE, || {
+            // ORDERING: as above. Here it has not been waited for, so that its number is still its own.
+            if served.swap(false, Ordering::Relaxed) {
+                kill(pid, Signal::SIGTERM).context("telling a broker to stop")?;
+            }
+            Ok(())
+        });
         if seen.is_err() {
             probe.tracee().kill()?;
         }

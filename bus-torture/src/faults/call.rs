@@ -51,8 +51,8 @@ impl Call {
             libc::SYS_openat => &[ENOMEM, EMFILE, ENFILE, EINTR],
             libc::SYS_accept4 => &[ENOMEM, EMFILE, ENFILE, EINTR, EAGAIN, ECONNRESET],
             libc::SYS_connect => &[ENOMEM, EINTR, EAGAIN, ECONNRESET],
-            libc::SYS_recvmsg => &[ENOMEM, EMFILE, EINTR, EAGAIN, ECONNRESET],
-            libc::SYS_recvfrom => &[ENOMEM, EINTR, EAGAIN, ECONNRESET],
+            // That descriptors do not fit it says in another way.
+            libc::SYS_recvmsg | libc::SYS_recvfrom => &[ENOMEM, EINTR, EAGAIN, ECONNRESET],
             libc::SYS_sendmsg | libc::SYS_sendto => &[ENOMEM, EINTR, EAGAIN, ECONNRESET, EPIPE],
             libc::SYS_read => &[ENOMEM, EINTR, EAGAIN, ECONNRESET],
             libc::SYS_write => self.errors_of_write(),
