@@ -34,6 +34,8 @@ use bus_core::TopicSettings;
 use bus_core::control::{PROTOCOL_VERSION, Role};
 use bus_core::fork::{Birth, Unshared};
 use bus_core::schema::Schema;
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::limits::{MAX_PUBLISHERS, MAX_RECORDS};
@@ -205,9 +207,7 @@ impl Census {
     pub(crate) fn write(&mut self, record: Record) -> bus_core::Result<()> {
         let known = self.entries.get(&record.id).map(|(place, _)| *place);
         let place = known.or(self.free.last().copied()).unwrap_or(self.length);
-        let written = self
-            .file
-            .write_all_at(&record.pack(&self.key), offset(place));
+        let written = write_at(&self.file, &record.pack(&self.key), offset(place));
         written.map_err(|e| bus_core::Error::io(WRITING, e))?;
         if known.is_none() && self.free.pop().is_none() {
             self.length += 1;
@@ -237,7 +237,7 @@ impl Census {
         let Some((place, _)) = self.entries.remove(&id) else {
             return;
         };
-        match self.file.write_all_at(&[0; RECORD], offset(place)) {
+        match write_at(&self.file, &[0; RECORD], offset(place)) {
             Ok(()) => self.free.push(place),
             Err(error) => {
                 tracing::error!(id, path = %self.path.display(), %error, "an old record stays");
@@ -282,7 +282,7 @@ impl Census {
             key: self.key,
             world: *world,
         };
-        self.file.write_all_at(&header.pack(), 0)?;
+        write_at(&self.file, &header.pack(), 0)?;
         self.file.set_len(offset(self.length))
     }
 }
@@ -453,6 +453,14 @@ fn foreign(file: &File) -> Option<&'static str> {
         return Some("the list of members belongs to another user");
     }
     (meta.mode() & 0o022 != 0).then_some("others may write to the list of members")
+}
+
+/// Writes all of these bytes. Beyond the limit on file sizes the kernel would not refuse, but kill this process.
+fn write_at(file: &File, bytes: &[u8; RECORD], offset: u64) -> io::Result<()> {
+    match getrlimit(Resource::RLIMIT_FSIZE) {
+        Ok((limit, _)) if offset + RECORD as u64 > limit => Err(Errno::EFBIG.into()),
+        _ => file.write_all_at(bytes, offset),
+    }
 }
 
 /// Reads what there is of so many bytes.

@@ -96,8 +96,15 @@ impl Endpoint {
     /// Whether other users may connect to the socket. Its directories have a say as well.
     pub(crate) fn let_others_connect(&self, others: bool) -> Result<()> {
         let mode = if others { 0o666 } else { 0o600 };
-        fs::set_permissions(&self.path, Permissions::from_mode(mode))
-            .map_err(|e| failed(&self.path, "setting who may connect", e))
+        match fs::set_permissions(&self.path, Permissions::from_mode(mode)) {
+            // Who made the socket has said who may connect.
+            Err(error) if self.identity.is_none() => {
+                let path = self.path.display();
+                tracing::warn!(%path, others, %error, "cannot set who may connect; see SocketMode= of the socket unit");
+                Ok(())
+            }
+            set => set.map_err(|e| failed(&self.path, "setting who may connect", e)),
+        }
     }
 
     /// Stops listening and removes the socket. The lock is kept until the end.
