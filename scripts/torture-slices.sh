@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 cargo build --release --locked -p bus-torture
 torture="$(cargo metadata --no-deps --locked --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/release/bus-torture"
 
-for slice in "kill-points 50" "faults 30" "hostile 40 --mutations 10000000" "fuzz 15 --corpus fuzz/corpus" "stops 30" "restarts 40" "soak 40"; do
+for slice in "kill-points 40" "hostile 40 --mutations 10000000" "fuzz 10 --corpus fuzz/corpus" "stops 25" "soak 40 --no-restarts"; do
     read -r command seconds more <<<"$slice"
     echo "-- bus-torture $command --seconds $seconds $more"
     # What more there is are words.

@@ -52,6 +52,8 @@ pub(crate) struct Entry {
     pub(crate) inlet: Inlet,
     /// The broker has closed it: when it is drained there will be no more.
     gone: Cell<bool>,
+    /// The broker that told of it is gone, and the one after it has not told of it yet.
+    untold: Cell<bool>,
     /// It is of no use any more, and was put with those that are skipped.
     failed: Cell<bool>,
     moored: Moored,
@@ -135,10 +137,12 @@ impl Followed {
                 None
             }
             Change::Appeared(id, name, None, whole) => {
-                if let Some(entry) = self.in_use().find(|entry| entry.name == name) {
+                let again = |entry: &&Entry| entry.untold.get() && entry.name == name;
+                if let Some(entry) = self.in_use().find(again) {
                     // Another broker tells of it again. Its subscriber has found that one as well.
                     entry.id.set(id);
                     entry.gone.set(false);
+                    entry.untold.set(false);
                     return None;
                 }
                 let watch = self.watch.id();
@@ -152,6 +156,7 @@ impl Followed {
                         name,
                         inlet,
                         gone: Cell::new(false),
+                        untold: Cell::new(false),
                         failed: Cell::new(false),
                         moored: Moored::default(),
                     }),
@@ -178,7 +183,10 @@ impl Followed {
                 // It says of those that it knows what they carry.
                 self.skipped.borrow_mut().clear();
                 // Those that are still there it tells of again; of others, nobody says that they are gone.
-                self.topics.iter().for_each(|entry| entry.gone.set(true));
+                for entry in self.topics.iter().filter(|entry| !entry.gone.get()) {
+                    entry.untold.set(true);
+                    entry.gone.set(true);
+                }
                 None
             }
         }

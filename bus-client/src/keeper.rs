@@ -141,7 +141,7 @@ impl Keeper {
         if let Some(running) = &table.running
             && !heard
         {
-            let _ = running.bell.write(1);
+            ring(&running.bell);
         }
         drop(table);
         if let Some(running) = ended {
@@ -154,7 +154,7 @@ impl Keeper {
         let mut table = self.shared.table();
         table.remember(id, true);
         if let Some(running) = &table.running {
-            let _ = running.bell.write(1);
+            ring(&running.bell);
         }
     }
 
@@ -184,7 +184,7 @@ impl Drop for Keeper {
 impl Running {
     fn end(self) {
         // It can only fail if the count is at its limit, and then it is being told already.
-        let _ = self.bell.write(1);
+        ring(&self.bell);
         if self.thread.join().is_err() {
             tracing::error!("the keeper of the handles did not end well");
         }
@@ -415,4 +415,9 @@ impl Round {
             }
         }
     }
+}
+
+/// Wakes the keeper, also where a signal comes in between.
+fn ring(bell: &EventFd) {
+    while bell.write(1) == Err(Errno::EINTR) {}
 }

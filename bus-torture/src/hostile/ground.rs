@@ -6,6 +6,7 @@
 
 use std::mem::offset_of;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use bus_core::backend::Native;
@@ -39,8 +40,8 @@ const READER_BELL: usize = 128;
 /// Where the cursors of a reader segment begin, one a line.
 pub const CURSOR: usize = offset_of!(ReaderPage<Native>, cursors);
 
-/// Looks at an evicting topic after which its publisher must have got on.
-const LOOKS: usize = 100_000;
+/// How long the publisher of an evicting topic may look before it must have got on.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A hostile ring and a hostile reader segment, and where its owner aims.
 #[derive(Debug)]
@@ -285,7 +286,9 @@ impl Ground {
     pub fn must_go_on(&mut self, buffer: &mut Vec<u8>) -> Result<()> {
         let evicts = matches!(self.settings.delivery, Delivery::Evict { .. });
         if evicts {
-            for _ in 0..LOOKS {
+            // Who says that it is still joining has a while longer than the topic allows.
+            let deadline = Instant::now() + PATIENCE;
+            while Instant::now() < deadline {
                 if self.publish(buffer)? {
                     return Ok(());
                 }
