@@ -9,7 +9,7 @@
 //! | who asks [`Birth`] | `MADV_WIPEONFORK`: a promise of the kernel's | the answer that it is not here |
 //!
 //! So a handle or message that the child drops writes to nobody's memory. Every call that sends or receives looks at a registry first: it
-//! finds that moved, goes the slow way, and there says [`Error::Forked`](crate::Error::Forked). The data path pays nothing for this. What
+//! finds that moved, goes the slow way, and there says [`Error::Forked`]. The data path pays nothing for this. What
 //! a child reads or writes of a payload that was in its parent's hands at the fork ends that child, with `SIGSEGV`.
 //!
 //! It covers `fork` of the C library, which `std::process::Command` uses as well, where it forks at all. A child made by `clone(2)` itself has no

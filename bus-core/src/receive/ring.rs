@@ -138,7 +138,7 @@ impl<B: Backend> RingReader<B> {
     }
 
     /// The same, but its messages are to be copied: whoever receives one copies it, [releases](Self::release) it, and says that it is
-    /// [lent](Self::lend).
+    /// lent.
     pub fn copied(mut self, holding: Holding) -> Self {
         self.copies = Some(Copies {
             lent: Cell::new(0),
