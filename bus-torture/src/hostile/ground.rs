@@ -12,7 +12,9 @@ use anyhow::{Result, bail, ensure};
 use bus_core::backend::Native;
 use bus_core::backend::doorbell::Doorbell;
 use bus_core::control::Trust;
-use bus_core::memory::layout::{INLINE, PAGE, READER_MAGIC, RING_MAGIC, ReaderPage, RingHeader};
+use bus_core::memory::layout::{
+    INLINE, JOINED, PAGE, READER_MAGIC, RING_MAGIC, ReaderPage, RingHeader,
+};
 use bus_core::memory::registry::Registry;
 use bus_core::memory::{reader_bytes, ring_bytes};
 use bus_core::publish::{Overdue, Publisher};
@@ -286,7 +288,8 @@ impl Ground {
     pub fn must_go_on(&mut self, buffer: &mut Vec<u8>) -> Result<()> {
         let evicts = matches!(self.settings.delivery, Delivery::Evict { .. });
         if evicts {
-            // Who says that it is still joining has a while longer than the topic allows.
+            // Who says that it is still joining has a while longer than the topic allows: that takes time, and is left to the live lane.
+            self.hostile.reader.write_half(READER_BELL + 4, JOINED);
             let deadline = Instant::now() + PATIENCE;
             while Instant::now() < deadline {
                 if self.publish(buffer)? {

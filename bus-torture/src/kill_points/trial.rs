@@ -24,6 +24,9 @@ use crate::progress::Progress;
 use crate::tracer::marks::BEGIN;
 use crate::tracer::{Stop, Tracee, Waited};
 
+/// Victims that may be tried for one point before it is given up.
+const VICTIMS: usize = 3;
+
 /// Victims that do all that they began, before what is there is counted: rings of ended writers of a state are retained, up to four.
 const REHEARSALS: usize = 3;
 /// How often survivors have to be slow at a point.
@@ -288,8 +291,17 @@ impl<'a> Trial<'a> {
         Ok(Waiting { tracee, stdin })
     }
 
-    /// A victim at the first mark, and the others where they have to be then.
+    /// A victim at the first mark, and the others where they have to be then. One that died on its way there, untouched, is replaced.
     fn bring(&mut self, crew: &mut Crew) -> Result<Victim, Fault> {
+        for _ in 1..VICTIMS {
+            if let Ok(victim) = self.bring_one(crew) {
+                return Ok(victim);
+            }
+        }
+        self.bring_one(crew)
+    }
+
+    fn bring_one(&mut self, crew: &mut Crew) -> Result<Victim, Fault> {
         let Waiting {
             mut tracee,
             mut stdin,
