@@ -2,16 +2,15 @@
 //!
 //! A process that is not traced dies of it.
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::{Signal, raise};
 
 /// What is tried begins.
 pub const BEGIN: Signal = Signal::SIGUSR1;
 /// What is tried has ended.
 pub const END: Signal = Signal::SIGUSR2;
 
-/// Stands at a mark. The first thread of the process has to call it: that is the one which the kernel then chooses.
+/// Stands at a mark. The signal is for the calling thread, which is the traced one: another one, that of the keeper, would die of it.
 pub fn stand(mark: Signal) {
-    // It cannot fail: this process is there, and may signal itself.
-    let _ = kill(Pid::this(), mark);
+    // It cannot fail: this thread is there, and may signal itself.
+    let _ = raise(mark);
 }
