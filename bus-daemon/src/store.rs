@@ -114,9 +114,9 @@ impl Store {
     }
 
     /// Makes what is stored what is to be. What the service manager does not take now stays to be done.
-    pub(crate) fn update<'a>(
+    pub(crate) fn update(
         &mut self,
-        wanted: BTreeMap<u64, (impl Fn() -> About, [BorrowedFd<'a>; 2])>,
+        wanted: BTreeMap<u64, (impl Fn() -> About, [BorrowedFd<'_>; 2])>,
     ) {
         self.stale = false;
         match self.try_update(wanted) {
@@ -129,9 +129,9 @@ impl Store {
         }
     }
 
-    fn try_update<'a>(
+    fn try_update(
         &mut self,
-        wanted: BTreeMap<u64, (impl Fn() -> About, [BorrowedFd<'a>; 2])>,
+        wanted: BTreeMap<u64, (impl Fn() -> About, [BorrowedFd<'_>; 2])>,
     ) -> io::Result<()> {
         let Some(manager) = &self.manager else {
             return Ok(());

@@ -154,7 +154,7 @@ fn spawn(
         .collect();
     let numbers: Vec<_> = high.iter().map(AsRawFd::as_raw_fd).collect();
     let mut command = Command::new("sh");
-    let script = "LISTEN_PID=$$ exec \"$0\" --socket \"$1\"";
+    let script = "exec env LISTEN_PID=$$ \"$0\" --socket \"$1\"";
     command
         .args(["-c", script, env!("CARGO_BIN_EXE_busd")])
         .arg(path)
@@ -168,7 +168,7 @@ fn spawn(
             // SAFETY: two integers go in.
             nix::errno::Errno::result(unsafe { libc::dup2(*number, to) })?;
         }
-        Ok(())
+        Ok::<(), std::io::Error>(())
     };
     // SAFETY: between fork and exec only `dup2` is called.
     unsafe { command.pre_exec(put) };

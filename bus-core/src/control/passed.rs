@@ -1,7 +1,7 @@
 //! Descriptors that a service manager has passed to this process: `LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`.
 
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -30,7 +30,7 @@ pub struct Passed {
 /// # Errors
 /// [`Error::Io`] where the environment names descriptors that are not there.
 pub fn take_passed() -> Result<Vec<Passed>> {
-    static TAKEN: AtomicBool = AtomicBool::new(false);
+    static TAKEN: OnceLock<()> = OnceLock::new();
     let variable = |name| std::env::var(name).unwrap_or_default();
     let (pid, count) = (variable("LISTEN_PID"), variable("LISTEN_FDS"));
     if pid.parse() != Ok(std::process::id()) {
@@ -44,8 +44,7 @@ pub fn take_passed() -> Result<Vec<Passed>> {
     };
     let count = count.parse::<usize>().ok().filter(|count| *count <= MOST);
     let count = count.ok_or_else(|| wrong(Errno::EINVAL))?;
-    // ORDERING: it stands for nothing but itself.
-    if TAKEN.swap(true, Ordering::Relaxed) {
+    if TAKEN.set(()).is_err() {
         return Ok(Vec::new());
     }
     let names = variable("LISTEN_FDNAMES");
