@@ -161,5 +161,8 @@ fn another_process_takes_over_when_the_host_is_killed_and_nobody_loses_anything(
         peer.tell("end");
         peer.finish();
     }
-    assert_eq!(std::fs::read_dir(stage.dir.path()).unwrap().count(), 0);
+    // The list of members may stay, for the next broker to find nobody of it alive.
+    let left = std::fs::read_dir(stage.dir.path()).unwrap();
+    let mut left = left.map(|entry| entry.unwrap().file_name());
+    assert!(left.all(|name| name.to_string_lossy().ends_with(".members")));
 }
