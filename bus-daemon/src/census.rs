@@ -485,3 +485,145 @@ fn secret() -> [u8; 16] {
     key[8..].copy_from_slice(&word().to_le_bytes());
     key
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: u64, index: u16) -> Record {
+        Record {
+            id,
+            kind: Kind::Publisher,
+            state: State::Here,
+            index,
+            watch: None,
+            pid: std::process::id(),
+            start: 7,
+            uid: 1000,
+            digest: [9; 16],
+            name: "a/b".into(),
+        }
+    }
+
+    /// Writes three down, and leaves the file as a kill does.
+    fn left(socket: &Path) -> u64 {
+        let (mut census, before) = Census::open(socket, 0).unwrap();
+        assert_eq!(before, []);
+        for index in 0..3 {
+            census.write(record(16 + u64::from(index), index)).unwrap();
+        }
+        census.strike(17);
+        census.write(record(20, 5)).unwrap();
+        census.change(16, |record| record.state = State::Gone);
+        census.incarnation()
+    }
+
+    fn spoil(socket: &Path, at: u64) {
+        let file = File::options().read(true).write(true).open(beside(socket));
+        let file = file.unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+    }
+
+    #[test]
+    fn who_is_written_down_is_found_and_a_struck_place_is_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let first = left(&socket);
+        assert_eq!(fs::metadata(beside(&socket)).unwrap().len(), 4 * 256);
+        let (mut census, before) = Census::open(&socket, 0).unwrap();
+        let mut gone = record(16, 0);
+        gone.state = State::Gone;
+        assert_eq!(before, [gone, record(20, 5), record(18, 2)]);
+        assert_eq!(census.incarnation(), first + 1);
+        before.iter().for_each(|record| census.strike(record.id));
+        drop(census);
+        assert!(!beside(&socket).exists());
+    }
+
+    #[test]
+    fn a_later_incarnation_that_is_known_of_does_not_come_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (census, _) = Census::open(&dir.path().join("s"), 41).unwrap();
+        assert_eq!(census.incarnation(), 42);
+    }
+
+    /// Another start of the machine, another format, or a torn header: numbers of processes mean nothing then.
+    #[test]
+    fn of_a_header_that_differs_nobody_is_taken_over() {
+        for at in [9, 12, 24, 41, 60, 250] {
+            let dir = tempfile::tempdir().unwrap();
+            let socket = dir.path().join("s");
+            left(&socket);
+            spoil(&socket, at);
+            let (_, before) = Census::open(&socket, 0).unwrap();
+            assert_eq!(before, [], "{at}");
+        }
+    }
+
+    #[test]
+    fn of_a_world_that_differs_nobody_is_taken_over_and_no_incarnation_comes_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let first = left(&socket);
+        let file = File::options().read(true).write(true).open(beside(&socket));
+        let file = file.unwrap();
+        let mut bytes = [0; RECORD];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        // Whole, and of another start of the machine.
+        let mut header = Header::read(&bytes).unwrap();
+        header.world[0] ^= 1;
+        file.write_all_at(&header.pack(), 0).unwrap();
+        let (census, before) = Census::open(&socket, 0).unwrap();
+        assert_eq!((before, census.incarnation()), (Vec::new(), first + 1));
+    }
+
+    #[test]
+    fn of_two_records_that_contradict_each_other_one_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        left(&socket);
+        let (mut census, _) = Census::open(&socket, 0).unwrap();
+        census.change(18, |record| record.index = 5);
+        drop(census);
+        let (_, before) = Census::open(&socket, 0).unwrap();
+        assert_eq!(before.iter().filter(|r| r.index == 5).count(), 1);
+    }
+
+    /// What was written down is compared with what was sent over a socket and taken apart.
+    #[test]
+    fn a_digest_is_that_of_the_same_type_and_settings() {
+        use bus_core::Settings;
+        use bus_core::control::{Message, Request};
+        let dir = tempfile::tempdir().unwrap();
+        let (census, _) = Census::open(&dir.path().join("s"), 0).unwrap();
+        let schema = Schema::of::<Option<u64>>();
+        let settings = Settings::default().decide(&schema).unwrap();
+        let sent = Request::Watch {
+            client: "c".into(),
+            pattern: "**".into(),
+            schema: schema.clone(),
+            resumes: None,
+        };
+        let Ok(Request::Watch { schema: came, .. }) =
+            Request::unpack(sent.pack().unwrap().as_bytes())
+        else {
+            panic!("it did not come");
+        };
+        let digest = |schema, settings| census.digest(schema, settings).unwrap();
+        assert_eq!(
+            digest(&schema, Some(&settings)),
+            digest(&came, Some(&settings))
+        );
+        assert_ne!(digest(&schema, Some(&settings)), digest(&schema, None));
+        let other = TopicSettings {
+            retain: 1,
+            ..settings
+        };
+        assert_ne!(
+            digest(&schema, Some(&settings)),
+            digest(&schema, Some(&other))
+        );
+    }
+}

@@ -332,6 +332,20 @@ fn a_ring_index_is_reserved_until_its_publisher_has_ended() {
     common::until(|| bus.publisher("t").index == 0);
 }
 
+/// Nobody reads its ring, so that nothing but the census keeps its index.
+#[test]
+fn the_index_of_a_publisher_that_nobody_reads_is_its_own_as_well() {
+    let mut bus = Bus::new();
+    let mut publisher = bus.publisher("t");
+    bus.busd.replace();
+    let newcomer = bus.publisher("t");
+    assert_eq!((publisher.index, newcomer.index), (0, 1));
+    publisher.resume(bus.path(), "t", 0);
+    publisher.back();
+    drop(publisher);
+    common::until(|| bus.publisher("t").index == 0);
+}
+
 #[test]
 fn newcomers_wait_for_those_who_are_away_and_go_on_when_they_die() {
     let mut bus = Bus::new();
