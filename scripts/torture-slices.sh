@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 cargo build --release --locked -p bus-torture
 torture="$(cargo metadata --no-deps --locked --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/release/bus-torture"
 
-for slice in "kill-points 40" "hostile 40" "fuzz 10 --corpus fuzz/corpus" "stops 25" "soak 40 --no-restarts"; do
+for slice in "kill-points 40" "hostile 40 --mutations 10000000" "fuzz 10 --corpus fuzz/corpus" "stops 25" "soak 40 --no-restarts"; do
     read -r command seconds more <<<"$slice"
     echo "-- bus-torture $command --seconds $seconds $more"
     # What more there is are words.
