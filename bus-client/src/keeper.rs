@@ -86,12 +86,19 @@ impl Keeper {
     /// Keeps this line from now on; its number.
     pub(crate) fn keep(&self, line: &Arc<Line>) -> bus_core::Result<u64> {
         let mut table = self.shared.table();
-        if table.running.is_none() {
-            table.running = Some(self.start()?);
-        }
         let key = table.last + 1;
-        if let Some(running) = &table.running {
-            watch(&running.epoll, key, line).map_err(|e| io("watching a connection", e))?;
+        let watched = match &table.running {
+            Some(running) => watch(&running.epoll, key, line),
+            None => {
+                let running = table.running.insert(self.start()?);
+                watch(&running.epoll, key, line)
+            }
+        };
+        if let Err(error) = watched {
+            let needless = table.take_needless();
+            drop(table);
+            needless.into_iter().for_each(Running::end);
+            return Err(io("watching a connection", error));
         }
         table.last = key;
         table.lines.insert(key, Arc::clone(line));
@@ -116,6 +123,7 @@ impl Keeper {
             epoll: Arc::clone(&epoll),
             bell: Arc::clone(&bell),
             down: Vec::new(),
+            unwatched: Vec::new(),
         };
         let thread = std::thread::Builder::new()
             .name("bus-keeper".into())
@@ -130,23 +138,30 @@ impl Keeper {
 
     /// Keeps this line no longer: its handle is dropped. With the last, the thread ends.
     pub(crate) fn let_go(&self, key: u64, line: &Line) {
+        let epoll = {
+            let mut table = self.shared.table();
+            table.lines.remove(&key);
+            let running = table.running.as_ref();
+            running.map(|running| Arc::clone(&running.epoll))
+        };
+        // Before it closes: else the thread takes its leaving for the end of a broker, and looks for another one. Where there is no
+        // broker it is not watched.
+        if let Some(epoll) = epoll {
+            let _ = epoll.delete(&*line.connection().1);
+        }
         let heard = line.close();
         let mut table = self.shared.table();
-        table.lines.remove(&key);
         if let Some(id) = line.id() {
             table.remember(id, !heard);
         }
-        let last = table.lines.is_empty();
-        let ended = table.running.take_if(|_| last);
+        let needless = table.take_needless();
         if let Some(running) = &table.running
             && !heard
         {
             ring(&running.bell);
         }
         drop(table);
-        if let Some(running) = ended {
-            running.end();
-        }
+        needless.into_iter().for_each(Running::end);
     }
 
     /// A handle that others may have heard of was never kept, for its broker went.
@@ -192,6 +207,12 @@ impl Running {
 }
 
 impl Table {
+    /// The thread, if it keeps nothing any more.
+    fn take_needless(&mut self) -> Option<Running> {
+        let needless = self.lines.is_empty();
+        self.running.take_if(|_| needless)
+    }
+
     fn remember(&mut self, id: u64, unheard: bool) {
         if self.ended.len() >= ENDED {
             self.ended.pop_front();
@@ -226,8 +247,11 @@ fn io(what: &'static str, error: Errno) -> bus_core::Error {
 
 /// Watches for the end of a line's connection.
 fn watch(epoll: &Epoll, key: u64, line: &Line) -> nix::Result<()> {
-    let (_, connection) = line.connection();
-    epoll.add(&*connection, EpollEvent::new(EpollFlags::EPOLLRDHUP, key))
+    watch_connection(epoll, key, &line.connection().1)
+}
+
+fn watch_connection(epoll: &Epoll, key: u64, connection: &Connection) -> nix::Result<()> {
+    epoll.add(connection, EpollEvent::new(EpollFlags::EPOLLRDHUP, key))
 }
 
 /// The thread's own.
@@ -237,6 +261,8 @@ struct Round {
     bell: Arc<Unshared<EventFd>>,
     /// The lines that have no broker.
     down: Vec<(u64, Arc<Line>)>,
+    /// Lines that have one, and whose connection the kernel had no memory to watch.
+    unwatched: Vec<(u64, Arc<Line>)>,
 }
 
 impl Round {
@@ -249,7 +275,7 @@ impl Round {
         let mut rung = Instant::now();
         while self.is_wanted() {
             self.wait(pause);
-            if self.down.is_empty() && !self.has_unsaid() {
+            if self.is_idle() {
                 pause = SOON;
                 continue;
             }
@@ -272,6 +298,11 @@ impl Round {
         running.is_some_and(|running| Arc::ptr_eq(&running.bell, &self.bell))
     }
 
+    /// Whether there is nothing to do until a connection hangs up or somebody calls.
+    fn is_idle(&self) -> bool {
+        self.down.is_empty() && self.unwatched.is_empty() && !self.has_unsaid()
+    }
+
     /// Whether somebody is waited for who has ended.
     fn has_unsaid(&self) -> bool {
         self.shared.table().ended.iter().any(|ended| ended.2)
@@ -279,7 +310,7 @@ impl Round {
 
     /// Sleeps until a connection hangs up or somebody calls; where there is something to do anyway, no longer than this.
     fn wait(&mut self, pause: Duration) {
-        let timeout = if self.down.is_empty() && !self.has_unsaid() {
+        let timeout = if self.is_idle() {
             EpollTimeout::NONE
         } else {
             EpollTimeout::try_from(pause.as_millis() as u64).unwrap_or(EpollTimeout::ZERO)
@@ -344,18 +375,32 @@ impl Round {
                     found = false;
                     later.push((key, line));
                 }
-                Installed::Yes => {
-                    if let Err(error) = watch(&self.epoll, key, &line) {
-                        tracing::error!(%error, "a handle will not follow its broker again");
-                    }
-                }
+                Installed::Yes => self.unwatched.push((key, line)),
             }
         }
         let table = self.shared.table();
         later.retain(|(key, _)| table.lines.contains_key(key));
         drop(table);
         self.down = later;
-        found
+        self.watch_unwatched() && found
+    }
+
+    /// Watches the connections that are not watched yet; whether it does. A broker that went meanwhile is noticed then.
+    fn watch_unwatched(&mut self) -> bool {
+        let unwatched = std::mem::take(&mut self.unwatched);
+        for (key, line) in unwatched {
+            let (_, connection) = line.connection();
+            // Under the lock: one that is let go of is watched no more.
+            let table = self.shared.table();
+            if !table.lines.contains_key(&key) {
+                continue;
+            }
+            if let Err(error) = watch_connection(&self.epoll, key, &connection) {
+                tracing::warn!(%error, "cannot watch a broker yet");
+                self.unwatched.push((key, Arc::clone(&line)));
+            }
+        }
+        self.unwatched.is_empty()
     }
 
     fn attempt(&self) -> Option<Connection> {

@@ -169,7 +169,14 @@ impl Broker {
     /// # Errors
     /// [`Error::Io`] if the kernel refuses what a broker cannot do without; [`Error::Core`] in a fork of the process that took the path.
     pub fn run(self) -> Result<()> {
-        Running::start(self)?.run()
+        self.run_and_tell(|| {})
+    }
+
+    /// As [`run`](Self::run); says when it has all that it needs.
+    pub(crate) fn run_and_tell(self, begun: impl FnOnce()) -> Result<()> {
+        let running = Running::start(self)?;
+        begun();
+        running.run()
     }
 }
 

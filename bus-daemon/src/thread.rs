@@ -1,6 +1,6 @@
 //! A broker on a thread of its own, inside a process that has other things to do.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use bus_core::fork::{Birth, Unshared};
@@ -21,13 +21,14 @@ pub struct BrokerThread {
 }
 
 impl Broker {
-    /// Runs the broker on a thread of its own, which takes no signals.
+    /// Runs the broker on a thread of its own, which takes no signals. When this returns, the broker has all that it needs to run.
     ///
     /// # Errors
-    /// [`Error::Io`] if the thread cannot be started.
+    /// [`Error::Io`] if the thread cannot be started, or the broker lacks what it cannot do without: a descriptor, for instance.
     pub fn spawn(self) -> Result<BrokerThread> {
         let stop = self.stop_handle();
         let birth = Birth::here();
+        let (begun, begins) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("bus-broker".into())
             .spawn(move || {
@@ -35,9 +36,17 @@ impl Broker {
                 SigSet::all()
                     .thread_block()
                     .map_err(|e| Error::io("blocking signals", e))?;
-                self.run()
+                self.run_and_tell(|| {
+                    // Who asks waits for it.
+                    let _ = begun.send(());
+                })
             })
             .map_err(|e| Error::io("starting its thread", e))?;
+        if begins.recv().is_err() {
+            // It ended before it began, and says why.
+            thread.join().unwrap_or(Err(Error::Panicked))?;
+            return Err(Error::Panicked);
+        }
         Ok(BrokerThread {
             stop,
             birth,
