@@ -14,7 +14,7 @@ use bus_core::fork::Unshared;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use crate::accounts::Charge;
-use crate::limits::MAX_WHY;
+use crate::limits::{MAX_QUEUED, MAX_QUEUED_OF_WATCH, MAX_WHY};
 use crate::outbox::{Outbox, Outgoing, Posted};
 use crate::policy::Subject;
 
@@ -45,8 +45,13 @@ pub(crate) enum Kind {
     Handle,
     /// A watch.
     Watch,
-    /// A subscriber whose topic was closed, with the last version of its set of publishers; it reads what is there.
-    Dismissed(u32),
+    /// A subscriber whose topic was closed; it reads what is there.
+    Dismissed {
+        /// The last version of its set of publishers.
+        version: u32,
+        /// It has said, since then, that it may park.
+        notified: bool,
+    },
 }
 
 /// Why a client leaves.
@@ -241,7 +246,11 @@ impl Clients {
         let Some(client) = self.table.get_mut(&id) else {
             return Posted::Queued;
         };
-        let posted = client.outbox.post(event.for_user(client.peer.uid));
+        let limit = match client.kind {
+            Kind::Watch => MAX_QUEUED_OF_WATCH,
+            Kind::Handle | Kind::Dismissed { .. } => MAX_QUEUED,
+        };
+        let posted = client.outbox.post(event.for_user(client.peer.uid), limit);
         if posted == Posted::Overflow {
             self.leaving.push_back((id, Leaving::Overflow));
         } else if client.waits == Sent::Yes {
@@ -294,7 +303,10 @@ impl Clients {
     pub(crate) fn dismiss(&mut self, id: u64, version: u32) {
         if let Some(client) = self.table.get_mut(&id) {
             client.topic = None;
-            client.kind = Kind::Dismissed(version);
+            client.kind = Kind::Dismissed {
+                version,
+                notified: false,
+            };
         }
     }
 

@@ -59,5 +59,5 @@ mod watch;
 
 pub use broker::Broker;
 pub use error::{Error, Result};
-pub use limits::{MAX_CONNECTIONS, MAX_IDLE_TOPICS, MAX_QUEUED, MAX_TOPICS};
+pub use limits::{MAX_CONNECTIONS, MAX_IDLE_TOPICS, MAX_QUEUED, MAX_QUEUED_OF_WATCH, MAX_TOPICS};
 pub use thread::BrokerThread;

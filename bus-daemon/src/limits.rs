@@ -10,8 +10,11 @@ pub const MAX_TOPICS: usize = 4096;
 /// Of them, topics that nobody has open and that keep rings of ended publishers; of the user who has most of them the
 /// longest idle goes first.
 pub const MAX_IDLE_TOPICS: usize = 256;
-/// Events that wait for a client that does not read; one that has more is cut off.
-pub const MAX_QUEUED: usize = 4096;
+/// Events that wait for a watch that does not read; one that has more is cut off.
+pub const MAX_QUEUED_OF_WATCH: usize = 4096;
+/// Events that wait for a publisher or subscriber that does not read. As many there are not: of each whom it was told of it may have to hear that that
+/// one left, of each who is there that it joined and that it may park, and of each member of earlier brokers that it is gone. One that has more is cut off.
+pub const MAX_QUEUED: usize = 3 * MAX_CONNECTIONS + MAX_RECORDS as usize;
 
 /// Publishers of a topic.
 pub(crate) const MAX_PUBLISHERS: u16 = layout::MAX_PUBLISHERS as u16;

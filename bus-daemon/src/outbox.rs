@@ -4,14 +4,15 @@
 //! all there is has an event with the last version. Who joined and left while the client did not read is not
 //! told: only that something changed is. So what waits is about as much as there are members now. But a ring that the client is to read, whose
 //! publisher came and went, is told of whole: its messages are there. Such rings keep their indices, which bounds them.
+//!
+//! So a member is never cut off for being slow, or stopped, however long and whatever happens meanwhile: a leaving waits only of those whose joining
+//! was sent, and they were all there at the moment at which the first of them left; a joining and a doorbell only of those who are there.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use bus_core::control::{Connection, Event, Message, Packet, Sent};
-
-use crate::limits::MAX_QUEUED;
 
 /// Whose joining or leaving an event is about: a member's, or, for a watch, a topic's. No client hears of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,23 +107,22 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Puts an event at the end of the queue.
-    pub(crate) fn post(&mut self, mut event: Outgoing) -> Posted {
-        if let Subject::Left(id) = event.subject
-            && !event.owed
-            && let Some(at) = self
-                .queue
-                .iter()
-                .position(|e| e.subject == Subject::Joined(id))
-        {
-            self.queue.remove(at);
-            // This one has a later version than any before it, and says no less.
-            self.queue.retain(|e| e.subject != Subject::Unheard);
-            event.subject = Subject::Unheard;
-        }
+    /// Puts an event at the end of the queue, unless there are as many as this.
+    pub(crate) fn post(&mut self, mut event: Outgoing, limit: usize) -> Posted {
         match (event.subject, event.whole.take()) {
-            // Nobody parks any more.
-            (Subject::Left(id), _) => self.queue.retain(|e| e.subject != Subject::Notify(id)),
+            (Subject::Left(id), _) => {
+                // Nobody parks any more.
+                self.queue.retain(|e| e.subject != Subject::Notify(id));
+                let joined = |e: &Outgoing| e.subject == Subject::Joined(id);
+                if !event.owed
+                    && let Some(at) = self.queue.iter().position(joined)
+                {
+                    self.queue.remove(at);
+                    // This one has a later version than any before it, and says no less.
+                    self.queue.retain(|e| e.subject != Subject::Unheard);
+                    event.subject = Subject::Unheard;
+                }
+            }
             (Subject::Notify(id), Some(whole)) => {
                 let joined = |e: &Outgoing| e.subject == Subject::Joined(id);
                 // Behind an answer it would be told too late: who joins starts where it stands at the answer.
@@ -136,7 +136,7 @@ impl Outbox {
             }
             _ => {}
         }
-        if self.queue.len() >= MAX_QUEUED {
+        if self.queue.len() >= limit {
             return Posted::Overflow;
         }
         self.queue.push_back(event);
@@ -173,6 +173,8 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIMIT: usize = 1000;
 
     fn joined(id: u64, version: u32) -> Outgoing {
         let event = Event::SubscriberJoined {
@@ -214,21 +216,21 @@ mod tests {
     #[test]
     fn who_came_and_went_unseen_leaves_only_the_last_version() {
         let mut outbox = Outbox::default();
-        assert_eq!(outbox.post(joined(1, 1)), Posted::Queued);
-        for i in 0..MAX_QUEUED as u32 {
-            assert_eq!(outbox.post(joined(100, 2 + 2 * i)), Posted::Queued);
-            assert_eq!(outbox.post(left(100, 3 + 2 * i)), Posted::Queued);
+        assert_eq!(outbox.post(joined(1, 1), LIMIT), Posted::Queued);
+        for i in 0..LIMIT as u32 {
+            assert_eq!(outbox.post(joined(100, 2 + 2 * i), LIMIT), Posted::Queued);
+            assert_eq!(outbox.post(left(100, 3 + 2 * i), LIMIT), Posted::Queued);
         }
-        let last = 1 + 2 * MAX_QUEUED as u32;
+        let last = 1 + 2 * LIMIT as u32;
         assert_eq!(read_all(&mut outbox), [(1, 1), (last, 100)]);
     }
 
     #[test]
     fn a_leaving_whose_joining_was_sent_stays() {
         let mut outbox = Outbox::default();
-        assert_eq!(outbox.post(left(1, 7)), Posted::Queued);
-        assert_eq!(outbox.post(joined(2, 8)), Posted::Queued);
-        assert_eq!(outbox.post(left(2, 9)), Posted::Queued);
+        assert_eq!(outbox.post(left(1, 7), LIMIT), Posted::Queued);
+        assert_eq!(outbox.post(joined(2, 8), LIMIT), Posted::Queued);
+        assert_eq!(outbox.post(left(2, 9), LIMIT), Posted::Queued);
         assert_eq!(read_all(&mut outbox), [(7, 1), (9, 2)]);
     }
 
@@ -241,23 +243,23 @@ mod tests {
     #[test]
     fn a_doorbell_comes_with_the_joining_where_that_still_waits() {
         let mut outbox = Outbox::default();
-        for id in 0..MAX_QUEUED as u64 {
-            assert_eq!(outbox.post(joined(id, 1)), Posted::Queued);
+        for id in 0..LIMIT as u64 {
+            assert_eq!(outbox.post(joined(id, 1), LIMIT), Posted::Queued);
         }
-        for id in 0..MAX_QUEUED as u64 {
-            assert_eq!(outbox.post(notify(id, 2)), Posted::Queued);
+        for id in 0..LIMIT as u64 {
+            assert_eq!(outbox.post(notify(id, 2), LIMIT), Posted::Queued);
         }
         let subjects: Vec<_> = outbox.queue.iter().map(|e| e.subject).collect();
-        assert_eq!(subjects.len(), MAX_QUEUED);
+        assert_eq!(subjects.len(), LIMIT);
         assert_eq!(subjects[7], Subject::Joined(7));
     }
 
     #[test]
     fn a_doorbell_of_who_left_is_not_told() {
         let mut outbox = Outbox::default();
-        outbox.post(notify(1, 5));
+        outbox.post(notify(1, 5), LIMIT);
         assert_eq!(outbox.queue[0].subject, Subject::Notify(1));
-        outbox.post(left(1, 6));
+        outbox.post(left(1, 6), LIMIT);
         assert_eq!(read_all(&mut outbox), [(6, 1)]);
     }
 
@@ -265,10 +267,10 @@ mod tests {
     #[test]
     fn a_ring_that_is_owed_is_told_of_until_it_is_released() {
         let mut outbox = Outbox::default();
-        outbox.post(joined(1, 1));
-        outbox.post(left(1, 2).with_ring_owed());
-        outbox.post(joined(2, 3));
-        outbox.post(left(2, 4).with_ring_owed());
+        outbox.post(joined(1, 1), LIMIT);
+        outbox.post(left(1, 2).with_ring_owed(), LIMIT);
+        outbox.post(joined(2, 3), LIMIT);
+        outbox.post(left(2, 4).with_ring_owed(), LIMIT);
         outbox.unsay(2);
         outbox.unsay(7);
         assert_eq!(read_all(&mut outbox), [(1, 1), (2, 1), (4, 2)]);
@@ -277,10 +279,62 @@ mod tests {
     #[test]
     fn the_queue_is_bounded() {
         let mut outbox = Outbox::default();
-        for id in 0..MAX_QUEUED as u64 {
-            assert_eq!(outbox.post(joined(id, 1)), Posted::Queued);
+        for id in 0..LIMIT as u64 {
+            assert_eq!(outbox.post(joined(id, 1), LIMIT), Posted::Queued);
         }
-        assert_eq!(outbox.post(joined(9_999_999, 2)), Posted::Overflow);
-        assert_eq!(outbox.post(left(0, 2)), Posted::Queued);
+        assert_eq!(outbox.post(joined(9_999_999, 2), LIMIT), Posted::Overflow);
+        assert_eq!(outbox.post(left(0, 2), LIMIT), Posted::Queued);
+    }
+
+    /// Whose doorbell was to be told behind an answer, and who left before that was read, is not told of at all.
+    #[test]
+    fn a_doorbell_of_who_came_and_went_unseen_is_not_told() {
+        let mut outbox = Outbox::default();
+        let answer = Event::Joined { version: 1 };
+        outbox.post(joined(1, 1), LIMIT);
+        outbox.post(Outgoing::new(&answer, Vec::new()).unwrap(), LIMIT);
+        outbox.post(notify(1, 2), LIMIT);
+        outbox.post(left(1, 3), LIMIT);
+        let subjects: Vec<_> = outbox.queue.iter().map(|e| e.subject).collect();
+        assert_eq!(subjects, [Subject::Nobody, Subject::Unheard]);
+    }
+
+    /// What `limits` counts on: three events for each who may be there at a time, whatever they do and however slowly this is read.
+    #[test]
+    fn what_waits_is_bounded_by_how_many_may_be_there() {
+        const MEMBERS: usize = 40;
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut outbox = Outbox::default();
+        let (mut there, mut next, mut longest) = (Vec::new(), 0, 0);
+        for version in 0..200_000 {
+            // For a while it reads more than comes, then less, then nothing.
+            let reads = [2, 1, 0, 0][version as usize / 500 % 4];
+            for _ in 0..random.usize(0..=reads) {
+                outbox.queue.pop_front();
+            }
+            let event = match random.u8(0..3) {
+                0 if there.len() < MEMBERS => {
+                    next += 1;
+                    there.push(next);
+                    joined(next, version)
+                }
+                1 if !there.is_empty() => {
+                    left(there.swap_remove(random.usize(0..there.len())), version)
+                }
+                2 if !there.is_empty() => {
+                    let id = there[random.usize(0..there.len())];
+                    let queued = outbox.queue.iter();
+                    // Once each.
+                    if queued.clone().any(|e| e.subject == Subject::Notify(id)) {
+                        continue;
+                    }
+                    notify(id, version)
+                }
+                _ => continue,
+            };
+            assert_eq!(outbox.post(event, 3 * MEMBERS + 1), Posted::Queued);
+            longest = longest.max(outbox.queue.len());
+        }
+        assert!(longest > MEMBERS, "{longest}");
     }
 }

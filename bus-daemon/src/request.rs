@@ -41,7 +41,9 @@ impl Hub {
                 self.serve_handle(id, topic, request, descriptors)
             }
             Connected::Watch => self.serve_watch(id, &request),
-            Connected::Dismissed(version) => self.serve_dismissed(id, version, &request),
+            Connected::Dismissed { version, notified } => {
+                self.serve_dismissed(id, version, notified, &request)
+            }
         };
         if let Err((kind, why)) = served {
             self.clients.refuse(id, kind, &why);
@@ -49,11 +51,24 @@ impl Hub {
     }
 
     /// There is nobody left whom it would concern what a subscriber of a closed topic says.
-    fn serve_dismissed(&mut self, id: u64, version: u32, request: &Request) -> Result<(), Refused> {
+    fn serve_dismissed(
+        &mut self,
+        id: u64,
+        version: u32,
+        notified: bool,
+        request: &Request,
+    ) -> Result<(), Refused> {
         match request {
             Request::Released { .. } | Request::Wake => Ok(()),
             Request::Back => self.back(id),
+            Request::Notify if notified => protocol("Notify comes once, after Join"),
             Request::Notify => {
+                if let Some(client) = self.clients.get_mut(id) {
+                    client.kind = Connected::Dismissed {
+                        version,
+                        notified: true,
+                    };
+                }
                 let notified = Outgoing::new(&Event::Notified { version }, Vec::new());
                 self.clients.post(id, notified.map_err(own_fault)?);
                 Ok(())
