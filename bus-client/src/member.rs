@@ -238,7 +238,7 @@ impl Member {
     pub(crate) fn pending(&self) -> Result<Option<Told>> {
         self.usable()?;
         match self.line.try_next() {
-            Ok(told) => Ok(told),
+            Ok(told) => self.heard(told),
             Err(Silence::Down) => Ok(None),
             Err(silence) => Err(self.no_use(silence)),
         }
@@ -252,11 +252,24 @@ impl Member {
     pub(crate) fn next(&self) -> Result<Option<Told>> {
         self.usable()?;
         match self.line.next(Instant::now() + ANSWER) {
-            Ok(Some(told)) => Ok(Some(told)),
+            Ok(Some(told)) => self.heard(Some(told)),
             // Slow, not dead: the next call asks again.
             Ok(None) => Err(self.broken(bus_core::Error::Timeout)),
             Err(Silence::Down) => Ok(None),
             Err(silence) => Err(self.no_use(silence)),
+        }
+    }
+
+    /// Who has joined and is refused something hears nothing more.
+    fn heard(&self, told: Option<Told>) -> Result<Option<Told>> {
+        match told {
+            Some(Told::Event {
+                event: Event::Refused { why, .. },
+                ..
+            }) if self.kept.get().is_some() => {
+                Err(self.give_up(format!("its broker cut it off: {why}")))
+            }
+            told => Ok(told),
         }
     }
 

@@ -8,12 +8,13 @@ mod common;
 
 use std::fs;
 use std::os::fd::RawFd;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bus_client::{BytesSubscriber, Error, Selector};
-use common::process::WATCHDOG;
-use common::role::{Given, hear, play, say};
+use common::process::{Process, WATCHDOG};
+use common::role::{Given, hear, play, say, wait_for};
 use common::roles::{HOST, start_host};
 use common::stage::{Stage, connect};
 use common::stops::{await_asleep, go_on, stop};
@@ -25,7 +26,13 @@ const CROWD: usize = 2300;
 #[test]
 #[ignore = "what the other tests start as processes of their own"]
 fn role() {
-    play(&[HOST, ("talker", talker), ("crowd", crowd), ("waits", waits)]);
+    play(&[
+        HOST,
+        ("talker", talker),
+        ("crowd", crowd),
+        ("waits", waits),
+        ("holder", holder),
+    ]);
 }
 
 /// Keeps a publisher; answers each line.
@@ -223,7 +230,7 @@ fn who_loses_its_connection_to_a_living_broker_is_told_however_it_waits() {
         let socket = stage.path.display();
         let settings: [(&str, &dyn std::fmt::Display); 3] =
             [("socket", &socket), ("wait", &wait), ("spin", &0)];
-        let mut one = common::process::Process::start("waits", &settings);
+        let mut one = Process::start("waits", &settings);
         one.expect("waits");
         if !["selector", "pattern"].contains(&wait) {
             await_asleep(&one);
@@ -253,6 +260,89 @@ fn who_loses_its_connection_to_a_living_broker_is_told_however_it_waits() {
             assert!(matches!(end, Err(Error::Ended { .. })), "{end:?}");
         }
         one.finish();
+        host.finish();
+    }
+}
+
+/// Holds the first message; asks for a doorbell, says what that came to; says whether the message is what it was; drops everything.
+fn holder(given: &Given) {
+    let bus = given.bus();
+    let topic = bus.topic("t").unwrap().depth(2);
+    let subscriber = topic.subscriber::<[u64; 4]>().unwrap();
+    say("joined");
+    let held = subscriber.recv().unwrap().hold();
+    say("holds");
+    wait_for("park");
+    // It may hear first that the broker is gone, and wait for one: the next call knows why.
+    let error = subscriber.poll_fd().map(drop).unwrap_err();
+    say(format_args!("refused {error}"));
+    wait_for("look");
+    let deadline = Instant::now() + WATCHDOG;
+    let why = loop {
+        match subscriber.try_recv() {
+            Err(Error::Unusable { why, .. }) => break why,
+            other => assert!(Instant::now() < deadline, "{:?}", other.map(drop)),
+        }
+    };
+    assert!(why.contains("cannot receive descriptors"), "{why}");
+    let same = held.iter().all(|word| word.to_native() == 7);
+    say(format_args!("same {same}"));
+    wait_for("drop");
+    drop((held, subscriber));
+    say("dropped");
+    assert_eq!(hear(), None);
+}
+
+fn limit_descriptors(of: &Process, limit: &str) {
+    let status = Command::new("prlimit")
+        .arg(format!("--pid={}", of.pid()))
+        .arg(format!("--nofile={limit}"))
+        .status();
+    assert!(
+        status
+            .expect("this test needs prlimit of util-linux")
+            .success()
+    );
+}
+
+/// Class 5 of the field notes: what somebody reads is written over. A broker that cannot go on with a subscriber says to nobody that it left.
+#[test]
+fn what_a_subscriber_holds_that_its_broker_cut_off_is_not_written_over() {
+    for end in ["drop", "kill"] {
+        let stage = Stage::new();
+        let host = start_host(&stage.path);
+        let bus = connect(&stage.path, false).unwrap();
+        let topic = || bus.topic("t").unwrap().depth(2);
+        let mut publisher = topic().publisher::<[u64; 4]>().unwrap();
+        let mut holder = stage.start("holder");
+        holder.expect("joined");
+        publisher.send(&[7; 4]).unwrap();
+        holder.expect("holds");
+        limit_descriptors(&host, "3:");
+        holder.tell("park");
+        holder.expect("refused");
+        limit_descriptors(&host, "1024:");
+        // What the broker had to say of it, it has said when it answers somebody else.
+        drop(bus.publisher::<u64>("other").unwrap());
+        publisher.send(&[8; 4]).unwrap();
+        for _ in 0..3 {
+            let full = publisher.try_send(&[9; 4]);
+            assert!(matches!(full, Err(Error::Full { .. })), "{full:?}");
+        }
+        holder.tell("look");
+        assert_eq!(holder.expect("same"), "true");
+        if end == "drop" {
+            holder.tell("drop");
+            holder.expect("dropped");
+        } else {
+            holder.kill();
+            holder.reap();
+        }
+        publisher.send_timeout(&[9; 4], WATCHDOG).unwrap();
+        let new = topic().subscriber::<[u64; 4]>().unwrap();
+        publisher.send_timeout(&[10; 4], WATCHDOG).unwrap();
+        let message = new.recv_timeout(WATCHDOG).unwrap().unwrap();
+        assert_eq!(message.iter().map(|word| word.to_native()).sum::<u64>(), 40);
         host.finish();
     }
 }

@@ -98,7 +98,8 @@ impl Awaited {
         awaited
     }
 
-    fn wait_for(&mut self, record: Record, pidfd: Option<Rc<OwnedFd>>, now: Instant) {
+    /// Waits for somebody who is away, or only for its end where it may not come back. Its process is the pidfd's.
+    pub(crate) fn wait_for(&mut self, record: Record, pidfd: Option<Rc<OwnedFd>>, now: Instant) {
         let id = record.id;
         let pidfd = pidfd.filter(|pidfd| {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Process(id).pack());

@@ -8,9 +8,9 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use bus_core::TopicName;
 use bus_core::control::{Connection, Credentials, Event, Refusal, Sent};
 use bus_core::fork::Unshared;
+use bus_core::{Error, TopicName};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use crate::accounts::Charge;
@@ -61,10 +61,12 @@ pub(crate) enum Leaving {
     Closed,
     /// Its process is gone.
     Died,
-    /// It was refused.
+    /// It was refused what it may not have.
     Refused,
     /// It did not read its events, and too many were waiting.
     Overflow,
+    /// The broker lacks what it needs to go on with it.
+    Failed,
     /// It resumed, was not back in time, and others could not wait any longer.
     Late,
 }
@@ -214,7 +216,7 @@ impl Clients {
         let mut event = EpollEvent::new(flags, Token::Connection(id).pack());
         if let Err(error) = self.epoll.modify(&client.connection, &mut event) {
             tracing::error!(id, %error, "cannot watch a client's socket");
-            self.leaving.push_back((id, Leaving::Closed));
+            self.leaving.push_back((id, Leaving::Failed));
         }
     }
 
@@ -267,7 +269,8 @@ impl Clients {
         let before = client.waits;
         client.waits = match client.outbox.flush(&client.connection) {
             Ok(waits) => waits,
-            Err(_) => return self.leaving.push_back((id, Leaving::Closed)),
+            Err(Error::Closed) => return self.leaving.push_back((id, Leaving::Closed)),
+            Err(_) => return self.leaving.push_back((id, Leaving::Failed)),
         };
         if client.waits == Sent::Later {
             self.later.insert(id);
@@ -296,7 +299,13 @@ impl Clients {
         if let Ok(event) = Outgoing::new(&refused(kind, why), Vec::new()) {
             self.post(id, event);
         }
-        self.leave(id, Leaving::Refused);
+        self.leave(
+            id,
+            match kind {
+                Refusal::Limit | Refusal::Broker => Leaving::Failed,
+                _ => Leaving::Refused,
+            },
+        );
     }
 
     /// The topic of a client is closed, and it is none of who keep it open.

@@ -156,6 +156,10 @@ impl Hub {
             if self.goes_away(id, &client) {
                 continue;
             }
+            if matches!(why, Leaving::Failed | Leaving::Overflow) && self.goes_on_alone(id, &client)
+            {
+                continue;
+            }
             let exited = why == Leaving::Died || !pidfd_alive(&*client.pidfd);
             if client.kind == Kind::Watch {
                 tracing::info!(id, pid = client.peer.pid, ?why, "watch left");

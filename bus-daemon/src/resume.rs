@@ -467,6 +467,31 @@ impl Hub {
         true
     }
 
+    /// A member with which the broker cannot go on, through no fault of its own, and whose process lives, is late: nobody is told that it left, for it
+    /// may still read, and may be sending. False if it is nothing of that kind.
+    pub(crate) fn goes_on_alone(&mut self, id: u64, client: &Client) -> bool {
+        let Some(topic) = client.topic.as_ref().and_then(|n| self.topics.get_mut(n)) else {
+            return false;
+        };
+        if !topic.member(id).is_some_and(Member::has_joined) || !pidfd_alive(&*client.pidfd) {
+            return false;
+        }
+        let record = self.census.change(id, |record| record.state = State::Late);
+        // Whoever is not written down cannot be told from a later process.
+        let Some(record) = record else {
+            return false;
+        };
+        tracing::warn!(topic = %topic.name, id, pid = record.pid, "goes on without this broker");
+        topic.withdraw(id);
+        let name = topic.name.clone();
+        let pidfd = Rc::clone(&client.pidfd);
+        self.awaited.wait_for(record, Some(pidfd), Instant::now());
+        self.store.stale = true;
+        self.drop_if_empty(&name);
+        self.recharge(&name);
+        true
+    }
+
     /// A newcomer opens a topic, after it waited as long as it had to: who is still away on the other side will not hear of it, and may not
     /// come back. It is not said to have left: it may still read.
     pub(crate) fn overtake(&mut self, name: &TopicName, role: Role) {
@@ -522,7 +547,7 @@ impl Hub {
 
 fn late(name: &TopicName) -> Refused {
     let why = format!(
-        "others have joined topic {name} while this handle was away, and it would have had to know them; make a new handle"
+        "topic {name} has gone on without this handle, and others may have joined whom it would have had to know; make a new handle"
     );
     (Refusal::Late, why)
 }

@@ -90,6 +90,8 @@ struct State {
     down: Option<Instant>,
     /// No broker takes this handle any more.
     fate: Option<String>,
+    /// Why the broker of now has cut it off, as that said last.
+    cut_off: Option<String>,
     /// The handle was dropped.
     gone: bool,
 }
@@ -127,6 +129,7 @@ impl Line {
                 behind: false,
                 down: None,
                 fate: None,
+                cut_off: None,
                 gone: false,
             }),
             moved: Condvar::new(),
@@ -359,6 +362,7 @@ impl State {
             | Event::PublisherNotify { version, .. }
             | Event::SubscriberNotify { version, .. } => self.heard = *version,
             Event::Refused { kind, why } if is_final(*kind) => self.fate = Some(why.clone()),
+            Event::Refused { why, .. } => self.cut_off = Some(why.clone()),
             _ => {}
         }
         false

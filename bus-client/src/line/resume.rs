@@ -216,6 +216,7 @@ impl Line {
         state.connection = Arc::new(connection);
         state.number += 1;
         state.down = None;
+        state.cut_off = None;
         // ORDERING: a hint, as in `is_down`.
         self.down.store(false, Ordering::Relaxed);
         self.catch_up(&state, prepared, rings);
@@ -258,7 +259,8 @@ impl Line {
     /// No broker will take this handle: it says so from its next call on.
     fn condemn(&self, state: &mut State, why: &str) -> Installed {
         tracing::warn!(why, "a handle is of no use any more");
-        state.fate = Some(why.to_owned());
+        // What a living broker said first is the cause.
+        state.fate = Some(state.cut_off.take().unwrap_or_else(|| why.to_owned()));
         self.over(state);
         Installed::Never
     }
