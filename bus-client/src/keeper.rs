@@ -124,6 +124,7 @@ impl Keeper {
             bell: Arc::clone(&bell),
             down: Vec::new(),
             unwatched: Vec::new(),
+            misunderstood: false,
         };
         let thread = std::thread::Builder::new()
             .name("bus-keeper".into())
@@ -263,6 +264,8 @@ struct Round {
     down: Vec<(u64, Arc<Line>)>,
     /// Lines that have one, and whose connection the kernel had no memory to watch.
     unwatched: Vec<(u64, Arc<Line>)>,
+    /// The broker that is there speaks another version of the protocol, and that has been told.
+    misunderstood: bool,
 }
 
 impl Round {
@@ -413,7 +416,7 @@ impl Round {
         }
     }
 
-    fn resume(&self, line: &Line, connection: Connection) -> Installed {
+    fn resume(&mut self, line: &Line, connection: Connection) -> Installed {
         let Some(prepared) = line.prepare(self.shared.seeker.client().as_str()) else {
             line.conclude();
             return Installed::Never;
@@ -433,12 +436,18 @@ impl Round {
     }
 
     /// The one event that answers; none where it does not come, or nobody wants it any more.
-    fn answer(&self, connection: &Connection) -> Option<(Event, Vec<std::os::fd::OwnedFd>)> {
+    fn answer(&mut self, connection: &Connection) -> Option<(Event, Vec<std::os::fd::OwnedFd>)> {
         let deadline = Instant::now() + ANSWER;
         loop {
             match connection.try_recv::<Event>() {
                 Ok(Some(answer)) => return Some(answer),
                 Ok(None) => {}
+                Err(error @ bus_core::Error::Version { .. }) => {
+                    if !std::mem::replace(&mut self.misunderstood, true) {
+                        tracing::warn!(%error, "the broker that is there now takes no handle back; those who have met go on");
+                    }
+                    return None;
+                }
                 Err(error) => {
                     tracing::debug!(%error, "the next broker is gone as well");
                     return None;
