@@ -33,6 +33,8 @@ compgen -G "$(rustc --print target-libdir --target "$host")/librustc*_rt.$short.
     lacks "this toolchain has no runtime of the $kind sanitizer"
 export RUSTC_BOOTSTRAP=1
 export RUSTFLAGS="-Zsanitizer=$kind -Cforce-frame-pointers=yes"
+# What is instrumented is slow; without any optimisation the broker cannot keep up with the floods.
+export CARGO_PROFILE_DEV_OPT_LEVEL=1
 build=(--locked --offline --target "$host")
 
 if [ "$kind" = thread ]; then
@@ -48,6 +50,6 @@ fi
 export ASAN_OPTIONS="${ASAN_OPTIONS:-quarantine_size_mb=4:detect_stack_use_after_return=1:strict_string_checks=1}"
 cargo test "${build[@]}" -p bus-core --test hostile --test hostile_overrun --test arena --test holding
 cargo run "${build[@]}" -p bus-torture -- hostile --lane fast --seconds "$seconds"
-cargo run "${build[@]}" -p bus-torture -- hostile --lane control --seconds "$seconds"
-cargo run "${build[@]}" -p bus-torture -- hostile --lane live --seconds "$seconds"
+cargo run "${build[@]}" -p bus-torture -- hostile --lane control --seconds "$seconds" --patience 120
+cargo run "${build[@]}" -p bus-torture -- hostile --lane live --seconds "$seconds" --patience 120
 echo "held under the address sanitizer: bus-core hostile, hostile_overrun, arena, holding; bus-torture hostile"
