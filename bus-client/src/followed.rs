@@ -54,6 +54,8 @@ pub(crate) struct Entry {
     gone: Cell<bool>,
     /// The broker that told of it is gone, and the one after it has not told of it yet.
     untold: Cell<bool>,
+    /// It had found a broker when this was last looked at, so that what that one has to say of the topic is said.
+    settled: Cell<bool>,
     /// It is of no use any more, and was put with those that are skipped.
     failed: Cell<bool>,
     moored: Moored,
@@ -97,6 +99,10 @@ pub(crate) struct Followed {
     topics: Page,
     /// With the number of each topic.
     skipped: RefCell<Vec<(u64, SkippedTopic)>>,
+    /// Topics that may be among those that are followed, and were told of before: that is known when their subscribers have found this broker as well.
+    unsure: RefCell<Vec<(u64, TopicName)>>,
+    /// The broker of now has told of all topics that were there when it was found.
+    complete: Cell<bool>,
     /// Topics that could not be followed from their first message on, as they should have been; the last [`LOST`].
     lost: RefCell<Vec<SkippedTopic>>,
     /// Whose turn it is, and how many messages are left of it.
@@ -118,6 +124,8 @@ impl Followed {
             berth,
             topics: Page::default(),
             skipped: RefCell::default(),
+            unsure: RefCell::default(),
+            complete: Cell::new(true),
             lost: RefCell::default(),
             turn: Cell::new(0),
             left: Cell::new(0),
@@ -137,13 +145,13 @@ impl Followed {
                 None
             }
             Change::Appeared(id, name, None, whole) => {
-                let again = |entry: &&Entry| entry.untold.get() && entry.name == name;
-                if let Some(entry) = self.in_use().find(again) {
-                    // Another broker tells of it again. Its subscriber has found that one as well.
-                    entry.id.set(id);
-                    entry.gone.set(false);
-                    entry.untold.set(false);
-                    return None;
+                match self.find_again(id, &name, whole) {
+                    Some(true) => return None,
+                    Some(false) => {}
+                    None => {
+                        self.unsure.borrow_mut().push((id, name));
+                        return None;
+                    }
                 }
                 let watch = self.watch.id();
                 let mut topic = TopicBuilder::new(self.bus.clone(), name.clone());
@@ -157,6 +165,7 @@ impl Followed {
                         inlet,
                         gone: Cell::new(false),
                         untold: Cell::new(false),
+                        settled: Cell::new(false),
                         failed: Cell::new(false),
                         moored: Moored::default(),
                     }),
@@ -173,6 +182,7 @@ impl Followed {
             }
             Change::Gone(id) => {
                 self.skipped.borrow_mut().retain(|(known, _)| *known != id);
+                self.unsure.borrow_mut().retain(|(known, _)| *known != id);
                 self.topics
                     .iter()
                     .filter(|entry| entry.id.get() == id)
@@ -182,12 +192,59 @@ impl Followed {
             Change::Anew => {
                 // It says of those that it knows what they carry.
                 self.skipped.borrow_mut().clear();
-                // Those that are still there it tells of again; of others, nobody says that they are gone.
+                self.unsure.borrow_mut().clear();
+                self.complete.set(false);
                 for entry in self.topics.iter().filter(|entry| !entry.gone.get()) {
                     entry.untold.set(true);
-                    entry.gone.set(true);
+                    entry.settled.set(false);
                 }
                 None
+            }
+            Change::Complete => {
+                self.complete.set(true);
+                None
+            }
+        }
+    }
+
+    /// Whether a topic is one that is followed, and that another broker tells of again: its subscriber is in it there as well. None where that one has
+    /// not found this broker yet. A name says nothing: the topic may have closed meanwhile, and this be another one.
+    fn find_again(&self, id: u64, name: &TopicName, whole: bool) -> Option<bool> {
+        // A place is kept where a topic is new.
+        if whole {
+            return Some(false);
+        }
+        let mut known = Some(false);
+        let untold = |entry: &&Entry| entry.untold.get() && entry.name == *name;
+        for entry in self.in_use().filter(untold) {
+            match entry.inlet.is_in(id) {
+                Some(true) => {
+                    entry.id.set(id);
+                    entry.untold.set(false);
+                    return Some(true);
+                }
+                Some(false) => {}
+                None => known = None,
+            }
+        }
+        known
+    }
+
+    /// Of topics that are not there any more at this broker, nobody says that they are gone: they are those that it does not tell of, though it has told of
+    /// all and their subscribers have found it. To be called with what was told, up to the last word.
+    fn part_from_untold(&self) {
+        if !self.complete.get() {
+            return;
+        }
+        let unsure = self.unsure.borrow();
+        for entry in self
+            .topics
+            .iter()
+            .filter(|e| e.untold.get() && e.settled.get())
+        {
+            if !unsure.iter().any(|(_, name)| *name == entry.name) {
+                entry.untold.set(false);
+                entry.gone.set(true);
             }
         }
     }
@@ -216,7 +273,13 @@ impl Followed {
     /// Takes in which topics appeared and are gone, up to a bound; whether any is new.
     fn look_around(&self) -> Result<bool> {
         self.until_look.set(LOOK);
-        let mut appeared = Vec::new();
+        // Ahead of what was told: the broker tells of a topic before it takes a subscriber back into it.
+        for entry in self.topics.iter().filter(|entry| entry.untold.get()) {
+            entry.settled.set(!entry.inlet.is_down());
+        }
+        let unsure = self.unsure.take().into_iter();
+        let unsure = unsure.map(|(id, name)| Change::Appeared(id, name, None, false));
+        let mut appeared: Vec<_> = unsure.filter_map(|change| self.take(change)).collect();
         let mut result = Ok(());
         for _ in 0..LOOK {
             match self.watch.next() {
@@ -227,7 +290,10 @@ impl Followed {
                         .for_each(|entry| entry.gone.set(true));
                 }
                 Ok(Some(change)) => appeared.extend(self.take(change)),
-                Ok(None) => break,
+                Ok(None) => {
+                    self.part_from_untold();
+                    break;
+                }
                 Err(error) => {
                     result = Err(error);
                     break;

@@ -122,6 +122,11 @@ impl Seeker {
         }
     }
 
+    /// A connection to the broker that is there.
+    pub(crate) fn connect_once(&self) -> bus_core::Result<Connection> {
+        Connection::connect(&self.path)
+    }
+
     /// A connection to the broker, which is hosted here from now on if there is none and that is allowed. None where nobody is there, or
     /// somebody just starts one.
     pub(crate) fn attempt(&self) -> Result<Option<Connection>> {
@@ -136,6 +141,22 @@ impl Seeker {
         }
         let connection = Connection::connect(&self.path);
         connection.map(Some).map_err(|e| self.failed(e.to_string()))
+    }
+
+    /// Writes down that these have ended, where no broker is there to hear it; whether that is done. Only who may host one does: the list belongs
+    /// to the broker.
+    pub(crate) fn farewell(&self, ended: &[u64]) -> bool {
+        if !self.embed {
+            return true;
+        }
+        match Broker::farewell(&self.path, ended) {
+            Ok(()) => true,
+            Err(bus_daemon::Error::InUse { .. }) => false,
+            Err(error) => {
+                tracing::debug!(%error, "who has ended stays written down");
+                true
+            }
+        }
     }
 
     /// Why there is no connection, in the words of the kernel.

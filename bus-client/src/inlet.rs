@@ -436,6 +436,21 @@ impl Inlet {
         }
     }
 
+    /// Whether the last broker that took it back has it in the topic with this number; none if it has not come to the broker that numbers it so.
+    pub(crate) fn is_in(&self, topic: u64) -> Option<bool> {
+        if self.member.fate().is_some() {
+            return Some(false);
+        }
+        let number = self.member.topic_number()?;
+        let broker = |number: u64| number >> 32;
+        (broker(number) == broker(topic)).then_some(number == topic)
+    }
+
+    /// Whether there is no broker, as far as is known.
+    pub(crate) fn is_down(&self) -> bool {
+        self.member.is_down()
+    }
+
     /// While there is no broker, takes the last words of the one that went, and asks the kernel which publishers are gone.
     pub(crate) fn patrol(&self) -> Result<()> {
         if self.member.is_down() {

@@ -30,6 +30,8 @@ const SOON: Duration = Duration::from_millis(1);
 const LATER: Duration = Duration::from_millis(100);
 /// How long a broker may take to take a handle back before it is asked anew. It answers at once, unless it is stopped.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How often to try, every millisecond, to say at the end who has ended: a broker that comes or goes is there or gone by then.
+const FAREWELLS: u32 = 50;
 /// Handles that have ended, and that a broker may not have heard of: as many, and for as long.
 const ENDED: usize = 256;
 const ENDED_FOR: Duration = Duration::from_secs(60);
@@ -156,21 +158,27 @@ impl Keeper {
             table.remember(id, !heard);
         }
         let needless = table.take_needless();
-        if let Some(running) = &table.running
-            && !heard
-        {
-            ring(&running.bell);
+        if let Some(running) = &table.running {
+            if !heard {
+                ring(&running.bell);
+            }
+            return;
         }
         drop(table);
         needless.into_iter().for_each(Running::end);
+        self.shared.say_farewell();
     }
 
     /// A handle that others may have heard of was never kept, for its broker went.
     pub(crate) fn forget(&self, id: u64) {
         let mut table = self.shared.table();
         table.remember(id, true);
-        if let Some(running) = &table.running {
-            ring(&running.bell);
+        match &table.running {
+            Some(running) => ring(&running.bell),
+            None => {
+                drop(table);
+                self.shared.say_farewell();
+            }
         }
     }
 
@@ -223,6 +231,26 @@ impl Table {
 }
 
 impl Shared {
+    /// The last handle is gone. Of those that no broker has heard of, one that is there is told; else it is written down, for this process
+    /// may be the last one, and nobody come after it.
+    fn say_farewell(&self) {
+        let unsaid = |table: &Table| {
+            let unsaid = table.ended.iter().filter(|ended| ended.2);
+            unsaid.map(|ended| ended.0).collect::<Vec<_>>()
+        };
+        for _ in 0..FAREWELLS {
+            let ended = unsaid(&self.table());
+            if ended.is_empty() || self.seeker.farewell(&ended) {
+                return;
+            }
+            // Somebody has the path, and listens there, or will, or has just done so.
+            if let Ok(connection) = self.seeker.connect_once() {
+                return self.say_ended(&connection);
+            }
+            std::thread::sleep(SOON);
+        }
+    }
+
     fn say_ended(&self, connection: &Connection) {
         let mut ended = std::mem::take(&mut self.table().ended);
         ended.retain(|(_, at, _)| at.elapsed() < ENDED_FOR);

@@ -339,6 +339,16 @@ impl Member {
         self.line.released(index);
     }
 
+    /// The number of the topic at the last broker that took this handle back; see [`Line::topic`].
+    pub(crate) fn topic_number(&self) -> Option<u64> {
+        self.line.topic()
+    }
+
+    /// Why no broker takes this handle any more, if so.
+    pub(crate) fn fate(&self) -> Option<String> {
+        self.line.fate()
+    }
+
     /// Whether there is no broker, as far as is known.
     pub(crate) fn is_down(&self) -> bool {
         self.line.is_down()

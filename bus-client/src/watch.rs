@@ -49,6 +49,8 @@ pub(crate) enum Change {
     Gone(u64),
     /// Another broker tells of all topics from here on.
     Anew,
+    /// It has told of all that were there when it was found.
+    Complete,
 }
 
 impl Watch {
@@ -158,8 +160,9 @@ impl Watch {
                 Ok(Some(Change::Appeared(id, name, differs, kept)))
             }
             Event::TopicGone { id } => Ok(Some(Change::Gone(id))),
-            // Of what it was told before this, all is there already; a refusal is its fate.
-            Event::Watching { .. } | Event::Refused { .. } => Ok(None),
+            Event::Watching { .. } => Ok(Some(Change::Complete)),
+            // It is its fate.
+            Event::Refused { .. } => Ok(None),
             event => Err(self
                 .host
                 .failed(format!("{event:?} is nothing for a watch"))),

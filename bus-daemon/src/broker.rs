@@ -20,7 +20,7 @@ use sd_notify::NotifyState;
 
 use crate::census::{Census, Record};
 use crate::client::Token;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{BACKLOG, Endpoint};
 use crate::governed::{Governed, tell_systemd};
 use crate::hub::{Hub, turn_away};
 use crate::limits::{ACCEPTS_PER_TURN, raise_descriptor_limit};
@@ -308,11 +308,11 @@ impl Running {
 
     fn handle(&mut self, token: Token, flags: EpollFlags) -> Result<()> {
         match token {
-            Token::Listener => self.accept()?,
+            Token::Listener => drop(self.accept()?),
             Token::Stop => {
                 // Read, so that it does not look like something that is left to do.
                 let _ = self.stop.read();
-                self.begin_to_stop();
+                self.begin_to_stop()?;
             }
             Token::Signal => {
                 while let Some(Ok(Some(signal))) = self.signals.as_ref().map(SignalFd::read_signal)
@@ -321,7 +321,7 @@ impl Running {
                         self.reload();
                     } else {
                         tracing::info!(signal = signal.ssi_signo, "told to stop");
-                        self.begin_to_stop();
+                        self.begin_to_stop()?;
                     }
                 }
             }
@@ -344,20 +344,27 @@ impl Running {
         }
     }
 
-    /// Nobody new comes in; what has happened so far is still told.
-    fn begin_to_stop(&mut self) {
+    /// Nobody new comes in; what has happened so far is still told. Who has connected may have said something: that a handle has ended, for
+    /// instance. At a socket that is kept they wait for the next broker.
+    fn begin_to_stop(&mut self) -> Result<()> {
         if self.end.is_none() {
             self.tell(&[NotifyState::Stopping]);
+            if !self.endpoint.is_kept() {
+                let mut turns = 0..=BACKLOG as usize / ACCEPTS_PER_TURN;
+                while turns.next().is_some() && self.accept()? {}
+            }
             self.endpoint.close();
             self.end = Some(Instant::now() + LAST_WORDS);
         }
+        Ok(())
     }
 
-    fn accept(&mut self) -> Result<()> {
+    /// Accepts some; whether there may be more.
+    fn accept(&mut self) -> Result<bool> {
         for _ in 0..ACCEPTS_PER_TURN {
             self.reserve.fill();
             let Some(listener) = self.endpoint.listener() else {
-                return Ok(());
+                return Ok(false);
             };
             match self.reserve.accept(listener) {
                 Ok(Accepted::Connection(connection)) => self.hub.admit(connection),
@@ -365,12 +372,18 @@ impl Running {
                     let why = "the broker has no descriptors left; raise its limit (ulimit -n), or use fewer handles";
                     turn_away(&connection, Refusal::Limit, why);
                 }
-                Ok(Accepted::Nobody) => return Ok(()),
-                Ok(Accepted::Stuck) => return self.pause("no descriptors are left"),
-                Err(error) => return self.pause(&error.to_string()),
+                Ok(Accepted::Nobody) => return Ok(false),
+                Ok(Accepted::Stuck) => {
+                    self.pause("no descriptors are left")?;
+                    return Ok(false);
+                }
+                Err(error) => {
+                    self.pause(&error.to_string())?;
+                    return Ok(false);
+                }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Stops watching the listener for a while: it stays ready, and there is nothing to do about it.

@@ -178,6 +178,11 @@ impl Census {
         Ok((census, records))
     }
 
+    /// Whether there is one for the broker at `socket`.
+    pub(crate) fn is_there(socket: &Path) -> bool {
+        beside(socket).symlink_metadata().is_ok()
+    }
+
     /// Counts the brokers that this path has had; never 0, and less than 2^31.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation

@@ -22,7 +22,7 @@ use nix::sys::socket::{
 use crate::{Error, Result};
 
 /// Connections that wait to be accepted; the kernel's own limit may be lower.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// A path that is ours, and the socket that listens there.
 #[derive(Debug)]
@@ -84,8 +84,31 @@ impl Endpoint {
         })
     }
 
+    /// Takes the lock of a path where no broker is, and does not listen: nobody else does meanwhile. Removes a dead socket.
+    pub(crate) fn hold(path: &Path) -> Result<Self> {
+        check_socket_path(path)?;
+        let path = std::path::absolute(path).map_err(|e| failed(path, "reading the path", e))?;
+        let lock_path = lock_path(&path);
+        let lock = lock(&path, &lock_path)?;
+        let held = Self {
+            path,
+            lock_path,
+            listener: None,
+            identity: None,
+            birth: Birth::here(),
+            _lock: lock,
+        };
+        remove_dead_socket(&held.path)?;
+        Ok(held)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether somebody else has made the socket, and listens there when this broker is gone.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.identity.is_none()
     }
 
     /// The socket; `None` after [`close`](Self::close).

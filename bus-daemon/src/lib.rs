@@ -11,6 +11,7 @@
 //!  client     one connection;   outbox   what it has not read yet
 //!  census     who takes part, in a file for the broker that comes after this one
 //!  store      what a service manager keeps for the broker that comes after this one;   retained   what that is
+//!  farewell   what is done where no broker is there
 //!  awaited    who took part in the one before;   resume   how they come back;   parked   who waits for them
 //! ```
 //! Promises: no message of any topic goes through it; no client, dead, stopped, or hostile, makes it wait, stop or
@@ -38,6 +39,7 @@ mod census;
 mod client;
 mod endpoint;
 mod error;
+mod farewell;
 mod governed;
 mod hub;
 mod limits;

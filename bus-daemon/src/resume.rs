@@ -360,7 +360,11 @@ impl Hub {
             registry.map_err(|e| bus_core::Error::io("cannot duplicate a registry", e))?;
         self.mark_dismissed(id);
         self.clients.dismiss(id, version);
-        let resumed = Event::Resumed { version, rings };
+        let resumed = Event::Resumed {
+            version,
+            rings,
+            topic: self.no_topic(),
+        };
         let resumed = Outgoing::new(&resumed, vec![Rc::new(registry)])?;
         self.clients.post(id, resumed);
         Ok(())
@@ -518,6 +522,11 @@ impl Hub {
     /// one topic, and nobody whose time was before that one.
     fn first_version(&self) -> u32 {
         (self.census.incarnation() as u32).wrapping_sub(1) << 20
+    }
+
+    /// A number of this broker's that no topic has or will have.
+    fn no_topic(&self) -> u64 {
+        self.census.incarnation() << 32
     }
 
     /// Checks that a watch is who it says; it has its old number then.

@@ -94,6 +94,8 @@ struct State {
     cut_off: Option<String>,
     /// The handle was dropped.
     gone: bool,
+    /// The number of its topic at the last broker that took it back, if one did.
+    topic: Option<u64>,
 }
 
 /// The line.
@@ -131,6 +133,7 @@ impl Line {
                 fate: None,
                 cut_off: None,
                 gone: false,
+                topic: None,
             }),
             moved: Condvar::new(),
             down: AtomicBool::new(false),
@@ -174,6 +177,11 @@ impl Line {
     /// Why no broker takes this line any more, if so.
     pub(crate) fn fate(&self) -> Option<String> {
         self.state().fate.clone()
+    }
+
+    /// The number of its topic at the last broker that took it back: one that no topic has where it was closed. None where it is still at its first broker.
+    pub(crate) fn topic(&self) -> Option<u64> {
+        self.state().topic
     }
 
     /// For how long there has been no broker.
@@ -327,10 +335,11 @@ impl Line {
     /// The handle is dropped; whether its broker hears of that.
     pub(crate) fn close(&self) -> bool {
         let mut state = self.state();
+        let heard = state.down.is_none() && !has_hung_up(&state.connection);
         state.gone = true;
         state.told.clear();
         state.connection.shut_down();
-        state.down.is_none()
+        heard
     }
 }
 
@@ -367,6 +376,13 @@ impl State {
         }
         false
     }
+}
+
+/// Whether nobody is at the other end any more, though there may be something to read.
+fn has_hung_up(connection: &Connection) -> bool {
+    let mut fds = [PollFd::new(connection.as_fd(), PollFlags::empty())];
+    // A hang-up is told whatever is asked for.
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// Whether a refusal is for ever: asked again, the broker would say the same.

@@ -167,7 +167,14 @@ impl Line {
         }
         let (version, rings) = match answer {
             None => (0, 0),
-            Some((Event::Resumed { version, rings }, registry)) => {
+            Some((
+                Event::Resumed {
+                    version,
+                    rings,
+                    topic,
+                },
+                registry,
+            )) => {
                 let (Ok([registry]), Some(standing)) =
                     (<[OwnedFd; 1]>::try_from(registry), self.standing.get())
                 else {
@@ -175,6 +182,7 @@ impl Line {
                 };
                 match standing.seat.replace(&registry) {
                     Ok(()) => {
+                        state.topic = Some(topic);
                         // Newcomers wait until this handle is back, which it has not said yet: whatever this broker has counted so far is of those
                         // who came back, or left, and the next one would tell of them again.
                         if let Part::Member { role, .. } = &self.part {

@@ -227,6 +227,9 @@ pub enum Event {
         /// Of a subscriber: bit `i` is set if the ring with index `i` goes to nobody before the subscriber has said [`Request::Released`] for it, once.
         /// It says so at once for each that it does not follow now, having read all that the old broker said, and for the others when it has done with them.
         rings: u64,
+        /// The topic's number, as [`Event::TopicAppeared`] tells it to watches. One that no topic has where the topic is closed, and the handle
+        /// belongs to none. The upper half says which broker it is, as in all numbers.
+        topic: u64,
     },
     /// Everybody whom it concerns can wake the handle by its doorbell, or through the broker.
     Notified {

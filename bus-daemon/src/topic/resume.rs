@@ -150,6 +150,7 @@ impl Topic {
         let resumed = Event::Resumed {
             version: first,
             rings,
+            topic: self.id,
         };
         clients.post(id, Outgoing::new(&resumed, vec![Rc::new(registry)])?);
         for (introduction, after) in introductions.iter().zip(1_u32..) {

@@ -226,7 +226,7 @@ impl Handle {
     pub fn resume(&mut self, path: &Path, topic: &str, read: u64) -> (u32, u64) {
         self.ask_back(path, &self.resume_request(topic, read));
         let (event, mut descriptors) = next(&self.connection);
-        let Event::Resumed { version, rings } = event else {
+        let Event::Resumed { version, rings, .. } = event else {
             panic!("not resumed but {event:?}");
         };
         assert_eq!(descriptors.len(), 1);

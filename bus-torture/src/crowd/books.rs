@@ -351,9 +351,12 @@ fn owes(tag: u32, publisher: &Publisher, reader: &Reader) -> bool {
     if !reader.follows.follow(&publisher.topic) || reader.ended.contains(&tag) {
         return false;
     }
-    // Where the last messages found no room, it may never hear of any.
-    let sure =
-        reader.follows.gets_all() || publisher.over == Some(Over::Left) && publisher.nowhere == 0;
+    // Where the last messages found no room, it may never hear of any. Nor may one that follows all topics where the broker that kept its place went, and
+    // the publisher ended before another one had told of it.
+    let sure = reader.follows.gets_all()
+        || !reader.follows.lossless()
+            && publisher.over == Some(Over::Left)
+            && publisher.nowhere == 0;
     reader.next.contains_key(&tag) || sure && publisher.next > 0 && publisher.began > joined
 }
 
