@@ -1,4 +1,5 @@
-//! `faults` finds what it is there to find, and nothing else: a few faults of a client and of a broker, and a client that gives up.
+//! `faults` finds what it is there to find, and nothing else: a few faults of a client, of its keeper and of a broker, a client that gives up, and one that
+//! keeps messages back.
 //!
 //! Classes of bugs: the broker ends because a call is refused; somebody waits for ever for what was refused; a message is lost by it.
 
@@ -51,4 +52,24 @@ fn a_client_that_gives_up_is_found() {
     let found = json["violations"][0].as_str().unwrap();
     assert!(found.contains("done: false"), "{found}");
     assert!(found.contains("--fault"), "{found}");
+}
+
+/// Class 17 of the field notes, a restart that drops clients.
+#[test]
+fn a_client_whose_keepers_calls_are_refused_goes_from_broker_to_broker() {
+    let (output, json) = faults(&["--of", "keeper", "--seconds", "8"]);
+    assert!(output.status.success(), "{json:#}");
+    assert!(json["tried"].as_u64().unwrap() >= 2, "{json:#}");
+    assert!(
+        json["call_sites.may_fail"].as_u64().unwrap() > 10,
+        "{json:#}"
+    );
+}
+
+#[test]
+fn a_client_that_keeps_messages_back_is_found() {
+    let (output, json) = faults(&["--of", "keeper", "--mutant", "--seconds", "8"]);
+    assert_eq!(output.status.code(), Some(1), "{json:#}");
+    let found = json["violations"][0].as_str().unwrap();
+    assert!(found.contains("lost: "), "{found}");
 }

@@ -1,4 +1,4 @@
-//! A process whose system calls are watched between its two marks, and one of which is refused.
+//! A process whose system calls are watched between its two marks, and one of which is refused; or a thread, until it ends.
 //!
 //! The refused call is replaced at its entry by one that does not exist, so that it has no effect, and its result at its exit by the error. Where the
 //! error says that a connection is gone, it is replaced by one that ends that connection: for the other side it has to be so as well.
@@ -70,6 +70,8 @@ pub struct Probe {
     tracee: Tracee,
     memory: File,
     text: Range<u64>,
+    /// It is not the first thread, and done when it ends.
+    is_thread: bool,
 }
 
 impl Probe {
@@ -82,6 +84,21 @@ impl Probe {
             Waited::Stopped(Stop::Signal(BEGIN)) => {}
             other => bail!("the process stands at {other:?} before it began"),
         }
+        Self::of(tracee, false)
+    }
+
+    /// Of a thread that was seized beside the first one. It is done when it ends.
+    ///
+    /// # Errors
+    /// It does not stop.
+    pub fn of_thread(mut tracee: Tracee) -> Result<Self> {
+        match tracee.wait(&[], PATIENCE)? {
+            Waited::Stopped(Stop::Trap) => Self::of(tracee, true),
+            other => bail!("the thread stands at {other:?} before it was stopped"),
+        }
+    }
+
+    fn of(tracee: Tracee, is_thread: bool) -> Result<Self> {
         let pid = tracee.pid();
         let memory = File::open(format!("/proc/{pid}/mem")).context("opening its memory")?;
         let text = text(pid).context("finding its code")?;
@@ -89,6 +106,7 @@ impl Probe {
             tracee,
             memory,
             text,
+            is_thread,
         })
     }
 
@@ -97,7 +115,7 @@ impl Probe {
         &mut self.tracee
     }
 
-    /// Lets it go on to its second mark, and refuses a call on the way. Whenever it sleeps in one of `sleeps`, `nudge` is called.
+    /// Lets it go on to its second mark, or to its end where it is a thread, and refuses a call on the way. Whenever it sleeps in one of `sleeps`, `nudge` is called.
     ///
     /// # Errors
     /// It ends before that, or it is wedged: neither runs nor is woken by what is done for it.
@@ -153,6 +171,7 @@ impl Probe {
                     }
                 }
                 Stop::Trap => {}
+                Stop::Exited(_) if self.is_thread => return Ok(seen),
                 Stop::Exited(_) | Stop::Killed(_) => {
                     bail!("it has ended before it was done: {stop:?}");
                 }

@@ -7,7 +7,7 @@
 //! | `together` | both on one processor |
 //!
 //! Promises: a process that is traced dies with its tracer, and with its [`Tracee`]; nothing is waited for without a bound. It follows the thread that it was
-//! given, the first one; others run free. It asks for one thread that does all of it: the kernel ties a traced process to the thread that
+//! given, mostly the first one; others run free. It asks for one thread that does all of it: the kernel ties a traced process to the thread that
 //! seized it.
 
 pub mod asleep;
@@ -48,7 +48,7 @@ pub fn fix_addresses() -> Result<()> {
 /// Why a traced process stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// A step is done, or a breakpoint was met.
+    /// A step is done, or a breakpoint was met; or it was stopped where it was.
     Trap,
     /// At the entry or the exit of a system call.
     Call,
@@ -93,8 +93,21 @@ impl Tracee {
     /// # Errors
     /// It is gone, or tracing is not allowed here.
     pub fn seize(child: &Child) -> Result<Self> {
-        let pid =
-            Pid::from_raw(i32::try_from(child.id()).context("a process number beyond 31 bits")?);
+        Self::seize_task(child.id())
+    }
+
+    /// Takes hold of one thread of a child of this process, by the thread's number, and stops it wherever it is. The others run on.
+    ///
+    /// # Errors
+    /// It is gone, or tracing is not allowed here.
+    pub fn seize_thread(thread: u32) -> Result<Self> {
+        let tracee = Self::seize_task(thread)?;
+        ptrace::interrupt(tracee.pid).with_context(|| format!("stopping thread {thread}"))?;
+        Ok(tracee)
+    }
+
+    fn seize_task(task: u32) -> Result<Self> {
+        let pid = Pid::from_raw(i32::try_from(task).context("a process number beyond 31 bits")?);
         let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
         ptrace::seize(pid, options)
             .with_context(|| format!("tracing process {pid}; is ptrace allowed here?"))?;
@@ -192,6 +205,7 @@ impl Tracee {
         Ok(Some(match status {
             WaitStatus::StillAlive => return Ok(None),
             WaitStatus::Stopped(_, Signal::SIGTRAP) => Stop::Trap,
+            WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_STOP) => Stop::Trap,
             WaitStatus::Stopped(_, signal) => Stop::Signal(signal),
             WaitStatus::PtraceSyscall(_) => Stop::Call,
             WaitStatus::Exited(_, code) => {
