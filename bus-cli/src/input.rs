@@ -34,17 +34,23 @@ impl<'a> Input<'a> {
         Ok(Self { file, interrupt })
     }
 
+    /// Waits for input or a signal, for so long; whether one came.
+    pub fn wait(&self, time: PollTimeout) -> anyhow::Result<bool> {
+        let mut both = [
+            PollFd::new(self.file.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.interrupt.descriptor(), PollFlags::POLLIN),
+        ];
+        match poll(&mut both, time) {
+            Ok(came) => Ok(came > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(e) => Err(e).context("cannot wait for standard input"),
+        }
+    }
+
     /// Waits for input or a signal, then reads what is there.
     pub fn read(&mut self, room: &mut [u8]) -> anyhow::Result<Read> {
         loop {
-            let mut both = [
-                PollFd::new(self.file.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.interrupt.descriptor(), PollFlags::POLLIN),
-            ];
-            match poll(&mut both, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(e) => return Err(e).context("cannot wait for standard input"),
-            }
+            self.wait(PollTimeout::NONE)?;
             if let Some(code) = self.interrupt.came() {
                 return Ok(Read::Interrupted(code));
             }

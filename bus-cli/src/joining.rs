@@ -47,6 +47,11 @@ pub struct Joining {
     #[arg(long, value_name = "RINGS")]
     retain: Option<u32>,
 
+    /// Say on standard error who comes and goes on the other side: name, user, process, and whether what it publishes is read in place or
+    /// copied
+    #[arg(short, long)]
+    pub verbose: bool,
+
     /// Show no progress
     #[arg(short, long)]
     pub quiet: bool,

@@ -5,6 +5,7 @@
 //!  subscribe  a topic to standard output      output
 //!  demo       three processes in a pipeline, measured, and beside sockets and pipes
 //!  policy     what a policy of the broker means
+//!  peers      who comes and goes on the other side, and how it is trusted
 //!  joining    what pub and sub have in common: the way to the broker, the topic's settings
 //!  interrupt, progress, failure               Ctrl-C, the line on a terminal, the sentence at the end
 //! ```
@@ -21,6 +22,7 @@ mod interrupt;
 mod joining;
 mod lines;
 mod output;
+mod peers;
 mod policy;
 mod progress;
 mod publish;

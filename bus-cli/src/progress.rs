@@ -39,6 +39,11 @@ impl Progress {
         }
     }
 
+    /// Says something on standard error, above the line.
+    pub fn say(&self, sentence: &str) {
+        self.bar.suspend(|| eprintln!("{sentence}"));
+    }
+
     /// Counts bytes.
     #[inline]
     pub fn moved(&self, bytes: usize) {

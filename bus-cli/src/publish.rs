@@ -13,6 +13,7 @@ use crate::input::{Input, Read};
 use crate::interrupt::{self, Interrupt};
 use crate::joining::{Joining, TopicOpening};
 use crate::lines::Lines;
+use crate::peers::{Peers, Side};
 use crate::progress::Progress;
 use crate::size;
 
@@ -53,6 +54,9 @@ pub struct Arguments {
     subscribers: usize,
 }
 
+/// The same while there is no input, where somebody wants to know who comes and goes.
+const LOOK: u16 = 50;
+
 /// How a step ended.
 enum Step<T> {
     Done(T),
@@ -66,7 +70,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let interrupt = Interrupt::watch(interrupt::cut_short)?;
     let progress = Progress::new(!arguments.joining.quiet);
     let open = arguments.joining.connect("bus-pub")?;
-    let publisher = match open_with(arguments.subscribers, open, &interrupt, &progress)? {
+    let mut peers = Peers::new(Side::Subscribers, arguments.joining.verbose);
+    let opened = open_with(
+        arguments.subscribers,
+        open,
+        &interrupt,
+        &progress,
+        &mut peers,
+    )?;
+    let publisher = match opened {
         Step::Done(publisher) => publisher,
         Step::Interrupted(code) => return Ok(code),
     };
@@ -74,6 +86,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         publisher,
         input: Input::standard(&interrupt)?,
         progress,
+        peers,
         needs_subscribers: arguments.subscribers > 0,
     };
     let ended = if arguments.lines {
@@ -102,6 +115,7 @@ fn open_with(
     open: impl Fn() -> TopicOpening,
     interrupt: &Interrupt,
     progress: &Progress,
+    peers: &mut Peers,
 ) -> anyhow::Result<Step<BytesPublisher>> {
     progress.waiting("(waiting for subscribers)");
     let mut publisher = open()?.bytes_publisher()?;
@@ -109,7 +123,9 @@ fn open_with(
         if let Some(code) = interrupt.came() {
             return Ok(Step::Interrupted(code));
         }
-        match publisher.wait_for_subscribers(subscribers, Some(TICK)) {
+        let enough = publisher.wait_for_subscribers(subscribers, Some(TICK));
+        look(&mut publisher, peers, progress)?;
+        match enough {
             Ok(()) => break,
             Err(Error::Timeout { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -119,11 +135,25 @@ fn open_with(
     Ok(Step::Done(publisher))
 }
 
+/// Tells who came and went, if somebody wants to know.
+fn look(
+    publisher: &mut BytesPublisher,
+    peers: &mut Peers,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    if peers.wanted() {
+        let there = publisher.subscribers()?;
+        peers.look(there.iter().map(|peer| (None, peer)), progress);
+    }
+    Ok(())
+}
+
 /// Publishing, once the subscribers are there.
 struct Sending<'a> {
     publisher: BytesPublisher,
     input: Input<'a>,
     progress: Progress,
+    peers: Peers,
     needs_subscribers: bool,
 }
 
@@ -131,6 +161,7 @@ impl Sending<'_> {
     fn bytes(&mut self, chunk: usize) -> anyhow::Result<Step<()>> {
         loop {
             self.somebody_reads()?;
+            self.look_around()?;
             let mut loan = self.publisher.loan(chunk).map_err(|error| {
                 anyhow!("{error}; or send less at once with a smaller --chunk than {chunk}")
             })?;
@@ -150,6 +181,7 @@ impl Sending<'_> {
         let mut sent = 0;
         loop {
             self.somebody_reads()?;
+            self.look_around()?;
             match self.input.read(lines.room())? {
                 Read::Bytes(n) => {
                     let whole = lines.read(n);
@@ -187,6 +219,17 @@ impl Sending<'_> {
         match self.publisher.publish_batch(counted) {
             Ok(more) => *sent += more,
             Err(error) => return Err(too_long(asked, &error)),
+        }
+        Ok(())
+    }
+
+    /// Tells who comes and goes until there is input, if somebody wants to know.
+    fn look_around(&mut self) -> anyhow::Result<()> {
+        if self.peers.due() {
+            look(&mut self.publisher, &mut self.peers, &self.progress)?;
+        }
+        while self.peers.wanted() && !self.input.wait(LOOK.into())? {
+            look(&mut self.publisher, &mut self.peers, &self.progress)?;
         }
         Ok(())
     }

@@ -6,12 +6,13 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use bus_client::{BytesSubscriber, Error, PatternBytesSubscriber};
+use bus_client::{BytesSubscriber, Error, Message, PatternBytesSubscriber, Peer};
 use clap::Args;
 
 use crate::interrupt::{self, Interrupt};
 use crate::joining::Joining;
 use crate::output::{Output, Reader};
+use crate::peers::{Peers, Side};
 use crate::progress::Progress;
 
 /// How often to look for a signal, a closed output, or a broker that went, while no message comes.
@@ -78,6 +79,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let mut receiving = Receiving {
         output,
         progress,
+        peers: Peers::new(Side::Publishers, arguments.joining.verbose),
         interrupt,
         left: arguments.count,
     };
@@ -96,25 +98,77 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     Ok(code)
 }
 
+/// A message, and where it comes from.
+struct From<'a> {
+    message: &'a Message<'a>,
+    /// Its topic, where there may be several.
+    topic: Option<&'a str>,
+    /// Who a publisher is.
+    peer: &'a dyn Fn(u64) -> Option<Peer>,
+}
+
 impl Source {
     /// Gives the next message to `take`, if one comes within the time; what that made of it.
     fn next<R>(
         &mut self,
         time: Duration,
-        take: impl FnOnce(&[u8]) -> R,
+        take: impl FnOnce(From<'_>) -> R,
     ) -> bus_client::Result<Option<R>> {
-        Ok(match self {
-            Self::Topic(topic) if time.is_zero() => topic.try_recv()?.map(|m| take(m.bytes())),
-            Self::Topic(topic) => topic.recv_timeout(time)?.map(|m| take(m.bytes())),
-            Self::Pattern(all) if time.is_zero() => all.try_recv()?.map(|m| take(m.bytes())),
-            Self::Pattern(all) => all.recv_timeout(time)?.map(|m| take(m.bytes())),
-        })
+        match self {
+            Self::Topic(topic) => {
+                let found = if time.is_zero() {
+                    topic.try_recv()?
+                } else {
+                    topic.recv_timeout(time)?
+                };
+                Ok(found.map(|message| {
+                    take(From {
+                        message: &message,
+                        topic: None,
+                        peer: &|id| topic.peer(id),
+                    })
+                }))
+            }
+            Self::Pattern(all) => {
+                let found = if time.is_zero() {
+                    all.try_recv()?
+                } else {
+                    all.recv_timeout(time)?
+                };
+                Ok(found.map(|message| {
+                    take(From {
+                        message: &message,
+                        topic: Some(message.topic()),
+                        peer: &|id| message.peer(id),
+                    })
+                }))
+            }
+        }
+    }
+
+    /// Tells of publishers that came and went.
+    fn look(&mut self, peers: &mut Peers, progress: &Progress) -> bus_client::Result<()> {
+        match self {
+            Self::Topic(topic) => {
+                let there = topic.publishers()?;
+                peers.look(there.iter().map(|peer| (None, peer)), progress);
+            }
+            Self::Pattern(all) => {
+                let there = all.publishers()?;
+                let there = there
+                    .iter()
+                    .map(|(topic, peer)| (Some(topic.as_str()), peer));
+                peers.look(there, progress);
+            }
+        }
+        Ok(())
     }
 }
 
 struct Receiving {
     output: Output,
     progress: Progress,
+    peers: Peers,
     interrupt: Interrupt,
     /// Messages still to come, if they are counted.
     left: Option<u64>,
@@ -145,11 +199,18 @@ impl Receiving {
                 return Ok(0);
             }
             let waited = time;
-            let taken = source.next(waited, |bytes| {
+            let taken = source.next(waited, |from| {
+                let id = from.message.publisher();
+                let peer = || (from.peer)(id);
+                self.peers.met(id, from.topic, peer, &self.progress);
+                let bytes = from.message.bytes();
                 self.left = self.left.map(|left| left - 1);
                 self.progress.moved(bytes.len());
                 self.output.write(bytes)
             });
+            if taken.is_ok() && self.peers.due() {
+                source.look(&mut self.peers, &self.progress)?;
+            }
             time = Duration::ZERO;
             let reader = match taken {
                 Ok(Some(written)) => written?,
@@ -159,7 +220,11 @@ impl Receiving {
                     self.output.flush()?
                 }
                 Ok(None) => self.output.reader(),
-                Err(Error::Ended { .. }) => return Ok(0),
+                Err(Error::Ended { .. }) => {
+                    // All of them, which is what this error says.
+                    self.peers.look([], &self.progress);
+                    return Ok(0);
+                }
                 Err(error) => return Err(error.into()),
             };
             if reader == Reader::Gone {

@@ -10,9 +10,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use bus_daemon::policy::Source;
+use bus_daemon::policy::{Source, user_name as named};
 use bus_daemon::{Broker, BrokerThread};
-use common::{Place, Running, collect, segments, until};
+use common::{Place, Running, collect, heard, segments, until};
 use nix::sys::signal::Signal;
 
 const ALICE: u32 = 12345;
@@ -25,12 +25,18 @@ const POLICY: &str = r#"
     may = ["publish"]
 
     [[allow]]
-    topics = ["open"]
+    topics = ["believed"]
+    users = [12345]
+    may = ["publish"]
+    trust = "in-place"
+
+    [[allow]]
+    topics = ["open", "believed"]
     users = [65534]
     may = ["subscribe"]
 
     [[topic]]
-    topics = ["open"]
+    topics = ["open", "believed"]
     delivery = "evict:50ms"
     "#;
 
@@ -102,6 +108,39 @@ fn a_stream_goes_from_one_user_to_another_and_no_further_than_the_policy_says() 
     town.start(BOB, &["sub", "waits"]).end_badly(1, to_bob);
     let to_nobody = "this broker serves user 0 and whom its policy names";
     town.start(777, &["sub", "open"]).end_badly(1, to_nobody);
+}
+
+#[test]
+fn who_is_on_the_other_side_is_told_with_its_user_and_how_it_is_read() {
+    let Some(town) = Town::new() else { return };
+    let topics = [
+        ("open", "not trusted: copied, then read"),
+        ("believed", "trusted: read in place"),
+    ];
+    for (topic, how) in topics {
+        let mut subscriber = town.start(BOB, &["sub", topic, "--lines", "-v"]);
+        let told = heard(subscriber.stderr());
+        until("it has joined", || segments(subscriber.id(), "reader") > 0);
+        let mut publisher = town.start(ALICE, &["pub", topic, "--lines", "-v"]);
+        let its = heard(publisher.stderr());
+        let came = its.recv_timeout(common::LIMIT).unwrap();
+        let says = format!(
+            "subscriber bus-sub, user {}, process {}, came",
+            named(BOB),
+            subscriber.id()
+        );
+        assert!(came.ends_with(&says), "{came}");
+        let came = told.recv_timeout(common::LIMIT).unwrap();
+        let who = format!(
+            "publisher bus-pub, user {}, process {},",
+            named(ALICE),
+            publisher.id()
+        );
+        assert!(came.ends_with(&format!("{who} came; {how}")), "{came}");
+        drop(publisher.stdin());
+        let left = told.recv_timeout(common::LIMIT).unwrap();
+        assert!(left.ends_with(&format!("{who} left")), "{left}");
+    }
 }
 
 /// Class 3 of the field notes: a stalled or killed consumer stops every producer.

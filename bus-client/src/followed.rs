@@ -23,7 +23,7 @@ use crate::member::ANSWER;
 use crate::topic::Place;
 use crate::wait::{PATROL, Step, Wait, deadline};
 use crate::watch::{Change, Watch};
-use crate::{Bus, Error, Result, TopicBuilder};
+use crate::{Bus, Error, Peer, Result, TopicBuilder};
 use berth::{Berth, Moored};
 
 /// Messages in a row from one topic while others may have some.
@@ -48,7 +48,7 @@ pub struct SkippedTopic {
 pub(crate) struct Entry {
     /// As the broker of now numbers it.
     id: Cell<u64>,
-    name: TopicName,
+    pub(crate) name: TopicName,
     pub(crate) inlet: Inlet,
     /// The broker has closed it: when it is drained there will be no more.
     gone: Cell<bool>,
@@ -322,8 +322,8 @@ impl Followed {
         self
     }
 
-    /// Looks once at all topics; a message, and the name of its topic.
-    pub(crate) fn once<'a, M>(&'a self, look: Look<'a, M>) -> Result<Option<(&'a str, M)>> {
+    /// Looks once at all topics; a message, and its topic.
+    pub(crate) fn once<'a, M>(&'a self, look: Look<'a, M>) -> Result<Option<(&'a Entry, M)>> {
         match self.poll(look)? {
             Some(found) => Ok(Some(found)),
             None if self.look_around()? => self.poll(look),
@@ -336,7 +336,7 @@ impl Followed {
         &'a self,
         timeout: Option<Duration>,
         look: Look<'a, M>,
-    ) -> Result<Option<(&'a str, M)>> {
+    ) -> Result<Option<(&'a Entry, M)>> {
         if let Some(found) = self.poll(look)? {
             return Ok(Some(found));
         }
@@ -393,7 +393,7 @@ impl Followed {
     }
 
     /// A message of the topic whose turn it is, else of the next that has one.
-    fn poll<'a, M>(&'a self, look: Look<'a, M>) -> Result<Option<(&'a str, M)>> {
+    fn poll<'a, M>(&'a self, look: Look<'a, M>) -> Result<Option<(&'a Entry, M)>> {
         if self.until_look.get() == 0 {
             self.look_around()?;
         }
@@ -422,7 +422,11 @@ impl Followed {
         Ok(None)
     }
 
-    fn look_at<'a, M>(&self, entry: &'a Entry, look: Look<'a, M>) -> Result<Option<(&'a str, M)>> {
+    fn look_at<'a, M>(
+        &self,
+        entry: &'a Entry,
+        look: Look<'a, M>,
+    ) -> Result<Option<(&'a Entry, M)>> {
         if entry.failed.get() || !self.check(entry, entry.inlet.look_ahead())? {
             return Ok(None);
         }
@@ -431,7 +435,7 @@ impl Followed {
             self.until_look.set(self.until_look.get().saturating_sub(1));
             entry.moored.cast_off(&entry.inlet);
         }
-        Ok(found.map(|message| (entry.name.as_str(), message)))
+        Ok(found.map(|message| (entry, message)))
     }
 
     /// Puts a topic with those that are skipped, where it will give no more; that is said once.
@@ -452,6 +456,19 @@ impl Followed {
         let mut names: Vec<_> = self.in_use().map(|entry| entry.name.to_string()).collect();
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// The publishers that are followed, each with its topic.
+    pub(crate) fn publishers(&mut self) -> Result<Vec<(String, Peer)>> {
+        self.look_around()?;
+        self.tidy();
+        let mut all = Vec::new();
+        for entry in self.in_use() {
+            // A topic that fails is told of, and let go of, where messages are looked for.
+            let there = entry.inlet.publishers().unwrap_or_default();
+            all.extend(there.into_iter().map(|peer| (entry.name.to_string(), peer)));
+        }
+        Ok(all)
     }
 
     pub(crate) fn watches(&self) -> bool {

@@ -10,8 +10,8 @@ use bus_core::publish::Payload;
 use bus_core::receive::{self, Message, Received};
 use bus_core::schema::Schema;
 
-use crate::followed::Followed;
-use crate::{Bus, Result, SkippedTopic};
+use crate::followed::{Entry, Followed};
+use crate::{Bus, Peer, Result, SkippedTopic};
 
 /// Receives the messages of type `T` of all topics that match a pattern, fairly, in place; also of topics to come.
 ///
@@ -53,18 +53,23 @@ pub struct PatternBytesSubscriber {
 
 /// A message, and the topic that it comes from. It is the message in all else.
 pub struct TopicMessage<'a, M> {
-    topic: &'a str,
+    topic: &'a Entry,
     message: M,
 }
 
 impl<'a, M> TopicMessage<'a, M> {
-    fn new((topic, message): (&'a str, M)) -> Self {
+    fn new((topic, message): (&'a Entry, M)) -> Self {
         Self { topic, message }
     }
 
     /// The name of its topic.
     pub fn topic(&self) -> &'a str {
-        self.topic
+        self.topic.name.as_str()
+    }
+
+    /// The publisher of that topic that a message names, while its ring is followed.
+    pub fn peer(&self, publisher: u64) -> Option<Peer> {
+        self.topic.inlet.peer(publisher)
     }
 
     /// The message alone.
@@ -83,7 +88,7 @@ impl<M> Deref for TopicMessage<'_, M> {
 
 impl<M: fmt::Debug> fmt::Debug for TopicMessage<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {:?}", self.topic, self.message)
+        write!(f, "{}: {:?}", self.topic(), self.message)
     }
 }
 
@@ -144,6 +149,14 @@ impl<T: Payload> PatternSubscriber<T> {
     /// [`Error::Broker`](crate::Error::Broker) where the broker breaks the protocol.
     pub fn topics(&mut self) -> Result<Vec<String>> {
         self.all.names()
+    }
+
+    /// The publishers that it follows now, each with the name of its topic.
+    ///
+    /// # Errors
+    /// As for [`topics`](Self::topics).
+    pub fn publishers(&mut self) -> Result<Vec<(String, Peer)>> {
+        self.all.publishers()
     }
 
     /// Whether topics can appear now, as far as is known: not while there is no broker, and no more where one has cut this subscriber off because
@@ -212,6 +225,14 @@ impl PatternBytesSubscriber {
     /// As for [`PatternSubscriber::topics`].
     pub fn topics(&mut self) -> Result<Vec<String>> {
         self.all.names()
+    }
+
+    /// The publishers that it follows now, each with the name of its topic.
+    ///
+    /// # Errors
+    /// As for [`topics`](PatternSubscriber::topics).
+    pub fn publishers(&mut self) -> Result<Vec<(String, Peer)>> {
+        self.all.publishers()
     }
 
     /// Whether topics can still appear; see [`PatternSubscriber::watches`].

@@ -174,6 +174,61 @@ fn how_a_publisher_is_read_depends_on_both_users_and_on_its_rule() {
     }
 }
 
+/// Who has a button can break the doorbell.
+#[test]
+fn a_button_goes_to_processes_of_its_own_user_and_to_no_others() {
+    if !can_act() {
+        return;
+    }
+    let host = Host::governed(&format!(
+        "[[allow]]\ntopics = \"t\"\nusers = [{ALICE}, {BOB}]\nmay = [\"publish\", \"subscribe\"]\nstall = true\n"
+    ));
+    let mut alice = Actor::start(&host.path, ALICE, &[]);
+    let mut bob = Actor::start(&host.path, BOB, &[]);
+    let sides = [
+        ("subscriber", "publisher", Role::Publisher),
+        ("publisher", "subscriber", Role::Subscriber),
+    ];
+    for (parks, hears, role) in sides {
+        let own = alice.ok(&format!("take {hears} t"));
+        let others = bob.ok(&format!("take {hears} t"));
+        let brokers = Handle::open(&host.path, role, "t").joined();
+        let parked = alice.ok(&format!("take {parks} t"));
+        alice.ok(&format!("notify {parked}"));
+        // Who has no button asks the broker, who rings.
+        bob.ok(&format!("wake {others}"));
+        alice.ok(&format!("rung {parked}"));
+        // Those who are there, the broker's user among them, hear of it.
+        let told_of = |told: String, descriptors: usize| {
+            let end = format!("with {descriptors} descriptors");
+            assert!(told.contains("Notify {") && told.ends_with(&end), "{told}");
+        };
+        for (actor, handle, buttons) in [(&mut alice, &own, 1), (&mut bob, &others, 0)] {
+            let joined = actor.tell(&format!("next {handle}"));
+            assert!(joined.ends_with("with 2 descriptors"), "{joined}");
+            told_of(actor.tell(&format!("next {handle}")), buttons);
+        }
+        common::next(&brokers.connection);
+        let (event, descriptors) = common::next(&brokers.connection);
+        told_of(
+            format!("{event:?} with {} descriptors", descriptors.len()),
+            0,
+        );
+        // Those who come later hear of it with its joining.
+        for (actor, descriptors) in [(&mut alice, 3), (&mut bob, 2)] {
+            let late = actor.ok(&format!("take {hears} t"));
+            let early = actor.tell(&format!("early {late}"));
+            let end = format!("with {descriptors} descriptors");
+            assert!(early.contains("Joined") && early.ends_with(&end), "{early}");
+            actor.ok(&format!("give {late}"));
+        }
+        for handle in [own, parked] {
+            alice.ok(&format!("give {handle}"));
+        }
+        bob.ok(&format!("give {others}"));
+    }
+}
+
 /// Class 3 of the field notes: a stalled or killed consumer stops every producer.
 #[test]
 fn a_subscriber_of_another_user_holds_nobody_up_unless_a_rule_says_so() {

@@ -3,15 +3,16 @@
 //! One process and one thread: what counts is what a message costs its reader beside the transfer, which is the same for both. Kinds take turns
 //! within a round, so that a busy machine hurts all alike.
 
-use crate::floor::sealed::{Warm, sealed};
+mod sealed;
+
 use crate::report::{Report, median};
 use anyhow::{Context, Result, ensure};
 use bus_client::Payload;
 use bus_core::Settings;
-use bus_core::control::{Connection, Trust};
+use bus_core::control::Trust;
 use bus_core::memory::registry::Registry;
 use bus_core::publish::Publisher;
-use bus_core::receive::{Received, Start, Subscriber};
+use bus_core::receive::{Start, Subscriber, access};
 use bus_core::schema::Schema;
 use std::hint::black_box;
 use std::os::fd::AsFd;
@@ -33,7 +34,7 @@ pub struct Options {
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
     /// Largest payload to try in a sealed memfd, in bytes; from 65536 on, four times as much each
-    #[arg(long, default_value_t = 1 << 30)]
+    #[arg(long, default_value_t = 256 << 20)]
     pub largest: usize,
 }
 
@@ -49,27 +50,11 @@ pub fn run(options: &Options) -> Result<Report> {
         let text = vec!["0123456789abcdef".to_owned(); (bytes / STRING).max(1)];
         kinds(&text, "text", bytes, options.rounds, &mut report)?;
     }
-    let pair = Connection::pair()?;
-    let mut bytes = 65_536;
-    while bytes <= options.largest {
-        let mut warm = Warm::new(bytes)?;
-        let (mut own, mut copy, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..((64 << 20) / bytes).clamp(3, options.rounds.into()) {
-            let (own_ns, copy_ns) = (sealed(bytes, &pair)?, warm.copied(bytes));
-            own.push(own_ns);
-            copy.push(copy_ns);
-            ratios.push(own_ns / copy_ns);
-        }
-        let key = |figure: &str| format!("sealed.bytes_{bytes}.{figure}");
-        report.number(key("memfd_ns"), median(&own));
-        report.number(key("copy_ns"), median(&copy));
-        report.number(key("ratio"), median(&ratios));
-        bytes *= 4;
-    }
+    sealed::measure(options.largest, options.rounds.into(), &mut report)?;
     report.note(
         "Nanoseconds for a reader to take a message and let go of it: `raw` its bytes in place, unchecked; `in_place` validated there; `copy` \
-         copied, and the copy validated. `ratio` is copy to in_place. `sealed`: to build, hand over and read a payload in a sealed memfd of its \
-         own, against building it in shared memory and copying it.",
+         copied, and the copy validated; with `_read` all of it is read as well. `ratio` is copy to in_place. `sealed`: processor time to publish a payload and read all of it, \
+         through a ring in place or copied, and in a memfd of its own, of whoever publishes, of each reader, and of all; `_ratio` is that memfd to the copies.",
     );
     Ok(report)
 }
@@ -79,7 +64,17 @@ struct Kind {
     name: &'static str,
     reader: Subscriber,
     validates: bool,
-    ns: Vec<f64>,
+    /// Of a message that is handed out, and of one that is read to its end as well.
+    ns: [Vec<f64>; 2],
+}
+
+/// Reads all of a payload.
+fn read(bytes: &[u8]) {
+    let words = bytes.chunks_exact(size_of::<u64>());
+    black_box(words.fold(0, |sum: u64, word| {
+        word.try_into()
+            .map_or(sum, |word| sum.wrapping_add(u64::from_le_bytes(word)))
+    }));
 }
 
 fn kinds<T: Payload>(
@@ -114,38 +109,45 @@ fn kinds<T: Payload>(
             name,
             reader,
             validates,
-            ns: Vec::new(),
+            ns: [const { Vec::new() }; 2],
         });
     }
-    for round in 0..usize::from(rounds) {
+    for round in 0..2 * usize::from(rounds) {
         for _ in 0..row {
             // The look before each message: what it lets be written over is counted from here.
             ensure!(publisher.stale().is_none(), "nobody joins or leaves");
             let sent = publisher.try_send(value)?;
             ensure!(sent.is_some(), "there is no room for {bytes} bytes");
         }
-        let count = kinds.len();
+        let (count, to_its_end) = (kinds.len(), round % 2);
         for turn in 0..count {
-            let kind = &mut kinds[(round + turn) % count];
+            let kind = &mut kinds[(round / 2 + turn) % count];
             let begun = Instant::now();
             for _ in 0..row {
                 let message = kind.reader.poll()?.context("a message is missing")?;
                 if kind.validates {
-                    black_box(&*Received::<T>::new(message)?);
-                } else {
-                    black_box(message.bytes());
+                    black_box(access::<T>(message.bytes(), message.sequence())?);
+                }
+                if to_its_end == 1 {
+                    read(black_box(message.bytes()));
                 }
             }
             let ns = begun.elapsed().as_nanos() as f64 / row as f64;
-            kind.ns.push(ns);
+            kind.ns[to_its_end].push(ns);
         }
     }
     let key = |figure: &str| format!("{content}.bytes_{bytes}.{figure}");
-    for kind in &kinds {
-        report.number(key(&format!("{}_ns", kind.name)), median(&kind.ns));
+    for (to_its_end, suffix) in ["", "_read"].into_iter().enumerate() {
+        for kind in &kinds {
+            let ns = median(&kind.ns[to_its_end]);
+            report.number(key(&format!("{}{suffix}_ns", kind.name)), ns);
+        }
+        let of = |kind: usize| kinds[kind].ns[to_its_end].iter();
+        let ratios: Vec<_> = of(2)
+            .zip(of(1))
+            .map(|(copy, in_place)| copy / in_place)
+            .collect();
+        report.number(key(&format!("ratio{suffix}")), median(&ratios));
     }
-    let pairs = kinds[2].ns.iter().zip(&kinds[1].ns);
-    let ratios: Vec<_> = pairs.map(|(copy, in_place)| copy / in_place).collect();
-    report.number(key("ratio"), median(&ratios));
     Ok(())
 }

@@ -1,96 +1,161 @@
-//! A payload in a memfd of its own that is sealed against writing, against a payload that is copied out of memory that stays shared.
+//! A payload in a memfd of its own that is sealed against writing: what the kernel takes to make it, hand it over and take it away again.
 //!
-//! Both build the payload, hand it over within this process, and read a word of each of its pages. The memfd's pages come from the kernel, zeroed, and
-//! are mapped twice; those of the copy are there already.
+//! Promises: each reader gets the descriptor through a socket, checks the seals, maps the memory, and unmaps it. Pages are mapped with one call on both sides,
+//! which is cheaper than a fault for each. No memfd is used twice: a seal cannot be broken, so there is no pool of them ([`reusable`]).
 #![allow(unsafe_code)]
 
+use crate::clock;
 use anyhow::{Context, Result, ensure};
 use bus_core::control::{Connection, Request};
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::File;
-use std::hint::black_box;
+use std::io::Write;
 use std::os::fd::AsFd;
-use std::time::Instant;
-
-/// Bytes between two words that are read.
-const PAGE: usize = 4096;
 
 /// What a reader of another user's payload has to see before it reads in place.
 const SEALS: SealFlag = SealFlag::F_SEAL_WRITE
     .union(SealFlag::F_SEAL_SHRINK)
     .union(SealFlag::F_SEAL_GROW);
 
-/// Makes, fills, seals, passes, checks, maps and reads a memfd; the nanoseconds that it takes.
+/// How the payload gets into its memfd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// Mapped and built there, as a loan is.
+    Mapped,
+    /// The same, in huge pages if the kernel gives them.
+    Huge,
+    /// Built in private memory, and written with `write`: the kernel zeroes nothing, and the publisher maps nothing.
+    Written,
+}
+
+impl Build {
+    /// All of them, with the names of their figures.
+    pub const ALL: [(Self, &str); 3] = [
+        (Self::Mapped, "mapped"),
+        (Self::Huge, "huge"),
+        (Self::Written, "written"),
+    ];
+}
+
+/// Processor time of one message, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Spent {
+    /// Of who publishes it.
+    pub publisher: f64,
+    /// Of each who reads it, on average.
+    pub reader: f64,
+}
+
+impl Spent {
+    /// Of all together.
+    #[must_use]
+    pub fn all(self, readers: usize) -> f64 {
+        self.publisher + self.reader * readers as f64
+    }
+}
+
+/// Publishes these bytes in a memfd of their own, to a reader at the end of each of these pairs of connections.
 ///
 /// # Errors
-/// The system refuses, for want of memory for example.
-pub fn sealed(bytes: usize, (from, to): &(Connection, Connection)) -> Result<f64> {
-    let begun = Instant::now();
-    let file = File::from(memfd_create(c"bus-bench", MFdFlags::MFD_ALLOW_SEALING)?);
-    file.set_len(bytes as u64)?;
-    let map = MmapOptions::new().len(bytes).map_raw(&file)?;
-    // SAFETY: the mapping has as many bytes, and nobody else has it.
-    unsafe { map.as_mut_ptr().write_bytes(7, bytes) };
-    drop(map);
+/// The system refuses, for want of memory for example; a reader does.
+pub fn message(
+    bytes: &[u8],
+    build: Build,
+    readers: &[(Connection, Connection)],
+    mut read: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<Spent> {
+    let begun = clock::cpu_ns()?;
+    let file = built(bytes, build)?;
     fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS)).context("sealing failed")?;
-    from.send(&Request::Join, &[file.as_fd()])?;
-    let (_, descriptors) = to.recv::<Request>(None)?;
-    let received = descriptors.first().context("the descriptor was lost")?;
-    let seals = fcntl(received, FcntlArg::F_GET_SEALS)?;
-    ensure!(SealFlag::from_bits_retain(seals).contains(SEALS));
-    let map = MmapOptions::new().len(bytes).map_raw_read_only(received)?;
-    // SAFETY: the mapping has as many bytes.
-    unsafe { read(map.as_ptr(), bytes) };
-    drop(map);
-    drop((file, descriptors));
-    Ok(begun.elapsed().as_nanos() as f64)
-}
-
-/// Memory that stays shared, and a buffer that stays private, both with all pages there.
-pub struct Warm {
-    shared: MmapRaw,
-    private: Vec<u8>,
-}
-
-impl Warm {
-    /// Room for so many bytes.
-    ///
-    /// # Errors
-    /// The system refuses it.
-    pub fn new(bytes: usize) -> Result<Self> {
-        let file = super::memory::create(bytes)?;
-        let shared = MmapOptions::new().len(bytes).populate().map_raw(&file)?;
-        Ok(Self {
-            shared,
-            private: vec![1; bytes],
-        })
+    for (publisher, _) in readers {
+        publisher.send(&Request::Join, &[file.as_fd()])?;
     }
-
-    /// Fills, copies and reads; the nanoseconds that it takes.
-    pub fn copied(&mut self, bytes: usize) -> f64 {
-        let bytes = bytes.min(self.private.len());
-        let begun = Instant::now();
-        // SAFETY: both have as many bytes, and nobody else has either.
-        unsafe {
-            self.shared.as_mut_ptr().write_bytes(7, bytes);
-            self.private
-                .as_mut_ptr()
-                .copy_from_nonoverlapping(self.shared.as_ptr(), bytes);
-            read(self.private.as_ptr(), bytes);
+    drop(file);
+    let sent = clock::cpu_ns()?;
+    for (_, reader) in readers {
+        let (_, descriptors) = reader.recv::<Request>(None)?;
+        let received = descriptors.first().context("the descriptor was lost")?;
+        let seals = fcntl(received, FcntlArg::F_GET_SEALS)?;
+        ensure!(SealFlag::from_bits_retain(seals).contains(SEALS));
+        let map = MmapOptions::new()
+            .len(bytes.len())
+            .map_raw_read_only(received)?;
+        if build == Build::Huge {
+            map.advise(Advice::HugePage)?;
         }
-        begun.elapsed().as_nanos() as f64
+        map.advise(Advice::PopulateRead)?;
+        // SAFETY: the mapping has as many bytes, nobody can write them any more, and it stays until after the call.
+        read(unsafe { std::slice::from_raw_parts(map.as_ptr(), bytes.len()) })?;
     }
+    Ok(Spent {
+        publisher: (sent - begun) as f64,
+        reader: (clock::cpu_ns()? - sent) as f64 / readers.len() as f64,
+    })
 }
 
-/// # Safety
-/// There are as many bytes.
-unsafe fn read(from: *const u8, bytes: usize) {
-    let mut sum = 0_u64;
-    for at in (0..bytes).step_by(PAGE) {
-        // SAFETY: the caller's promise.
-        sum += u64::from(unsafe { from.add(at).read_volatile() });
+/// A memfd with these bytes.
+fn built(bytes: &[u8], build: Build) -> Result<File> {
+    let mut file = File::from(memfd_create(c"bus-bench", MFdFlags::MFD_ALLOW_SEALING)?);
+    if build == Build::Written {
+        file.write_all(bytes).context("filling a memfd failed")?;
+        return Ok(file);
     }
-    black_box(sum);
+    file.set_len(bytes.len() as u64)?;
+    let map = MmapOptions::new().len(bytes.len()).map_raw(&file)?;
+    if build == Build::Huge {
+        map.advise(Advice::HugePage)?;
+    }
+    map.advise(Advice::PopulateWrite)
+        .context("there is no memory for a memfd")?;
+    // SAFETY: the mapping has as many bytes, and nobody else has it.
+    unsafe {
+        map.as_mut_ptr()
+            .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+    };
+    Ok(file)
+}
+
+/// Whether a memfd that is sealed against writing can be written again, by any way that a pool of them would need.
+///
+/// # Errors
+/// The system refuses to make one.
+pub fn reusable() -> Result<bool> {
+    let mut file = built(&[7; 4096], Build::Mapped)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS)).context("sealing failed")?;
+    let again = File::options().write(true).open(format!(
+        "/proc/self/fd/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&file)
+    ))?;
+    Ok(file.write_all(&[8]).is_ok()
+        || (&again).write_all(&[8]).is_ok()
+        || file.set_len(0).is_ok()
+        || MmapOptions::new().len(4096).map_raw(&again).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reader_gets_what_was_sent_however_it_was_built() {
+        let pairs = [Connection::pair().unwrap(), Connection::pair().unwrap()];
+        let bytes: Vec<_> = (0..100_000_u32).map(|at| at as u8).collect();
+        for (build, _) in Build::ALL {
+            let mut seen = 0;
+            let spent = message(&bytes, build, &pairs, |read| {
+                assert_eq!(read, bytes);
+                seen += 1;
+                Ok(())
+            });
+            assert!(spent.unwrap().all(2) > 0.0);
+            assert_eq!(seen, 2);
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_against_writing_stays_as_it_is() {
+        assert!(!reusable().unwrap());
+    }
 }

@@ -3,9 +3,9 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -79,6 +79,10 @@ impl Running {
         self.child.stdout.take().unwrap()
     }
 
+    pub fn stderr(&mut self) -> ChildStderr {
+        self.child.stderr.take().unwrap()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.id() as i32), signal).unwrap();
     }
@@ -133,6 +137,19 @@ pub fn collect(mut from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
         let mut all = Vec::new();
         from.read_to_end(&mut all).unwrap();
         let _ = sender.send(all);
+    });
+    receiver
+}
+
+/// The lines that come out of a pipe, each as it comes.
+pub fn heard(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
     });
     receiver
 }

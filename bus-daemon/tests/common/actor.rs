@@ -4,7 +4,11 @@
 //!  take ROLE TOPIC [KEY=VALUE...]   opens and joins; "ok 0" with the number of the handle, or "refused KIND why"
 //!  watch PATTERN                    the same for a watch
 //!  give N                           lets go of a handle; "ok"
-//!  next N                           the next event of a handle, as Rust shows it
+//!  next N                           the next event of a handle, as Rust shows it, and how many descriptors came with it
+//!  early N                          the same of each event that came while it joined
+//!  notify N                         gives a handle a doorbell, and tells the broker; "ok"
+//!  rung N                           waits until that is rung; "ok"
+//!  wake N                           asks the broker to wake the other side; "ok"
 //!  churn TIMES TOPIC                joins and leaves so often, one after the other; "ok" or the first refusal
 //!  flood TIMES TOPIC                opens so often, as fast as it can; "ok" with how many were refused, and one of the refusals
 //!  serve PATH [POLICY]              hosts a broker there; "ok"
@@ -13,19 +17,21 @@
 //! Only root can become somebody else: where the tests run as another user they say so and prove nothing.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use bus_core::Delivery;
+use bus_core::backend::doorbell::Doorbell;
 use bus_core::control::{Connection, Event, Request, Role};
 use bus_core::memory::segment::{self, Kind, Mapping};
 use bus_core::memory::{reader_bytes, ring_bytes};
 use bus_core::schema::Schema;
 use bus_daemon::policy::Source;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
-use super::{deadline, open_request};
+use super::{LONG, deadline, open_request};
 
 /// The test that becomes the process.
 const ENTRY: &str = "an_actor";
@@ -162,7 +168,14 @@ struct Stage {
 
 struct Held {
     connection: Connection,
+    early: Vec<String>,
+    doorbell: Option<Doorbell>,
     _segment: Option<Mapping>,
+}
+
+/// An event, and how many descriptors came with it.
+fn shown((event, descriptors): &(Event, Vec<OwnedFd>)) -> String {
+    format!("{event:?} with {} descriptors", descriptors.len())
 }
 
 impl Stage {
@@ -185,6 +198,8 @@ impl Stage {
                 ask(&connection, &watch)?;
                 Ok(self.keep(Held {
                     connection,
+                    early: Vec::new(),
+                    doorbell: None,
                     _segment: None,
                 }))
             }
@@ -193,9 +208,33 @@ impl Stage {
                 Ok("ok".into())
             }
             "next" => {
-                let held = self.handles[number(1)].as_ref().unwrap();
-                let event = held.connection.recv::<Event>(deadline()).unwrap().0;
-                Ok(format!("{event:?}"))
+                let connection = &self.held(number(1)).connection;
+                Ok(shown(&connection.recv(deadline()).unwrap()))
+            }
+            "early" => Ok(self.held(number(1)).early.join("; ")),
+            "notify" => {
+                let doorbell = Doorbell::new().unwrap();
+                let connection = &self.held(number(1)).connection;
+                let button = [doorbell.button()];
+                connection.send(&Request::Notify, &button).unwrap();
+                let Event::Notified { .. } = answer(connection)? else {
+                    panic!("not notified");
+                };
+                self.held(number(1)).doorbell = Some(doorbell);
+                Ok("ok".into())
+            }
+            "rung" => {
+                let doorbell = self.held(number(1)).doorbell.as_ref().unwrap();
+                let mut fds = [PollFd::new(doorbell.as_fd(), PollFlags::POLLIN)];
+                let rung = poll(&mut fds, PollTimeout::try_from(LONG.as_millis()).unwrap());
+                assert_eq!(rung, Ok(1), "nobody rang");
+                doorbell.drain();
+                Ok("ok".into())
+            }
+            "wake" => {
+                let connection = &self.held(number(1)).connection;
+                connection.send(&Request::Wake, &[]).unwrap();
+                Ok("ok".into())
             }
             "churn" => {
                 for _ in 0..number(1) {
@@ -227,6 +266,10 @@ impl Stage {
             },
             other => panic!("what is {other}?"),
         }
+    }
+
+    fn held(&mut self, number: usize) -> &mut Held {
+        self.handles[number].as_mut().unwrap()
     }
 
     fn keep(&mut self, held: Held) -> String {
@@ -267,10 +310,18 @@ impl Stage {
         }
         .unwrap();
         connection.send(&Request::Join, &[fd.as_fd()]).unwrap();
-        // Events between are not for keeping, but for `next`, if they come later.
-        while !matches!(answer(&connection)?, Event::Joined { .. }) {}
+        let mut early = Vec::new();
+        loop {
+            match connection.recv(deadline()).unwrap() {
+                (Event::Joined { .. }, _) => break,
+                (Event::Refused { kind, why }, _) => return Err(format!("refused {kind:?} {why}")),
+                told => early.push(shown(&told)),
+            }
+        }
         Ok(Held {
             connection,
+            early,
+            doorbell: None,
             _segment: Some(mapping),
         })
     }
