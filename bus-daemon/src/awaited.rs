@@ -26,8 +26,10 @@ use crate::census::{Kind, Record, State};
 use crate::client::Token;
 use crate::process;
 
-/// How long newcomers wait for somebody who is away, or returns.
+/// How long newcomers wait for somebody who is away, or returns. It counts while the broker looks.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
+/// The most that the time between two looks counts: who came while the broker itself stood still is not late.
+const GLANCE: Duration = Duration::from_millis(250);
 
 /// Everybody who is waited for.
 pub(crate) struct Awaited {
@@ -36,6 +38,20 @@ pub(crate) struct Awaited {
     gone: Vec<Record>,
     /// Since the last look of those who wait.
     changed: bool,
+    clock: Clock,
+}
+
+/// The time for which this broker has looked.
+struct Clock {
+    now: Instant,
+    looked: Instant,
+}
+
+impl Clock {
+    fn look(&mut self, at: Instant) {
+        self.now += at.saturating_duration_since(self.looked).min(GLANCE);
+        self.looked = at;
+    }
 }
 
 /// Somebody who is waited for.
@@ -75,6 +91,7 @@ impl Awaited {
             table: BTreeMap::new(),
             gone: Vec::new(),
             changed: true,
+            clock: Clock { now, looked: now },
         };
         for record in records {
             if record.state == State::Gone {
@@ -130,6 +147,22 @@ impl Awaited {
         self.table.is_empty()
     }
 
+    /// The broker looks at what has happened.
+    pub(crate) fn look(&mut self) {
+        self.clock.look(Instant::now());
+    }
+
+    /// The time that counts.
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now
+    }
+
+    /// When to look again, so that time passes: while somebody holds up newcomers, there or to come.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        let any = self.table.values().any(|one| one.holds_up(self.clock.now));
+        any.then(|| self.clock.looked + GLANCE)
+    }
+
     /// How many are away: they have no connection yet.
     pub(crate) fn away(&self) -> usize {
         self.table.values().filter(|one| one.is_away()).count()
@@ -145,7 +178,8 @@ impl Awaited {
     }
 
     /// Who is away resumes.
-    pub(crate) fn returns(&mut self, id: u64, now: Instant) {
+    pub(crate) fn returns(&mut self, id: u64) {
+        let now = self.clock.now;
         if let Some(one) = self.table.get_mut(&id) {
             Self::unwatch(&self.epoll, id, one);
             one.due = now + GRACE;

@@ -277,6 +277,7 @@ impl Running {
                 Err(Errno::EINTR) => continue,
                 Err(e) => return Err(Error::io("waiting for events", e)),
             };
+            self.hub.awaited.look();
             for event in &events[..ready] {
                 self.handle(Token::unpack(event.data()), event.events())?;
                 self.hub.bury();
@@ -298,7 +299,10 @@ impl Running {
         if self.end.is_some() {
             return EpollTimeout::ZERO;
         }
-        let due = self.retry_at.into_iter().chain(self.hub.next_due());
+        let due = self
+            .retry_at
+            .into_iter()
+            .chain(self.hub.awaited.next_look());
         let Some(at) = due.min() else {
             return EpollTimeout::NONE;
         };

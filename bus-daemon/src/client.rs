@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use bus_core::control::{Connection, Credentials, Event, Refusal, Sent};
+use bus_core::control::{Connection, Credentials, Event, Refusal, Request, Sent};
 use bus_core::fork::Unshared;
 use bus_core::{Error, TopicName};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
@@ -17,6 +17,7 @@ use crate::accounts::Charge;
 use crate::limits::{MAX_QUEUED, MAX_QUEUED_OF_WATCH, MAX_WHY};
 use crate::outbox::{Outbox, Outgoing, Posted};
 use crate::policy::Subject;
+use crate::waste;
 
 /// One connection.
 #[derive(Debug)]
@@ -52,6 +53,28 @@ pub(crate) enum Kind {
         /// It has said, since then, that it may park.
         notified: bool,
     },
+}
+
+/// Requests that are looked through for a last word: more than anybody has to say who comes back.
+const LAST_WORDS: usize = 128;
+
+impl Client {
+    /// Whether what it said last, and nobody has read, is that it is back: that it has gone since may be found out before, by who tells it something.
+    pub(crate) fn said_back(&self) -> bool {
+        let mut unwanted = Vec::new();
+        let mut back = false;
+        for _ in 0..LAST_WORDS {
+            let Ok(Some((request, descriptors))) =
+                self.connection.try_recv_or::<Request>(&mut unwanted)
+            else {
+                break;
+            };
+            unwanted.extend(descriptors);
+            back |= request == Request::Back;
+        }
+        waste::throw(unwanted);
+        back
+    }
 }
 
 /// Why a client leaves.

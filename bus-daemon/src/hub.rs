@@ -148,6 +148,9 @@ impl Hub {
             let Some(client) = self.clients.remove(id) else {
                 continue;
             };
+            if self.awaited.is_returning(id) && client.said_back() {
+                self.awaited.back(id);
+            }
             // Over before others are told, so that who was told finds it so.
             waste::close(&client.connection);
             if let Some(parked) = self.parked.remove(&id) {

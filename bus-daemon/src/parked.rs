@@ -64,7 +64,7 @@ impl Hub {
             },
             _ => return Some((request, descriptors)),
         };
-        let Some((blocker, until)) = self.held_up(&awaits, Instant::now()) else {
+        let Some((blocker, until)) = self.held_up(&awaits, self.awaited.now()) else {
             return Some((request, descriptors));
         };
         tracing::debug!(id, blocker, "waits for members of an earlier broker");
@@ -88,8 +88,8 @@ impl Hub {
         Some((blocker, self.awaited.holds_up_until(blocker, now)?))
     }
 
-    /// When to look again at those who wait, if nothing happens before.
-    pub(crate) fn next_due(&self) -> Option<Instant> {
+    /// Until when the first of those who wait does, by the time that counts.
+    fn next_due(&self) -> Option<Instant> {
         self.parked.values().map(|parked| parked.until).min()
     }
 
@@ -104,7 +104,7 @@ impl Hub {
         if self.parked.is_empty() {
             return;
         }
-        let now = Instant::now();
+        let now = self.awaited.now();
         let due = self.next_due().is_some_and(|due| now >= due);
         if due {
             for id in self.awaited.unwatched_and_dead() {

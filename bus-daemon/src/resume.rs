@@ -6,7 +6,6 @@
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Instant;
 
 use bus_core::backend::doorbell;
 use bus_core::control::{Event, Refusal, Role, pidfd_alive};
@@ -127,7 +126,7 @@ impl Hub {
         }
         let renamed = self.clients.rename(connection, id);
         renamed.map_err(|e| own_fault(bus_core::Error::io("cannot watch a connection", e)))?;
-        self.awaited.returns(id, Instant::now());
+        self.awaited.returns(id);
         let (topic, pid) = (&known.name, known.record.pid);
         tracing::info!(%topic, id, role = %asked.role, client = %known.client, pid, closed, "resumed");
         let resumed = if closed {
@@ -489,7 +488,8 @@ impl Hub {
         topic.withdraw(id);
         let name = topic.name.clone();
         let pidfd = Rc::clone(&client.pidfd);
-        self.awaited.wait_for(record, Some(pidfd), Instant::now());
+        self.awaited
+            .wait_for(record, Some(pidfd), self.awaited.now());
         self.store.stale = true;
         self.drop_if_empty(&name);
         self.recharge(&name);
@@ -548,7 +548,7 @@ impl Hub {
         }
         let renamed = self.clients.rename(connection, id);
         renamed.map_err(|e| own_fault(bus_core::Error::io("cannot watch a connection", e)))?;
-        self.awaited.returns(id, Instant::now());
+        self.awaited.returns(id);
         self.awaited.back(id);
         Ok(())
     }

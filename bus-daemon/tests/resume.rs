@@ -413,6 +413,52 @@ fn who_comes_back_late_is_taken_where_nobody_of_the_other_role_has_joined() {
     assert_eq!(bus.refuses(&mut publisher, &request).0, Refusal::Late);
 }
 
+/// Class 8 of the field notes: a member that is gone and holds others up. That it has gone is found out by telling it something, before its last words are read.
+#[test]
+fn who_is_back_and_leaves_at_once_is_gone() {
+    let mut bus = Bus::new();
+    let mut publisher = bus.publisher("t");
+    let mut subscriber = bus.subscriber("t");
+    bus.busd.replace();
+    subscriber.resume(bus.path(), "t", 1);
+    subscriber.back();
+    publisher.resume(bus.path(), "t", 0);
+    bus.busd.signal(nix::sys::signal::Signal::SIGSTOP);
+    common::until(|| bus.busd.state() == 'T');
+    drop(subscriber);
+    publisher.back();
+    drop(publisher);
+    bus.busd.signal(nix::sys::signal::Signal::SIGCONT);
+    let since = Instant::now();
+    drop(bus.publisher("t"));
+    assert!(since.elapsed() < GRACE / 2, "somebody is waited for");
+    bus.busd.signal(nix::sys::signal::Signal::SIGTERM);
+    bus.busd.child.wait().unwrap();
+    assert_eq!(bus.files(), Vec::<String>::new());
+}
+
+/// Class 8 of the field notes, the other way round: who lives is taken for gone, because it was its broker that stood still.
+#[test]
+fn who_came_while_the_broker_stood_still_is_not_late() {
+    let mut bus = Bus::new();
+    let mut publisher = bus.publisher("t");
+    bus.busd.replace();
+    bus.busd.signal(nix::sys::signal::Signal::SIGSTOP);
+    common::until(|| bus.busd.state() == 'T');
+    // Ahead of who comes back.
+    let waits = bus.ask(Role::Subscriber, "t");
+    let request = publisher.resume_request("t", 0);
+    publisher.ask_back(bus.path(), &request);
+    // What is tested is that this time is over.
+    std::thread::sleep(GRACE + GRACE / 8);
+    bus.busd.signal(nix::sys::signal::Signal::SIGCONT);
+    let resumed = publisher.next();
+    assert!(matches!(resumed, Event::Resumed { .. }), "{resumed:?}");
+    assert!(waits.try_recv::<Event>().unwrap().is_none());
+    publisher.back();
+    assert!(matches!(next(&waits).0, Event::Opened { .. }));
+}
+
 /// Who resumed and was not back in time is not a member any more when a newcomer joins, so that it cannot miss it.
 #[test]
 fn who_resumes_and_stands_still_does_not_hold_up_newcomers_for_ever() {
