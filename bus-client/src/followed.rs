@@ -194,8 +194,10 @@ impl Followed {
                 self.skipped.borrow_mut().clear();
                 self.unsure.borrow_mut().clear();
                 self.complete.set(false);
-                for entry in self.topics.iter().filter(|entry| !entry.gone.get()) {
+                let closed = |entry: &&Entry| entry.gone.get() && !entry.untold.get();
+                for entry in self.topics.iter().filter(|entry| !closed(entry)) {
                     entry.untold.set(true);
+                    entry.gone.set(false);
                     entry.settled.set(false);
                 }
                 None
@@ -221,6 +223,7 @@ impl Followed {
                 Some(true) => {
                     entry.id.set(id);
                     entry.untold.set(false);
+                    entry.gone.set(false);
                     return Some(true);
                 }
                 Some(false) => {}
@@ -243,7 +246,7 @@ impl Followed {
             .filter(|e| e.untold.get() && e.settled.get())
         {
             if !unsure.iter().any(|(_, name)| *name == entry.name) {
-                entry.untold.set(false);
+                // Should it be told of again after all, its subscriber is in it.
                 entry.gone.set(true);
             }
         }
@@ -275,7 +278,7 @@ impl Followed {
         self.until_look.set(LOOK);
         // Ahead of what was told: the broker tells of a topic before it takes a subscriber back into it.
         for entry in self.topics.iter().filter(|entry| entry.untold.get()) {
-            entry.settled.set(!entry.inlet.is_down());
+            entry.settled.set(entry.inlet.has_broker());
         }
         let unsure = self.unsure.take().into_iter();
         let unsure = unsure.map(|(id, name)| Change::Appeared(id, name, None, false));

@@ -446,9 +446,9 @@ impl Inlet {
         (broker(number) == broker(topic)).then_some(number == topic)
     }
 
-    /// Whether there is no broker, as far as is known.
-    pub(crate) fn is_down(&self) -> bool {
-        self.member.is_down()
+    /// Whether its broker is there at this moment: also one that has just gone, of which nobody has heard, is not.
+    pub(crate) fn has_broker(&self) -> bool {
+        self.member.has_broker()
     }
 
     /// While there is no broker, takes the last words of the one that went, and asks the kernel which publishers are gone.

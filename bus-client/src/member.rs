@@ -339,6 +339,11 @@ impl Member {
         self.line.released(index);
     }
 
+    /// Whether the broker of now is at the other end.
+    pub(crate) fn has_broker(&self) -> bool {
+        self.line.has_broker()
+    }
+
     /// The number of the topic at the last broker that took this handle back; see [`Line::topic`].
     pub(crate) fn topic_number(&self) -> Option<u64> {
         self.line.topic()

@@ -184,6 +184,12 @@ impl Line {
         self.state().topic
     }
 
+    /// Whether the broker of now is at the other end, as the kernel knows it.
+    pub(crate) fn has_broker(&self) -> bool {
+        let state = self.state();
+        state.down.is_none() && !has_hung_up(&state.connection)
+    }
+
     /// For how long there has been no broker.
     pub(crate) fn down_for(&self) -> Option<Duration> {
         self.state().down.map(|since| since.elapsed())
