@@ -317,7 +317,7 @@ impl Round {
             }
             if rung.elapsed() >= PATROL {
                 rung = Instant::now();
-                self.down.iter().for_each(|(_, line)| line.ring());
+                self.ring_those_without();
             }
         }
     }
@@ -434,6 +434,13 @@ impl Round {
         self.unwatched.is_empty()
     }
 
+    /// Rings those that are parked while they have no broker: they look around then.
+    fn ring_those_without(&self) {
+        let table = self.shared.table();
+        let without = table.lines.values().filter(|line| line.is_down());
+        without.for_each(|line| line.ring());
+    }
+
     fn attempt(&self) -> Option<Connection> {
         match self.shared.seeker.attempt() {
             Ok(connection) => connection,
@@ -485,12 +492,16 @@ impl Round {
             if left.is_zero() || !self.is_wanted() {
                 return None;
             }
+            let left = left.min(PATROL);
             let millis = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
             let mut fds = [
                 PollFd::new(connection.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.bell.as_fd(), PollFlags::POLLIN),
             ];
-            let _ = poll(&mut fds, millis);
+            if poll(&mut fds, millis) == Ok(0) {
+                // A broker that is stopped keeps nobody from looking around.
+                self.ring_those_without();
+            }
             if fds[1].any() == Some(true) {
                 // Whoever calls for something else is heard behind this.
                 let _ = self.bell.read();

@@ -7,24 +7,37 @@ mod common;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use bus_client::{PatternSubscriber, Publisher};
+use bus_client::{Error, PatternSubscriber, Publisher, Selector};
 use bus_core::control::{Connection, Event, Request, Role};
 use bus_core::memory::registry::Registry;
 use common::process::{Process, WATCHDOG};
-use common::role::play;
+use common::role::{Given, hear, play, say};
 use common::roles::{HOST, start_host};
 use common::stage::{Stage, connect};
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, bind, listen, shutdown, socket,
 };
+use nix::unistd::{Pid, gettid};
 
 #[test]
 #[ignore = "what the other tests start as processes of their own"]
 fn role() {
-    play(&[HOST]);
+    play(&[HOST, ("talker", talker)]);
+}
+
+/// Sends one message, and then is there.
+fn talker(given: &Given) {
+    let bus = given.bus();
+    let mut publisher = bus.publisher::<u64>("t").unwrap();
+    publisher.wait_for_subscribers(1, Some(WATCHDOG)).unwrap();
+    publisher.send(&1).unwrap();
+    say("sent");
+    assert_eq!(hear(), None);
 }
 
 fn kill(mut process: Process) {
@@ -159,4 +172,89 @@ fn a_topic_that_closed_and_came_again_before_a_restart_is_a_new_one() {
     until_one_comes(&mut second, &mut all);
     assert_eq!(all.topics().unwrap().len(), 1);
     host.finish();
+}
+
+/// Waits until this thread sleeps in an epoll.
+fn await_parked(task: Pid) {
+    let calls = [
+        libc::SYS_epoll_wait,
+        libc::SYS_epoll_pwait,
+        libc::SYS_epoll_pwait2,
+    ];
+    let calls = calls.map(|number| format!("{number} "));
+    let path = format!("/proc/self/task/{task}/syscall");
+    let deadline = Instant::now() + WATCHDOG;
+    while !calls
+        .iter()
+        .any(|call| fs::read_to_string(&path).unwrap().starts_with(call))
+    {
+        assert!(Instant::now() < deadline, "it never sleeps");
+        thread::yield_now();
+    }
+}
+
+/// Class 13 of the field notes, a lost wake-up: the next broker is stopped while it is asked to take a handle back, and a peer dies, which nobody can tell.
+#[test]
+fn who_is_parked_sees_the_end_of_a_publisher_while_the_next_broker_stands_still() {
+    let stage = Stage::new();
+    let host = start_host(&stage.path);
+    let bus = connect(&stage.path, false).unwrap();
+    let subscriber = bus.topic("t").unwrap().end_with_publishers();
+    let subscriber = subscriber.subscriber::<u64>().unwrap();
+    let mut selector = Selector::new().unwrap();
+    selector.add(&subscriber).unwrap();
+    let mut talker = stage.start("talker");
+    talker.expect("sent");
+    assert_eq!(
+        subscriber
+            .recv_timeout(WATCHDOG)
+            .unwrap()
+            .unwrap()
+            .to_native(),
+        1
+    );
+    kill(host);
+    let listener = listen_at(&stage.path);
+    let deadline = Some(Instant::now() + WATCHDOG);
+    // The talker's keeper comes as well.
+    let mut asked = Vec::new();
+    while !asked.iter().any(|(_, request)| {
+        matches!(
+            request,
+            Request::Resume {
+                role: Role::Subscriber,
+                ..
+            }
+        )
+    }) {
+        let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        let millis = PollTimeout::try_from(WATCHDOG.as_millis()).unwrap();
+        assert_eq!(poll(&mut ready, millis), Ok(1), "nobody comes");
+        let peer = Connection::accept(&listener).unwrap().unwrap();
+        let request = peer.recv::<Request>(deadline).unwrap().0;
+        asked.push((peer, request));
+    }
+    let waits = gettid();
+    let (killed, end) = thread::scope(|scope| {
+        let killed = scope.spawn(move || {
+            // Nobody but a ring wakes it then.
+            await_parked(waits);
+            let now = Instant::now();
+            kill(talker);
+            now
+        });
+        let end = loop {
+            match subscriber.try_recv() {
+                Ok(None) => drop(selector.wait_timeout(WATCHDOG).unwrap()),
+                Ok(Some(_)) => panic!("there was one message"),
+                Err(error) => break error,
+            }
+        };
+        (killed.join().unwrap(), end)
+    });
+    let took = killed.elapsed();
+    assert!(matches!(end, Error::Ended { .. }), "{end}");
+    println!("noticed after {took:?}");
+    // The keeper waits for 5 seconds for an answer.
+    assert!(took < Duration::from_secs(3), "{took:?}");
 }

@@ -114,6 +114,13 @@ impl Hub {
             return;
         }
         for _ in 0..REQUESTS_PER_TURN {
+            if self.parked.contains_key(&id) {
+                // It is not listened to. Who hangs up meanwhile wants no answer.
+                if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+                    self.clients.leave(id, Leaving::Closed);
+                }
+                return;
+            }
             let Some(client) = self.clients.get(id) else {
                 return;
             };

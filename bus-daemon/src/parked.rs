@@ -1,7 +1,7 @@
 //! Newcomers who wait for members of an earlier broker.
 //!
 //! Who opens a topic whose members are away, or returning, or begins to watch for such topics, is answered when all of them are back or gone, at the latest after
-//! [`GRACE`](crate::awaited::GRACE): else a publisher could not know the subscriber that joins, and write over what that one has yet to read.
+//! [`GRACE`](crate::awaited::GRACE), and twice that where members keep coming back and going away: else a publisher could not know the subscriber that joins, and write over what that one has yet to read.
 //!
 //! Promises: nobody else waits; a client that waits is not listened to, so that it costs one request; one that hangs up is let go.
 
@@ -11,6 +11,7 @@ use std::time::Instant;
 use bus_core::Pattern;
 use bus_core::control::Request;
 
+use crate::awaited::GRACE;
 use crate::hub::Hub;
 use crate::waste;
 
@@ -23,6 +24,8 @@ pub(crate) struct Parked {
     blocker: u64,
     /// Until when it waits for that one.
     until: Instant,
+    /// Until when it waits for anybody: who resumes again and again holds nobody up for ever.
+    last: Instant,
 }
 
 /// What the members have open for whom a newcomer waits.
@@ -64,7 +67,8 @@ impl Hub {
             },
             _ => return Some((request, descriptors)),
         };
-        let Some((blocker, until)) = self.held_up(&awaits, self.awaited.now()) else {
+        let now = self.awaited.now();
+        let Some((blocker, until)) = self.held_up(&awaits, now) else {
             return Some((request, descriptors));
         };
         tracing::debug!(id, blocker, "waits for members of an earlier broker");
@@ -74,6 +78,7 @@ impl Hub {
             awaits,
             blocker,
             until,
+            last: now + 2 * GRACE,
         };
         self.parked.insert(id, parked);
         self.clients.park(id, true);
@@ -122,18 +127,19 @@ impl Hub {
             let Some(parked) = self.parked.get(&id) else {
                 continue;
             };
-            if self.awaited.holds_up_until(parked.blocker, now).is_some() {
-                continue;
-            }
-            let next = self.held_up(&parked.awaits, now);
+            let next = if now >= parked.last {
+                None
+            } else {
+                self.held_up(&parked.awaits, now)
+            };
             if let (Some((blocker, until)), Some(parked)) = (next, self.parked.get_mut(&id)) {
-                (parked.blocker, parked.until) = (blocker, until);
+                (parked.blocker, parked.until) = (blocker, until.min(parked.last));
                 continue;
             }
             if let Some(parked) = self.parked.remove(&id) {
                 self.clients.park(id, false);
                 let second = waste::second(&parked.descriptors);
-                self.serve(id, parked.request, parked.descriptors);
+                self.serve_now(id, parked.request, parked.descriptors);
                 waste::throw(second);
                 self.bury();
             }

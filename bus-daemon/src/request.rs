@@ -27,11 +27,15 @@ use crate::topic::Topic;
 pub(crate) type Refused = (Refusal, String);
 
 impl Hub {
-    /// Does what a client asks for.
+    /// Does what a client asks for, now or when it need not wait for others any more.
     pub(crate) fn serve(&mut self, id: u64, request: Request, descriptors: Vec<OwnedFd>) {
-        let Some((request, descriptors)) = self.park(id, request, descriptors) else {
-            return;
-        };
+        if let Some((request, descriptors)) = self.park(id, request, descriptors) {
+            self.serve_now(id, request, descriptors);
+        }
+    }
+
+    /// Does what a client asks for.
+    pub(crate) fn serve_now(&mut self, id: u64, request: Request, descriptors: Vec<OwnedFd>) {
         let Some(client) = self.clients.get(id) else {
             return;
         };

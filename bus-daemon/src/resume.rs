@@ -124,8 +124,14 @@ impl Hub {
         if !closed {
             self.find_topic(connection, &known.name, asked)?;
         }
-        let renamed = self.clients.rename(connection, id);
-        renamed.map_err(|e| own_fault(bus_core::Error::io("cannot watch a connection", e)))?;
+        if let Err(error) = self.clients.rename(connection, id) {
+            // It may have been there for this handle alone.
+            self.drop_if_empty(&known.name);
+            return Err(own_fault(bus_core::Error::io(
+                "cannot watch a connection",
+                error,
+            )));
+        }
         self.awaited.returns(id);
         let (topic, pid) = (&known.name, known.record.pid);
         tracing::info!(%topic, id, role = %asked.role, client = %known.client, pid, closed, "resumed");
@@ -442,10 +448,13 @@ impl Hub {
         self.census.change(id, |record| record.state = State::Gone);
     }
 
-    /// Everybody who is there was told that a member left. Those who are waited for will be, if they may know it.
+    /// Everybody who is there was told that a member left. Those who are waited for will be, if they may know it: nobody who joined here is known to them.
     pub(crate) fn strike(&mut self, id: u64) {
+        let is_new = id >> 32 >= self.census.incarnation();
         match self.census.get(id) {
-            Some(record) if !self.awaited.is_empty() => self.awaited.remember(record.clone()),
+            Some(record) if !is_new && !self.awaited.is_empty() => {
+                self.awaited.remember(record.clone());
+            }
             _ => self.census.strike(id),
         }
     }

@@ -474,6 +474,67 @@ fn who_resumes_and_stands_still_does_not_hold_up_newcomers_for_ever() {
     assert_eq!(bus.refuses(&mut publisher, &request).0, Refusal::Late);
 }
 
+/// Class 8 of the field notes, a member that is gone and gates for ever: one that comes back without end.
+#[test]
+fn who_resumes_again_and_again_does_not_hold_up_newcomers_for_ever() {
+    let mut bus = Bus::new();
+    let mut publisher = bus.publisher("t");
+    bus.busd.replace();
+    let newcomer = bus.ask(Role::Subscriber, "t");
+    let request = publisher.resume_request("t", 0);
+    let began = Instant::now();
+    loop {
+        // Its connection before this one is closed by that.
+        publisher.ask_back(bus.path(), &request);
+        match next(&publisher.connection).0 {
+            Event::Resumed { .. } => {}
+            Event::Refused { kind, .. } => {
+                assert_eq!(kind, Refusal::Late);
+                break;
+            }
+            event => panic!("{event:?}"),
+        }
+        assert!(began.elapsed() < common::LONG, "it waits for ever");
+    }
+    let waited = began.elapsed();
+    assert!(matches!(next(&newcomer).0, Event::Opened { .. }));
+    assert!(waited >= GRACE, "it was not waited for: {waited:?}");
+    assert!(waited < 4 * GRACE, "{waited:?}");
+}
+
+/// Who waits is not listened to: what it asks for meanwhile is heard when it was answered.
+#[test]
+fn a_newcomer_that_waits_is_answered_in_the_order_in_which_it_asks() {
+    let mut bus = Bus::new();
+    let mut publisher = bus.publisher("t");
+    bus.busd.replace();
+    let waits = bus.ask(Role::Subscriber, "t");
+    waits
+        .send(&open_request(Role::Subscriber, "other"), &[])
+        .unwrap();
+    publisher.resume(bus.path(), "t", 0);
+    publisher.back();
+    assert!(matches!(next(&waits).0, Event::Opened { .. }));
+    assert!(matches!(next(&waits).0, Event::PublisherJoined { .. }));
+    let (kind, why) = refusal(&waits);
+    assert_eq!(kind, Refusal::Protocol);
+    assert!(why.contains("has topic t open"), "{why}");
+}
+
+/// Somebody who is away, for as long as it likes, knows nobody of those who came and went meanwhile: they are not remembered for it.
+#[test]
+fn the_census_does_not_grow_while_somebody_is_away() {
+    let mut bus = Bus::new();
+    let away = bus.subscriber("t");
+    bus.busd.replace();
+    for _ in 0..60 {
+        drop(bus.subscriber("t"));
+    }
+    let records = std::fs::metadata(bus.census()).unwrap().len() / 256;
+    assert!(records < 20, "{records}");
+    drop(away);
+}
+
 #[test]
 fn a_handle_that_ended_while_no_broker_was_there_is_waited_for_no_longer() {
     let mut bus = Bus::new();
