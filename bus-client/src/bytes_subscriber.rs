@@ -22,12 +22,16 @@ impl BytesSubscriber {
     ///
     /// # Errors
     /// [`Error::Ended`](crate::Error::Ended); [`Error::Topic`](crate::Error::Topic) where a publisher breaks the protocol.
-    #[inline]
+    #[inline(always)]
     pub fn recv(&self) -> Result<Message<'_>> {
+        let inlet = &self.inlet;
+        inlet.refresh()?;
+        let mut waited = None;
         loop {
-            if let Some(message) = self.inlet.until(None, receive::Subscriber::poll)? {
-                return Ok(message);
+            if let Some(arrival) = inlet.find() {
+                return Ok(inlet.core.take(arrival));
             }
+            inlet.await_more(None, &mut waited)?;
         }
     }
 
@@ -35,18 +39,34 @@ impl BytesSubscriber {
     ///
     /// # Errors
     /// As for [`recv`](Self::recv).
-    #[inline]
+    #[inline(always)]
     pub fn try_recv(&self) -> Result<Option<Message<'_>>> {
-        self.inlet.once(receive::Subscriber::poll)
+        let inlet = &self.inlet;
+        inlet.refresh()?;
+        if let Some(arrival) = inlet.find() {
+            return Ok(Some(inlet.core.take(arrival)));
+        }
+        inlet.not_now()?;
+        Ok(None)
     }
 
     /// The next message; none if it does not come within `timeout`.
     ///
     /// # Errors
     /// As for [`recv`](Self::recv).
-    #[inline]
+    #[inline(always)]
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<Message<'_>>> {
-        self.inlet.until(Some(timeout), receive::Subscriber::poll)
+        let inlet = &self.inlet;
+        inlet.refresh()?;
+        let mut waited = None;
+        loop {
+            if let Some(arrival) = inlet.find() {
+                return Ok(Some(inlet.core.take(arrival)));
+            }
+            if !inlet.await_more(Some(timeout), &mut waited)? {
+                return Ok(None);
+            }
+        }
     }
 
     /// Up to `max` messages of one publisher, at least one; waits for it. Released together when the batch is dropped.

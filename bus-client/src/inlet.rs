@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bus_core::TopicSettings;
 use bus_core::backend::doorbell::Doorbell;
 use bus_core::control::{Event, Role};
-use bus_core::receive::{self, Start};
+use bus_core::receive::{self, Arrival, Start};
 use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
 
@@ -330,6 +330,45 @@ impl Inlet {
         self.core.stale().is_none() && !self.core.has_message()
     }
 
+    /// The next message, if there is one; to be [taken](receive::Subscriber::take) at once. After a [`refresh`](Self::refresh).
+    #[inline(always)]
+    pub(crate) fn find(&self) -> Option<Arrival<'_>> {
+        let arrival = self.core.find()?;
+        self.found();
+        Some(arrival)
+    }
+
+    /// Nothing was found: waits until there seems to be something; false when the time is over.
+    ///
+    /// # Errors
+    /// Why there was nothing, or will not be.
+    #[inline(never)]
+    pub(crate) fn await_more(
+        &self,
+        timeout: Option<Duration>,
+        waited: &mut Option<Option<Instant>>,
+    ) -> Result<bool> {
+        match self.core.failure() {
+            Some(error) => Err(self.refused(error)),
+            None => self.wait(timeout, waited),
+        }
+    }
+
+    /// Nothing was found, and nobody waits.
+    ///
+    /// # Errors
+    /// As for [`await_more`](Self::await_more).
+    #[inline(never)]
+    pub(crate) fn not_now(&self) -> Result<()> {
+        if let Some(error) = self.core.failure() {
+            return Err(self.refused(error));
+        }
+        if self.attempts.failed() {
+            self.patrol()?;
+        }
+        self.nothing::<()>().map(drop)
+    }
+
     /// Looks once.
     #[inline(always)]
     pub(crate) fn once<'a, R>(
@@ -355,7 +394,7 @@ impl Inlet {
     /// A look failed, and so does each one after it while the ring is there that it failed at: an evicted subscriber's, for instance, whose
     /// publisher may have left.
     #[cold]
-    fn refused(&self, error: bus_core::Error) -> Error {
+    pub(crate) fn refused(&self, error: bus_core::Error) -> Error {
         self.settle();
         self.member.wrap(error)
     }

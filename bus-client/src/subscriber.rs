@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use bus_core::publish::Payload;
-use bus_core::receive::{self, Received, access};
+use bus_core::receive::{self, Arrival, Received, access};
 use rkyv::Archive;
 
 use crate::inlet::Inlet;
@@ -35,12 +35,16 @@ impl<T: Payload> Subscriber<T> {
     /// # Errors
     /// [`Error::Topic`] where a message is not a valid `T`: it is passed over, and the next call goes on behind it.
     /// [`Error::Ended`] as [`end_with_publishers`](crate::TopicBuilder::end_with_publishers) says.
-    #[inline]
+    #[inline(always)]
     pub fn recv(&self) -> Result<Received<'_, T>> {
+        let inlet = &self.inlet;
+        inlet.refresh()?;
+        let mut waited = None;
         loop {
-            if let Some(message) = self.inlet.until(None, Self::look)? {
-                return Ok(message);
+            if let Some(arrival) = inlet.find() {
+                return self.receive(arrival);
             }
+            inlet.await_more(None, &mut waited)?;
         }
     }
 
@@ -48,23 +52,43 @@ impl<T: Payload> Subscriber<T> {
     ///
     /// # Errors
     /// As for [`recv`](Self::recv).
-    #[inline]
+    #[inline(always)]
     pub fn try_recv(&self) -> Result<Option<Received<'_, T>>> {
-        self.inlet.once(Self::look)
+        let inlet = &self.inlet;
+        inlet.refresh()?;
+        if let Some(arrival) = inlet.find() {
+            return self.receive(arrival).map(Some);
+        }
+        inlet.not_now()?;
+        Ok(None)
     }
 
     /// The next message; none if it does not come within `timeout`.
     ///
     /// # Errors
     /// As for [`recv`](Self::recv).
-    #[inline]
+    #[inline(always)]
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<Received<'_, T>>> {
-        self.inlet.until(Some(timeout), Self::look)
+        let inlet = &self.inlet;
+        inlet.refresh()?;
+        let mut waited = None;
+        loop {
+            if let Some(arrival) = inlet.find() {
+                return self.receive(arrival).map(Some);
+            }
+            if !inlet.await_more(Some(timeout), &mut waited)? {
+                return Ok(None);
+            }
+        }
     }
 
+    /// The message that was found, as a value.
     #[inline(always)]
-    fn look(core: &receive::Subscriber) -> bus_core::Result<Option<Received<'_, T>>> {
-        core.poll()?.map(Received::new).transpose()
+    fn receive<'a>(&'a self, arrival: Arrival<'a>) -> Result<Received<'a, T>> {
+        match Received::new(self.inlet.core.take(arrival)) {
+            Ok(received) => Ok(received),
+            Err(error) => Err(self.inlet.refused(error)),
+        }
     }
 
     /// Up to `max` messages of one publisher, at least one; waits for it. They are released together when the batch is dropped.

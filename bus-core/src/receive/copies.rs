@@ -123,6 +123,13 @@ pub(super) struct Chain {
 }
 
 impl Chain {
+    /// One copy.
+    pub(super) fn of(copy: OwnCopy) -> Self {
+        let chain = Self::default();
+        chain.push(copy);
+        chain
+    }
+
     pub(super) fn push(&self, mut copy: OwnCopy) {
         copy.set_next(self.first.take());
         self.first.set(Some(copy));

@@ -17,16 +17,25 @@ use crate::{Error, Result};
 
 /// Where the payload of a message lies, if its slot keeps to the ring's bounds; none in a ring whose messages are copied.
 #[inline(always)]
-pub(super) fn payload(ring: &RingReader<Native>, found: Found) -> Option<NonNull<[u8]>> {
-    let start = ring
-        .ring()
-        .payload(found.sequence, found.place, found.len)?;
-    Some(NonNull::slice_from_raw_parts(start, found.len as usize))
+pub(super) fn payload(ring: &RingReader<Native>, found: Found) -> Option<NonNull<u8>> {
+    ring.ring().payload(found.sequence, found.place, found.len)
 }
 
-/// What becomes of a message that is not read in place: a copy, or an error. It is released.
+/// What becomes of a message that is not read in place: a copy, or an error. It is released. It takes the parts of what was found: who is lent out to a
+/// function that stays one lies in memory, also where nothing is copied.
 #[inline(never)]
-pub(super) fn copy(spares: &Spares, ring: &RingReader<Native>, found: Found) -> Result<OwnCopy> {
+pub(super) fn copy(
+    spares: &Spares,
+    ring: &RingReader<Native>,
+    sequence: u64,
+    place: u32,
+    len: u32,
+) -> Result<OwnCopy> {
+    let found = Found {
+        sequence,
+        place,
+        len,
+    };
     let lies = |ring: &RingReader<Native>| {
         let ring = ring.ring();
         ring.payload_to_copy(found.sequence, found.place, found.len)
@@ -71,6 +80,16 @@ fn out_of_bounds(found: Found) -> Error {
         sequence: found.sequence,
         why: "its slot points outside the ring".into(),
     }
+}
+
+/// A message that was found, and is yet to be handed out. It is small, so that it stays in registers on the way to who receives it.
+#[derive(Clone, Copy)]
+#[must_use = "a message that is found and not taken is never released"]
+pub struct Arrival<'a> {
+    pub(super) ring: &'a RingReader<Native>,
+    pub(super) payload: NonNull<u8>,
+    pub(super) sequence: u64,
+    pub(super) len: u32,
 }
 
 /// A message, in place in its publisher's ring, or copied out of it. Dropping it gives the slot back, or the copy's memory.
@@ -135,14 +154,15 @@ impl Message<'_> {
         std::mem::forget(self);
         held
     }
+}
 
-    /// Gives the memory of a copy back.
-    #[inline(never)]
-    fn give_copy_back(&self) {
-        self.ring.unlend(1);
-        // SAFETY: the payload is that of a copy that was left to this message, which is being dropped.
-        let copy = unsafe { OwnCopy::from_payload(self.payload.cast()) };
-        self.subscriber.spares().put(copy);
+/// Gives the memory of copies back. It takes its parts, and not the message or batch that has them: who is lent out to a function that stays one lies
+/// in memory from its beginning, also where nothing is copied, and is slow to be handed on.
+#[inline(never)]
+fn give_back(ring: &RingReader<Native>, spares: &Spares, copies: Chain) {
+    ring.unlend(copies.len());
+    while let Some(copy) = copies.pop() {
+        spares.put(copy);
     }
 }
 
@@ -150,7 +170,9 @@ impl Drop for Message<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.ring.copies() {
-            self.give_copy_back();
+            // SAFETY: the payload is that of a copy that was left to this message, which is being dropped.
+            let copy = unsafe { OwnCopy::from_payload(self.payload.cast()) };
+            give_back(self.ring, self.subscriber.spares(), Chain::of(copy));
         } else {
             self.ring.release(self.sequence);
         }
@@ -217,20 +239,30 @@ impl Batch<'_> {
         self.left.set(self.left.get() - 1);
         self.end.set(self.ring.next());
         Some(match payload(self.ring, found) {
-            // SAFETY: as for `Message::bytes`.
-            Some(payload) => Ok((found.sequence, unsafe { payload.as_ref() })),
+            Some(payload) => {
+                let payload = NonNull::slice_from_raw_parts(payload, found.len as usize);
+                // SAFETY: as for `Message::bytes`.
+                Ok((found.sequence, unsafe { payload.as_ref() }))
+            }
             None => self.copy(found),
         })
     }
 
     /// Copies a message, which stays until the batch is dropped.
-    #[inline(never)]
+    #[inline(always)]
     fn copy(&self, found: Found) -> Result<(u64, &[u8])> {
         if !self.ring.copies() {
             // Released with the others.
             return Err(out_of_bounds(found));
         }
-        let copy = copy(self.spares, self.ring, found).inspect_err(|error| {
+        let copy = copy(
+            self.spares,
+            self.ring,
+            found.sequence,
+            found.place,
+            found.len,
+        )
+        .inspect_err(|error| {
             if matches!(error, Error::NoMemory { .. }) {
                 // The message is still there, for another batch.
                 self.left.set(0);
@@ -242,22 +274,13 @@ impl Batch<'_> {
         // SAFETY: the copy stays where it is until the batch is dropped.
         Ok((found.sequence, unsafe { payload.as_ref() }))
     }
-
-    /// Gives the memory of copies back.
-    #[inline(never)]
-    fn give_copies_back(&self) {
-        self.ring.unlend(self.copies.len());
-        while let Some(copy) = self.copies.pop() {
-            self.spares.put(copy);
-        }
-    }
 }
 
 impl Drop for Batch<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.ring.copies() {
-            self.give_copies_back();
+            give_back(self.ring, self.spares, std::mem::take(&mut self.copies));
         } else {
             self.ring.release_range(self.first.get(), self.end.get());
         }

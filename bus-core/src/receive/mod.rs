@@ -18,7 +18,7 @@ mod typed;
 
 pub use copied::Copied;
 pub use held::Held;
-pub use message::{Batch, Message};
+pub use message::{Arrival, Batch, Message};
 pub use receiver::Receiver;
 pub use ring::{Found, Holding, Refused, RingReader};
 pub use subscriber::{Start, Subscriber};

@@ -190,20 +190,32 @@ impl<B: Backend> Receiver<B> {
     /// [refuses](Self::refusal).
     #[inline(always)]
     pub fn poll(&self) -> Option<(&RingReader<B>, Found)> {
+        let (ring, word) = self.poll_word()?;
+        Some((ring, ring.found(word)))
+    }
+
+    #[inline(always)]
+    fn poll_word(&self) -> Option<(&RingReader<B>, u64)> {
         let left = self.left.get();
         if left > 0
             && let Some(ring) = self.ring(self.turn.get())
-            && let Some(found) = ring.poll()
+            && let Some(word) = ring.poll_word()
         {
             self.left.set(left - 1);
-            return Some((ring, found));
+            return Some((ring, word));
         }
+        self.poll_other()
+    }
+
+    /// The next message of the next ring that has one.
+    #[inline(never)]
+    fn poll_other(&self) -> Option<(&RingReader<B>, u64)> {
         if let Some(ring) = self.ring(self.turn.get()) {
             // What it says now is not the reason of a later poll.
             ring.take_refusal();
         }
         let ring = self.select_next()?;
-        Some((ring, ring.poll()?))
+        Some((ring, ring.poll_word()?))
     }
 
     /// Why the last poll found nothing though there may be something: the ring whose turn it was, and its reason. Then it is the

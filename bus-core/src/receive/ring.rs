@@ -245,16 +245,22 @@ impl<B: Backend> RingReader<B> {
     /// Receives the next message, if one is committed; none where this ring [refuses](Self::take_refusal).
     #[inline(always)]
     pub fn poll(&self) -> Option<Found> {
-        // A slot's word comes back from either way: a whole find would go through memory on both.
-        let word = match &self.shield {
-            None => self.poll_plain(),
-            Some(shield) => self.poll_shielded(shield),
-        }?;
-        Some(self.found(word))
+        self.poll_word().map(|word| self.found(word))
     }
 
+    /// As [`poll`](Self::poll); gives the word that says where the message is, for [`found`](Self::found). A word comes back in a register from either way: a
+    /// whole find would go through memory on both, and cost more than to look.
     #[inline(always)]
-    fn found(&self, word: u64) -> Found {
+    pub(super) fn poll_word(&self) -> Option<u64> {
+        match &self.shield {
+            None => self.poll_plain(),
+            Some(shield) => self.poll_shielded(shield),
+        }
+    }
+
+    /// The message that was received last, of which this is the word.
+    #[inline(always)]
+    pub(super) fn found(&self, word: u64) -> Found {
         Found {
             sequence: self.next.get().wrapping_sub(1),
             place: (word >> 32) as u32,
@@ -425,6 +431,7 @@ impl<B: Backend> RingReader<B> {
     }
 
     /// Whether as many messages are out as may be.
+    #[inline(never)]
     fn hands_out_all(&self) -> bool {
         match &self.copies {
             Some(copies) => copies.count() >= copies.most,

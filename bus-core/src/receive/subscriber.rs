@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use super::copies::{Chain, Spares};
 use super::held::{Desk, Returned};
-use super::message::{Batch, Message, copy, payload, refuse};
+use super::message::{Arrival, Batch, Message, copy, payload, refuse};
 use super::receiver::Receiver;
-use super::ring::{Found, Holding, RingReader};
+use super::ring::{Holding, RingReader};
 use crate::backend::doorbell::Doorbell;
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::control::Trust;
@@ -40,6 +40,8 @@ pub struct Subscriber {
     /// Room for what the desk has, kept from one fetch to the next.
     returned: Cell<Vec<Returned>>,
     spares: Spares,
+    /// Why the last look failed, until that is asked for.
+    failed: Cell<Option<Error>>,
     /// The process that made it.
     birth: Birth,
     placement: Placement,
@@ -104,6 +106,7 @@ impl Subscriber {
             returned: Cell::default(),
             birth: Birth::here(),
             spares: Spares::new(&settings),
+            failed: Cell::default(),
             placement,
             report: RefCell::new(report),
         })
@@ -269,38 +272,73 @@ impl Subscriber {
     /// [`Error::Evicted`] where a publisher has gone past.
     #[inline(always)]
     pub fn poll(&self) -> Result<Option<Message<'_>>> {
-        self.take_back();
-        let Some((ring, found)) = self.receiver().poll() else {
-            return match self.receiver().refusal() {
-                None => Ok(None),
-                Some((ring, refused)) => Err(refuse(&self.desk, ring, refused)),
-            };
-        };
-        match payload(ring, found) {
-            Some(payload) => Ok(Some(Message {
-                subscriber: self,
-                ring,
-                sequence: found.sequence,
-                lost: ring.take_lost(),
-                passed: ring.take_passed(),
-                payload,
-            })),
-            None => self.copy(ring, found).map(Some),
+        match self.find() {
+            Some(arrival) => Ok(Some(self.take(arrival))),
+            None => self.failure().map_or(Ok(None), Err),
         }
     }
 
-    /// A message that is not read in place.
-    #[inline(never)]
-    fn copy<'a>(&'a self, ring: &'a RingReader<Native>, found: Found) -> Result<Message<'a>> {
-        let copy = copy(&self.spares, ring, found)?.into_payload();
-        Ok(Message {
-            subscriber: self,
+    /// As [`poll`](Self::poll), in the parts that a way without copies of the message itself is made of: what this finds is to be
+    /// [taken](Self::take) at once. Where there is nothing, [`failure`](Self::failure) says whether that is an error.
+    #[inline(always)]
+    pub fn find(&self) -> Option<Arrival<'_>> {
+        self.take_back();
+        let (ring, found) = self.receiver().poll()?;
+        // An address comes back from either way: a whole message would go through memory on both.
+        let payload = match payload(ring, found) {
+            Some(payload) => payload,
+            None => self.copy(ring, found.sequence, found.place, found.len)?,
+        };
+        Some(Arrival {
             ring,
+            payload,
             sequence: found.sequence,
-            lost: ring.take_lost(),
-            passed: ring.take_passed(),
-            payload: NonNull::slice_from_raw_parts(copy, found.len as usize),
+            len: found.len,
         })
+    }
+
+    /// The message that was found.
+    #[inline(always)]
+    pub fn take<'a>(&'a self, arrival: Arrival<'a>) -> Message<'a> {
+        Message {
+            subscriber: self,
+            ring: arrival.ring,
+            sequence: arrival.sequence,
+            lost: arrival.ring.take_lost(),
+            passed: arrival.ring.take_passed(),
+            payload: NonNull::slice_from_raw_parts(arrival.payload, arrival.len as usize),
+        }
+    }
+
+    /// Why [`find`](Self::find), which found nothing, failed, if it did.
+    ///
+    /// # Errors
+    /// None: what it returns is the error, as of [`poll`](Self::poll).
+    #[inline(never)]
+    pub fn failure(&self) -> Option<Error> {
+        if let Some(error) = self.failed.take() {
+            return Some(error);
+        }
+        let (ring, refused) = self.receiver().refusal()?;
+        Some(refuse(&self.desk, ring, refused))
+    }
+
+    /// The payload of a message that is not read in place; none where that failed.
+    #[inline(never)]
+    fn copy(
+        &self,
+        ring: &RingReader<Native>,
+        sequence: u64,
+        place: u32,
+        len: u32,
+    ) -> Option<NonNull<u8>> {
+        match copy(&self.spares, ring, sequence, place, len) {
+            Ok(copy) => Some(copy.into_payload()),
+            Err(error) => {
+                self.failed.set(Some(error));
+                None
+            }
+        }
     }
 
     pub(super) fn spares(&self) -> &Spares {
