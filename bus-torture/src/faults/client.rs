@@ -144,12 +144,15 @@ fn message(tag: u64, sequence: u64) -> Vec<u8> {
     Content { tag, sequence }.bytes(len)
 }
 
-/// Sends one; once more where that failed: the first one is not there then.
+/// Sends one; once more where that failed: the first one is not there then. A handle that is of no use any more says so each time, and another one is
+/// needed.
 fn send(publisher: &mut BytesPublisher, bytes: &[u8], report: &mut Report) -> Result<()> {
-    if let Err(error) = publisher.send_timeout(bytes, PATIENCE) {
-        report.errors.push(error.to_string());
-        publisher.send_timeout(bytes, PATIENCE)?;
+    match publisher.send_timeout(bytes, PATIENCE) {
+        Ok(_) => return Ok(()),
+        Err(error @ Error::Unusable { .. }) => return Err(error.into()),
+        Err(error) => report.errors.push(error.to_string()),
     }
+    publisher.send_timeout(bytes, PATIENCE)?;
     Ok(())
 }
 
