@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The parts that Miri can see, under Miri: undefined behaviour shows wherever no system call is needed. It needs a nightly toolchain with the
-# component miri; without one nothing is run, and the exit code is 77.
+# component miri; without one nothing is run, and the exit code is 77. It takes most of an hour.
 #
 # Miri sees: serialising, validation of whatever bytes, messages between client and broker, names, patterns, schemas, settings, the arena, and the ring
 # protocol over plain cells. It does not see: mapped memory, sockets, futexes, fences between processes. Those the tests, loom-tests and
