@@ -29,7 +29,7 @@ impl BytesSubscriber {
         let mut waited = None;
         loop {
             if let Some(arrival) = inlet.find() {
-                return Ok(inlet.core.take(arrival));
+                return Ok(arrival.take());
             }
             inlet.await_more(None, &mut waited)?;
         }
@@ -44,7 +44,7 @@ impl BytesSubscriber {
         let inlet = &self.inlet;
         inlet.refresh()?;
         if let Some(arrival) = inlet.find() {
-            return Ok(Some(inlet.core.take(arrival)));
+            return Ok(Some(arrival.take()));
         }
         inlet.not_now()?;
         Ok(None)
@@ -61,7 +61,7 @@ impl BytesSubscriber {
         let mut waited = None;
         loop {
             if let Some(arrival) = inlet.find() {
-                return Ok(Some(inlet.core.take(arrival)));
+                return Ok(Some(arrival.take()));
             }
             if !inlet.await_more(Some(timeout), &mut waited)? {
                 return Ok(None);

@@ -330,7 +330,7 @@ impl Inlet {
         self.core.stale().is_none() && !self.core.has_message()
     }
 
-    /// The next message, if there is one; to be [taken](receive::Subscriber::take) at once. After a [`refresh`](Self::refresh).
+    /// The next message, if there is one; to be [taken](Arrival::take) at once. After a [`refresh`](Self::refresh).
     #[inline(always)]
     pub(crate) fn find(&self) -> Option<Arrival<'_>> {
         let arrival = self.core.find()?;

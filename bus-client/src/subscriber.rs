@@ -85,7 +85,7 @@ impl<T: Payload> Subscriber<T> {
     /// The message that was found, as a value.
     #[inline(always)]
     fn receive<'a>(&'a self, arrival: Arrival<'a>) -> Result<Received<'a, T>> {
-        match Received::new(self.inlet.core.take(arrival)) {
+        match Received::new(arrival.take()) {
             Ok(received) => Ok(received),
             Err(error) => Err(self.inlet.refused(error)),
         }

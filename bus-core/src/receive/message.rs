@@ -82,14 +82,29 @@ fn out_of_bounds(found: Found) -> Error {
     }
 }
 
-/// A message that was found, and is yet to be handed out. It is small, so that it stays in registers on the way to who receives it.
-#[derive(Clone, Copy)]
+/// A message that was found, and is yet to be handed out, once. It is small, so that it stays in registers on the way to who receives it.
 #[must_use = "a message that is found and not taken is never released"]
 pub struct Arrival<'a> {
+    pub(super) subscriber: &'a Subscriber,
     pub(super) ring: &'a RingReader<Native>,
     pub(super) payload: NonNull<u8>,
     pub(super) sequence: u64,
     pub(super) len: u32,
+}
+
+impl<'a> Arrival<'a> {
+    /// The message.
+    #[inline(always)]
+    pub fn take(self) -> Message<'a> {
+        Message {
+            subscriber: self.subscriber,
+            ring: self.ring,
+            sequence: self.sequence,
+            lost: self.ring.take_lost(),
+            passed: self.ring.take_passed(),
+            payload: NonNull::slice_from_raw_parts(self.payload, self.len as usize),
+        }
+    }
 }
 
 /// A message, in place in its publisher's ring, or copied out of it. Dropping it gives the slot back, or the copy's memory.

@@ -273,13 +273,13 @@ impl Subscriber {
     #[inline(always)]
     pub fn poll(&self) -> Result<Option<Message<'_>>> {
         match self.find() {
-            Some(arrival) => Ok(Some(self.take(arrival))),
+            Some(arrival) => Ok(Some(arrival.take())),
             None => self.failure().map_or(Ok(None), Err),
         }
     }
 
-    /// As [`poll`](Self::poll), in the parts that a way without copies of the message itself is made of: what this finds is to be
-    /// [taken](Self::take) at once. Where there is nothing, [`failure`](Self::failure) says whether that is an error.
+    /// As [`poll`](Self::poll), in parts, so that no message goes through memory on its way: what this finds is to be [taken](Arrival::take) at once. Where
+    /// there is nothing, [`failure`](Self::failure) says whether that is an error.
     #[inline(always)]
     pub fn find(&self) -> Option<Arrival<'_>> {
         self.take_back();
@@ -290,6 +290,7 @@ impl Subscriber {
             None => self.copy(ring, found.sequence, found.place, found.len)?,
         };
         Some(Arrival {
+            subscriber: self,
             ring,
             payload,
             sequence: found.sequence,
@@ -297,23 +298,7 @@ impl Subscriber {
         })
     }
 
-    /// The message that was found.
-    #[inline(always)]
-    pub fn take<'a>(&'a self, arrival: Arrival<'a>) -> Message<'a> {
-        Message {
-            subscriber: self,
-            ring: arrival.ring,
-            sequence: arrival.sequence,
-            lost: arrival.ring.take_lost(),
-            passed: arrival.ring.take_passed(),
-            payload: NonNull::slice_from_raw_parts(arrival.payload, arrival.len as usize),
-        }
-    }
-
-    /// Why [`find`](Self::find), which found nothing, failed, if it did.
-    ///
-    /// # Errors
-    /// None: what it returns is the error, as of [`poll`](Self::poll).
+    /// Why the last [`find`](Self::find), which found nothing, failed, if it did: an error of [`poll`](Self::poll).
     #[inline(never)]
     pub fn failure(&self) -> Option<Error> {
         if let Some(error) = self.failed.take() {
