@@ -164,6 +164,16 @@ pub enum Error {
         ours: u16,
     },
 
+    /// This process had no room for the descriptors of a control message, so the message is lost. The broker can be
+    /// asked to tell its content again.
+    #[error(
+        "a control message for handle {handle} is lost: this process has no descriptors left; raise its limit (ulimit -n), or close some"
+    )]
+    DescriptorsLost {
+        /// The handle that the message was about.
+        handle: u32,
+    },
+
     /// The other end of a control connection is gone.
     #[error("the control connection was closed by the other side")]
     Closed,

@@ -20,7 +20,7 @@ use nix::sys::time::TimeVal;
 
 use super::path::explain_connect;
 use super::sys::{self, Received};
-use super::wire::{MAX_DESCRIPTORS, MAX_PACKET, Message, Packet};
+use super::wire::{Addressed, MAX_DESCRIPTORS, MAX_PACKET, Message, Packet, SESSION, handle_of};
 use crate::fork::{Unshared, unshared};
 use crate::{Error, Result};
 
@@ -43,6 +43,17 @@ pub enum Sent {
     /// The kernel lacks memory, or too many descriptors of this user are on their way: try again later. The socket
     /// may be writable all the while, so that waiting for that would spin.
     Later,
+}
+
+/// A message that was received.
+#[derive(Debug)]
+pub struct Frame<M> {
+    /// The handle that it is about; [`SESSION`](super::SESSION) for the session itself.
+    pub handle: u32,
+    /// The message.
+    pub message: M,
+    /// The descriptors that came with it.
+    pub descriptors: Vec<OwnedFd>,
 }
 
 /// A control connection.
@@ -105,10 +116,10 @@ impl Connection {
     /// ```
     /// use bus_core::control::{Connection, Request};
     /// let (client, broker) = Connection::pair()?;
-    /// client.send(&Request::Released { index: 3 }, &[])?;
-    /// let (request, descriptors) = broker.recv::<Request>(None)?;
-    /// assert_eq!(request, Request::Released { index: 3 });
-    /// assert!(descriptors.is_empty());
+    /// client.send(7, &Request::Released { ring: 3 }, &[])?;
+    /// let frame = broker.recv::<Request>(None)?;
+    /// assert_eq!((frame.handle, frame.message), (7, Request::Released { ring: 3 }));
+    /// assert!(frame.descriptors.is_empty());
     /// # Ok::<(), bus_core::Error>(())
     /// ```
     pub fn pair() -> Result<(Self, Self)> {
@@ -148,8 +159,13 @@ impl Connection {
     /// # Errors
     /// [`Error::Timeout`] if there was no room in time. [`Error::Closed`] if the peer is gone: what it said last
     /// can still be received.
-    pub fn send<M: Message>(&self, message: &M, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-        let packet = message.pack()?;
+    pub fn send<M: Message>(
+        &self,
+        handle: u32,
+        message: &M,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<()> {
+        let packet = message.pack(handle)?;
         let deadline = Instant::now() + SEND_TIME;
         loop {
             let (flags, until) = match self.try_send_packet(&packet, descriptors)? {
@@ -170,10 +186,11 @@ impl Connection {
     /// [`Error::Closed`] if the peer is gone.
     pub fn try_send<M: Message>(
         &self,
+        handle: u32,
         message: &M,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<bool> {
-        Ok(self.try_send_packet(&message.pack()?, descriptors)? == Sent::Yes)
+        Ok(self.try_send_packet(&message.pack(handle)?, descriptors)? == Sent::Yes)
     }
 
     /// Sends a packed message and its descriptors if there is room now.
@@ -204,53 +221,72 @@ impl Connection {
         }
     }
 
-    /// Receives a message and its descriptors if one is there; `None` if there is none now, or no memory to take it: it stays where it is.
+    /// Receives a message and its descriptors if one is there; `None` if there is none now, or no memory to take it:
+    /// the message stays where it is. A message that is unknown and may be ignored is skipped.
     ///
     /// # Errors
     /// [`Error::Closed`] at the end, [`Error::Version`] and [`Error::Control`] for what is not acceptable: its
-    /// descriptors are closed.
-    pub fn try_recv<M: Message>(&self) -> Result<Option<(M, Vec<OwnedFd>)>> {
+    /// descriptors are closed. [`Error::DescriptorsLost`] where this process had no room for the descriptors: the
+    /// message is lost with them.
+    pub fn try_recv<M: Message>(&self) -> Result<Option<Frame<M>>> {
         self.try_recv_or(&mut Vec::new())
     }
 
-    /// As [`try_recv`](Self::try_recv), but the descriptors of what is not acceptable are put into `refused`, open: closing one may
-    /// take as long as whoever made it likes (a socket that lingers, a file of a file system that is a process).
+    /// As [`try_recv`](Self::try_recv), but the descriptors of what is not acceptable are put into `refused`, open:
+    /// closing one may take as long as its maker likes (a socket that lingers, a file of a file system that is a
+    /// process).
     ///
     /// # Errors
     /// As for [`try_recv`](Self::try_recv).
-    pub fn try_recv_or<M: Message>(
-        &self,
-        refused: &mut Vec<OwnedFd>,
-    ) -> Result<Option<(M, Vec<OwnedFd>)>> {
+    pub fn try_recv_or<M: Message>(&self, refused: &mut Vec<OwnedFd>) -> Result<Option<Frame<M>>> {
+        loop {
+            let Some(packet) = self.receive()? else {
+                return Ok(None);
+            };
+            let opened = if packet.truncated || packet.descriptors.len() > MAX_DESCRIPTORS {
+                Err(cut_short(&packet))
+            } else if packet.bytes.is_empty() {
+                // Nobody sends empty packets, so this is the end.
+                Err(Error::Closed)
+            } else {
+                M::unpack(&packet.bytes)
+            };
+            match opened {
+                Ok(Addressed {
+                    handle,
+                    message: Some(message),
+                }) => {
+                    return Ok(Some(Frame {
+                        handle,
+                        message,
+                        descriptors: packet.descriptors,
+                    }));
+                }
+                Ok(Addressed { message: None, .. }) => refused.extend(packet.descriptors),
+                Err(error) => {
+                    refused.extend(packet.descriptors);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Takes one packet out of the socket, if one is there.
+    fn receive(&self) -> Result<Option<Received>> {
         let mut reset = false;
-        let packet = loop {
+        loop {
             match sys::receive(self.as_fd()) {
-                Ok(packet) => break packet,
+                Ok(packet) => return Ok(Some(packet)),
                 Err(e) => match e.raw_os_error() {
                     // The kernel says once that the peer left without reading everything, ahead of
                     // what the peer said before that.
                     Some(libc::ECONNRESET) if !reset => reset = true,
                     Some(libc::EAGAIN) => return Ok(None),
-                    // It is still there: who gave up now would be cut off from all that is yet to be said.
+                    // The packet is still there. Giving up now would lose all that is yet to be said.
                     Some(libc::ENOMEM | libc::ENOBUFS) => return Ok(None),
                     Some(libc::ECONNRESET | libc::ENOTCONN) => return Err(Error::Closed),
                     _ => return Err(Error::io("cannot receive a control message", e)),
                 },
-            }
-        };
-        let message = if packet.truncated || packet.descriptors.len() > MAX_DESCRIPTORS {
-            Err(cut_short(&packet))
-        } else if packet.bytes.is_empty() {
-            // Nobody sends empty packets, so this is the end.
-            Err(Error::Closed)
-        } else {
-            M::unpack(&packet.bytes)
-        };
-        match message {
-            Ok(message) => Ok(Some((message, packet.descriptors))),
-            Err(error) => {
-                refused.extend(packet.descriptors);
-                Err(error)
             }
         }
     }
@@ -275,7 +311,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Timeout`] at the deadline; else as [`try_recv`](Self::try_recv).
-    pub fn recv<M: Message>(&self, deadline: Option<Instant>) -> Result<(M, Vec<OwnedFd>)> {
+    pub fn recv<M: Message>(&self, deadline: Option<Instant>) -> Result<Frame<M>> {
         loop {
             if let Some(received) = self.try_recv()? {
                 return Ok(received);
@@ -318,7 +354,9 @@ impl Connection {
 fn cut_short(packet: &Received) -> Error {
     // There is room for more descriptors than a packet can carry. Where they are cut short, the kernel could not install them.
     if packet.bytes.len() < MAX_PACKET && packet.descriptors.len() <= MAX_DESCRIPTORS {
-        return Error::io("cannot receive descriptors", Errno::EMFILE);
+        return Error::DescriptorsLost {
+            handle: handle_of(&packet.bytes).unwrap_or(SESSION),
+        };
     }
     Error::Control(format!(
         "it has more than {MAX_DESCRIPTORS} descriptors or {MAX_PACKET} bytes"
@@ -344,9 +382,10 @@ mod tests {
     fn descriptors_arrive_with_their_message() {
         let (a, b) = Connection::pair().unwrap();
         let file = tempfile::tempfile().unwrap();
-        a.send(&joined(), &[file.as_fd(), a.as_fd()]).unwrap();
-        let (event, descriptors) = b.recv::<Event>(None).unwrap();
-        assert_eq!(event, joined());
+        a.send(1, &joined(), &[file.as_fd(), a.as_fd()]).unwrap();
+        let frame = b.recv::<Event>(None).unwrap();
+        assert_eq!((frame.handle, frame.message), (1, joined()));
+        let descriptors = frame.descriptors;
         let same = nix::sys::stat::fstat(&descriptors[0]).unwrap();
         assert_eq!(same.st_ino, nix::sys::stat::fstat(&file).unwrap().st_ino);
         assert_eq!(descriptors.len(), 2);
@@ -357,7 +396,7 @@ mod tests {
     fn too_many_descriptors_are_refused_and_closed() {
         let (a, b) = Connection::pair().unwrap();
         let (reader, writer) = nix::unistd::pipe().unwrap();
-        let packet = joined().pack().unwrap();
+        let packet = joined().pack(1).unwrap();
         sendmsg::<()>(
             a.as_fd().as_raw_fd(),
             &[IoSlice::new(packet.as_bytes())],
@@ -417,14 +456,14 @@ mod tests {
     fn the_last_words_of_a_peer_that_read_nothing_are_heard() {
         for send_again in [false, true] {
             let (a, b) = Connection::pair().unwrap();
-            b.send(&Request::Join, &[]).unwrap();
-            a.send(&joined(), &[]).unwrap();
+            b.send(1, &Request::Join {}, &[]).unwrap();
+            a.send(1, &joined(), &[]).unwrap();
             drop(a);
             if send_again {
-                let sent = b.send(&Request::Join, &[]);
+                let sent = b.send(1, &Request::Join {}, &[]);
                 assert!(matches!(sent, Err(Error::Closed)), "{sent:?}");
             }
-            assert_eq!(b.recv::<Event>(None).unwrap().0, joined());
+            assert_eq!(b.recv::<Event>(None).unwrap().message, joined());
             let end = b.recv::<Event>(None);
             assert!(matches!(end, Err(Error::Closed)), "{end:?}");
         }
@@ -446,7 +485,7 @@ mod tests {
     fn a_full_socket_takes_no_more_until_it_is_read() {
         let (a, b) = Connection::pair().unwrap();
         let mut sent = 0;
-        while a.try_send(&joined(), &[]).unwrap() {
+        while a.try_send(1, &joined(), &[]).unwrap() {
             sent += 1;
         }
         assert!(sent > 0);
@@ -454,6 +493,6 @@ mod tests {
             assert!(b.try_recv::<Event>().unwrap().is_some());
         }
         assert!(b.try_recv::<Event>().unwrap().is_none());
-        assert!(a.try_send(&joined(), &[]).unwrap());
+        assert!(a.try_send(1, &joined(), &[]).unwrap());
     }
 }

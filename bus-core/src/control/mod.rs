@@ -2,29 +2,34 @@
 //!
 //! | file | what it holds |
 //! | --- | --- |
-//! | `messages` | what is said: [`Request`] and [`Event`] |
-//! | `wire` | how it is packed: a prefix that stays stable, then a validated archive |
-//! | `connection` | how it travels: one `SOCK_SEQPACKET` socket for each handle |
+//! | `messages`, `refusal` | what is said: [`Request`] and [`Event`], and why not: [`Refusal`] |
+//! | `wire` | how it is packed: a prefix that never changes, then a validated archive for each message |
+//! | `connection` | how it travels: one `SOCK_SEQPACKET` socket for each session |
 //! | `peer` | who is at the other end: [`Credentials`] and a pidfd |
 //! | `passed` | what a service manager passes to a process that it starts: [`take_passed`] |
 //! | `path` | where the broker listens: [`socket_path`] |
 //! | `sys` | the system calls that need `unsafe` |
 //!
-//! Promises: whatever a peer sends is checked before it is used, costs bounded memory, and ends in a
-//! message or an [`Error`](crate::Error); no descriptor that came along is leaked. It asks for a peer on the same
-//! machine. It does not decide anything: who may join what is the broker's part.
+//! Promises: whatever a peer sends is checked before it is used, costs bounded memory, and ends in a message or
+//! an [`Error`](crate::Error); no descriptor that came along is leaked. It asks for a peer on the same machine. It
+//! does not decide anything: what is allowed on a topic is the broker's part.
 
 mod connection;
 mod messages;
 mod passed;
 mod path;
 mod peer;
+mod refusal;
 mod sys;
 mod wire;
 
-pub use connection::{Connection, Sent};
-pub use messages::{Event, Refusal, Request, Role, Trust, Watched};
+pub use connection::{Connection, Frame, Sent};
+pub use messages::{Event, KnownPeer, MAX_PRESENTED, Request, Role, Secret, Trust, Watched};
 pub use passed::{Passed, take_passed};
 pub use path::{check_socket_path, socket_path};
 pub use peer::{Credentials, open_pidfd, pidfd_alive};
-pub use wire::{MAX_DESCRIPTORS, MAX_PACKET, Message, PROTOCOL_VERSION, Packet};
+pub use refusal::Refusal;
+pub use wire::{
+    Addressed, MAX_DESCRIPTORS, MAX_PACKET, MAY_BE_IGNORED, Message, PROTOCOL_VERSIONS, Packet,
+    SESSION, WIRE_VERSION,
+};

@@ -116,11 +116,18 @@ pub struct Books {
     /// Where those ended of whom nobody is owed anything, if anybody saw.
     closed: HashMap<u32, Option<u64>>,
     wrong: Vec<String>,
+    /// A broker has ended: places that it kept for who follows all topics are lost.
+    places_lost: bool,
     /// The sums so far.
     pub sums: Sums,
 }
 
 impl Books {
+    /// A broker ends, or may end at any time.
+    pub fn broker_ends(&mut self) {
+        self.places_lost = true;
+    }
+
     /// A publisher will come.
     pub fn publisher(&mut self, tag: u32, topic: &Topic) {
         let publisher = Publisher {
@@ -304,7 +311,7 @@ impl Books {
                 continue;
             }
             for (number, reader) in &self.readers {
-                if owes(*tag, publisher, reader) {
+                if self.owes(*tag, publisher, reader) {
                     owed.push(format!(
                         "reader {number} never came to the end of publisher {tag} on {} ({:?}, {} sent, it is at {:?})",
                         publisher.topic.name,
@@ -324,7 +331,10 @@ impl Books {
             .publishers
             .iter()
             .filter(|(tag, publisher)| {
-                let owed = self.readers.values().any(|r| owes(**tag, publisher, r));
+                let owed = self
+                    .readers
+                    .values()
+                    .any(|r| self.owes(**tag, publisher, r));
                 publisher.over.is_some() && !owed
             })
             .map(|(tag, _)| *tag)
@@ -342,22 +352,22 @@ impl Books {
             }
         }
     }
-}
 
-fn owes(tag: u32, publisher: &Publisher, reader: &Reader) -> bool {
-    let Some(joined) = reader.joined else {
-        return false;
-    };
-    if !reader.follows.follow(&publisher.topic) || reader.ended.contains(&tag) {
-        return false;
+    fn owes(&self, tag: u32, publisher: &Publisher, reader: &Reader) -> bool {
+        let Some(joined) = reader.joined else {
+            return false;
+        };
+        if !reader.follows.follow(&publisher.topic) || reader.ended.contains(&tag) {
+            return false;
+        }
+        // Where the last messages found no room, it may never hear of any. Nor may one that follows all topics where the broker that kept its place went, and
+        // the publisher ended before another one had told of it.
+        let sure = reader.follows.gets_all()
+            || !(self.places_lost && reader.follows.lossless())
+                && publisher.over == Some(Over::Left)
+                && publisher.nowhere == 0;
+        reader.next.contains_key(&tag) || sure && publisher.next > 0 && publisher.began > joined
     }
-    // Where the last messages found no room, it may never hear of any. Nor may one that follows all topics where the broker that kept its place went, and
-    // the publisher ended before another one had told of it.
-    let sure = reader.follows.gets_all()
-        || !reader.follows.lossless()
-            && publisher.over == Some(Over::Left)
-            && publisher.nowhere == 0;
-    reader.next.contains_key(&tag) || sure && publisher.next > 0 && publisher.began > joined
 }
 
 #[cfg(test)]

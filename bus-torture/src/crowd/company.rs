@@ -47,6 +47,11 @@ impl Company {
     /// # Errors
     /// There is no room for temporary files.
     pub fn new(random: fastrand::Rng, embedded: bool) -> Result<Self> {
+        let mut books = Books::default();
+        // The host is a member like any other, and may be killed.
+        if embedded {
+            books.broker_ends();
+        }
         Ok(Self {
             dir: tempfile::tempdir().context("making a place for the bus")?,
             embedded,
@@ -55,7 +60,7 @@ impl Company {
             members: BTreeMap::new(),
             number: 0,
             random,
-            books: Books::default(),
+            books,
             evicted: 0,
             last_value: None,
             outcome: Outcome::default(),
@@ -126,6 +131,7 @@ impl Company {
     /// # Errors
     /// It does not end, or not well.
     pub fn end_broker(&mut self, kill: bool) -> Result<()> {
+        self.books.broker_ends();
         self.let_broker_go_on();
         let Some(mut worker) = self.broker.take() else {
             return Ok(());
