@@ -235,6 +235,8 @@ messages! {
             index: u16,
             /// The watch for which a subscriber was opened, if it was.
             watch: Option<u64>,
+            /// The watch was told that the topic is closed: the subscriber only reads what is there.
+            closed: bool,
         },
         /// About the session: the client has presented all its handles, and has the new registries of those
         /// that were [reclaimed](Event::Reclaimed) in place. What an earlier broker knew of this process and
@@ -330,8 +332,6 @@ messages! {
         9 => PublisherLeft {
             /// The publisher.
             id: u64,
-            /// Its process is gone. Best effort: `false` says nothing.
-            exited: bool,
             /// Its index goes to another publisher: what the subscriber has not read of the ring is lost.
             dropped: bool,
         },
@@ -350,8 +350,6 @@ messages! {
         11 => SubscriberLeft {
             /// The subscriber.
             id: u64,
-            /// Its process is gone. Best effort: `false` says nothing.
-            exited: bool,
         },
         /// A peer that the handle was told of may park from now on. One descriptor: the sending end of its
         /// doorbell; none where the peer is of another user, and is woken through the broker.

@@ -280,8 +280,7 @@ mod tests {
     fn a_message_comes_out_as_it_went_in() {
         let event = Event::PublisherLeft {
             id: 7,
-            exited: true,
-            dropped: false,
+            dropped: true,
         };
         let packet = event.pack(u32::MAX).unwrap();
         let back = Event::unpack(packet.as_bytes()).unwrap();
