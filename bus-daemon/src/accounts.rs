@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::policy::{Limits, Policy, Quota};
 
@@ -52,11 +52,11 @@ pub(crate) struct Accounts(HashMap<u32, Rc<Account>>);
 
 impl Accounts {
     /// A user's account.
-    pub(crate) fn of(&mut self, uid: u32, policy: &Policy) -> Rc<Account> {
+    pub(crate) fn of(&mut self, uid: u32, policy: &Policy, now: Duration) -> Rc<Account> {
         if self.0.len() > IDLE {
-            self.0.retain(|_, account| !account.is_idle());
+            self.0.retain(|_, account| !account.is_idle(now));
         }
-        let open = || Rc::new(Account::new(uid, policy.limits(uid)));
+        let open = || Rc::new(Account::new(uid, policy.limits(uid), now));
         Rc::clone(self.0.entry(uid).or_insert_with(open))
     }
 
@@ -76,7 +76,9 @@ pub(crate) struct Account {
     used: RefCell<Amounts>,
     processes: RefCell<BTreeMap<u32, Process>>,
     /// Registrations that are left, and when there were so many.
-    bucket: Cell<(f64, Instant)>,
+    bucket: Cell<(f64, Duration)>,
+    /// Descriptors that the user's sessions have not acknowledged.
+    in_flight: Cell<u32>,
 }
 
 /// What one process of the user takes.
@@ -94,13 +96,14 @@ pub(crate) struct Over {
 }
 
 impl Account {
-    fn new(uid: u32, limits: Limits) -> Self {
+    fn new(uid: u32, limits: Limits, now: Duration) -> Self {
         Self {
             uid,
             limits: Cell::new(limits),
             used: RefCell::default(),
             processes: RefCell::default(),
-            bucket: Cell::new((limits[Quota::Registrations] as f64, Instant::now())),
+            bucket: Cell::new((limits[Quota::Registrations] as f64, now)),
+            in_flight: Cell::new(0),
         }
     }
 
@@ -108,9 +111,9 @@ impl Account {
         self.uid
     }
 
-    fn is_idle(&self) -> bool {
+    fn is_idle(&self, now: Duration) -> bool {
         let full = self.limits.get()[Quota::Registrations] as f64;
-        self.used.borrow().is_nothing() && self.filled(Instant::now()) >= full
+        self.used.borrow().is_nothing() && self.filled(now) >= full
     }
 
     /// Charges it with something that a process asks for, if there is room for all of it.
@@ -156,7 +159,7 @@ impl Account {
     }
 
     /// Takes a registration; if there is none left, how long until there is.
-    pub(crate) fn register(&self, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn register(&self, now: Duration) -> Result<(), Duration> {
         let left = self.filled(now);
         if left >= 1.0 {
             self.bucket.set((left - 1.0, now));
@@ -168,11 +171,28 @@ impl Account {
     }
 
     /// Registrations that are left now.
-    fn filled(&self, now: Instant) -> f64 {
+    fn filled(&self, now: Duration) -> f64 {
         let rate = self.limits.get()[Quota::Registrations] as f64;
         let (left, since) = self.bucket.get();
-        let passed = now.saturating_duration_since(since).as_secs_f64();
+        let passed = now.saturating_sub(since).as_secs_f64();
         (left + passed * rate).min(rate)
+    }
+
+    /// Descriptors that the user's sessions have not acknowledged.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    /// Descriptors were sent to a session of the user.
+    pub(crate) fn add_in_flight(&self, descriptors: u32) {
+        self.in_flight.set(self.in_flight.get() + descriptors);
+    }
+
+    /// They have arrived, or the session is over.
+    pub(crate) fn remove_in_flight(&self, descriptors: u32) {
+        let left = self.in_flight.get().checked_sub(descriptors);
+        debug_assert!(left.is_some(), "descriptors arrive once");
+        self.in_flight.set(left.unwrap_or(0));
     }
 
     /// How much a second, for a refusal.
@@ -230,11 +250,6 @@ impl Charge {
         &self.account
     }
 
-    /// How much.
-    pub(crate) fn amounts(&self) -> Amounts {
-        self.amounts
-    }
-
     /// Gives back what it has of one quota.
     pub(crate) fn release(&mut self, quota: Quota) {
         let amount = std::mem::take(&mut self.amounts.0[quota as usize]);
@@ -257,7 +272,7 @@ mod tests {
 
     fn account(text: &str) -> Rc<Account> {
         let policy = Policy::parse(Path::new("t"), text, 1000).unwrap();
-        Accounts::default().of(7, &policy)
+        Accounts::default().of(7, &policy, Duration::ZERO)
     }
 
     #[test]
@@ -300,7 +315,7 @@ mod tests {
     #[test]
     fn registrations_come_back_with_time_and_a_second_is_all_that_is_saved_up() {
         let account = account("[limits]\nregistrations = 4\n");
-        let start = Instant::now() + Duration::from_secs(10);
+        let start = Duration::from_secs(10);
         for _ in 0..4 {
             account.register(start).unwrap();
         }
@@ -318,12 +333,12 @@ mod tests {
     fn a_bucket_is_not_filled_by_leaving() {
         let policy = Policy::own(1000);
         let mut accounts = Accounts::default();
-        let now = Instant::now();
-        while accounts.of(7, &policy).register(now).is_ok() {}
+        let now = Duration::ZERO;
+        while accounts.of(7, &policy, now).register(now).is_ok() {}
         for uid in 100..200 {
-            accounts.of(uid, &policy);
+            accounts.of(uid, &policy, now);
         }
-        assert!(accounts.of(7, &policy).register(now).is_err());
+        assert!(accounts.of(7, &policy, now).register(now).is_err());
         assert!(accounts.0.len() < 100, "who has nothing is forgotten");
     }
 }

@@ -3,13 +3,17 @@
 //! It waits in `epoll_wait` and nowhere else, without a time limit unless the kernel refused something
 //! that it may grant a moment later. Each turn does a bounded amount for each who is ready.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bus_core::control::{Passed, Refusal};
+use bus_core::Error as CoreError;
+use bus_core::control::{Connection, Passed, Refusal, Request, SESSION};
 use bus_core::fork::{Birth, Unshared};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -18,15 +22,17 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sd_notify::NotifyState;
 
-use crate::census::{Census, Record};
-use crate::client::Token;
 use crate::endpoint::{BACKLOG, Endpoint};
+use crate::engine::{End, Engine, Refused, Start};
 use crate::governed::{Governed, tell_systemd};
-use crate::hub::{Hub, turn_away};
-use crate::limits::{ACCEPTS_PER_TURN, raise_descriptor_limit};
-use crate::policy::Source;
-use crate::reserve::{Accepted, Reserve};
+use crate::kernel::{Kernel, Token};
+use crate::limits::{ACCEPTS_PER_TURN, REQUESTS_PER_TURN, raise_descriptor_limit};
+use crate::marker::{self, Marker};
+use crate::policy::{Source, Subject};
+use crate::reserve::{Accepted, Reserve, is_exhaustion};
+use crate::retained::Retained;
 use crate::store::{Store, Stored, is_stored};
+use crate::waste;
 use crate::{Error, Result};
 
 /// After how long to try again what the kernel refused.
@@ -47,11 +53,12 @@ pub struct Broker {
     governed: Governed,
     /// The process that took the path, and has to run it.
     birth: Birth,
-    census: Census,
-    /// Who was written down before.
-    before: Vec<Record>,
+    /// How the broker before it ended.
+    before: Marker,
+    /// Another broker has asked this one to end.
+    yielded: Arc<AtomicBool>,
     service: Service,
-    /// Last, for its lock guards the census.
+    /// Last, for its lock guards the path.
     endpoint: Endpoint,
 }
 
@@ -108,8 +115,10 @@ impl Broker {
     }
 
     fn at(endpoint: Endpoint, reserve: Reserve, service: Service) -> Result<Self> {
-        let known = service.stored.iter().map(|stored| stored.about.id >> 32);
-        let (census, before) = Census::open(endpoint.path(), known.max().unwrap_or(0))?;
+        let before = marker::read(endpoint.lock_file());
+        let generation = before.generation.saturating_add(1);
+        marker::write(endpoint.lock_file(), generation, false)
+            .map_err(|e| Error::io("writing its lock file", e))?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let stop = Unshared::new(|| EventFd::from_flags(flags))
             .map_err(|e| Error::io("making the descriptor that stops it", e))?;
@@ -119,8 +128,8 @@ impl Broker {
             reserve,
             governed: Governed::by_default(),
             birth: Birth::here(),
-            census,
             before,
+            yielded: Arc::default(),
             service,
             endpoint,
         })
@@ -157,6 +166,11 @@ impl Broker {
             .map_err(|e| Error::io("watching for signals", e))?;
         self.signals = Some(signals);
         Ok(())
+    }
+
+    /// Whether it ends because another broker has asked it to.
+    pub(crate) fn yielded(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.yielded)
     }
 
     /// What stops it from another thread, by being written to.
@@ -196,7 +210,10 @@ struct Running {
     governed: Governed,
     epoll: Rc<Unshared<Epoll>>,
     reserve: Reserve,
-    hub: Hub,
+    engine: Engine<Kernel>,
+    retained: Retained,
+    generation: u64,
+    yielded: Arc<AtomicBool>,
     /// A service manager hears of it.
     is_told: bool,
     /// The listener is not watched, because connections cannot be accepted for now.
@@ -205,7 +222,9 @@ struct Running {
     retry_at: Option<Instant>,
     /// Until when to go on, once it was stopped.
     end: Option<Instant>,
-    /// Last, for its lock guards the census.
+    /// When the engine was told the time last.
+    looked: Instant,
+    /// Last, for its lock guards the path.
     endpoint: Endpoint,
 }
 
@@ -217,8 +236,8 @@ impl Running {
             reserve,
             mut governed,
             birth,
-            census,
             before,
+            yielded,
             service,
             endpoint,
         } = broker;
@@ -244,13 +263,24 @@ impl Running {
         if let Some(listener) = endpoint.listener() {
             watch(&listener, Token::Listener)?;
         }
-        let policy = governed.take_policy();
-        let mut hub = Hub::new(Rc::clone(&epoll), policy, census, before);
-        if let Some(store) = service.store {
-            hub.restore(store, service.stored);
-        }
+        let generation = before.generation.saturating_add(1);
+        let start = Start {
+            policy: governed.take_policy(),
+            // The hasher's keys are random.
+            ids: RandomState::new().build_hasher().finish(),
+            generation,
+            unclean: !before.clean,
+        };
+        let mut engine = Engine::new(Kernel::new(Rc::clone(&epoll)), start);
+        let retained = match service.store {
+            Some(store) => Retained::restore(&mut engine, store, service.stored),
+            None => Retained::none(),
+        };
         Ok(Self {
-            hub,
+            engine,
+            retained,
+            generation,
+            yielded,
             is_told: service.is_told,
             stop,
             signals,
@@ -260,6 +290,7 @@ impl Running {
             paused: false,
             retry_at: None,
             end: None,
+            looked: Instant::now(),
             endpoint,
         })
     }
@@ -268,7 +299,7 @@ impl Running {
         tracing::info!("listening on {}", self.endpoint.path().display());
         self.tell(&[NotifyState::Ready]);
         // What a service manager has kept and nobody wants goes now; no event may come for long.
-        self.hub.update_store();
+        self.retained.update(&mut self.engine);
         self.retry()?;
         let mut events = [EpollEvent::empty(); EVENTS_PER_TURN];
         loop {
@@ -277,33 +308,46 @@ impl Running {
                 Err(Errno::EINTR) => continue,
                 Err(e) => return Err(Error::io("waiting for events", e)),
             };
-            self.hub.awaited.look();
+            let now = Instant::now();
+            self.engine.tick(now - self.looked);
+            self.looked = now;
             for event in &events[..ready] {
                 self.handle(Token::unpack(event.data()), event.events())?;
-                self.hub.bury();
             }
-            self.hub.settle();
-            self.hub.update_store();
+            self.engine.settle();
+            self.retained.update(&mut self.engine);
+            if self.engine.yields && self.end.is_none() {
+                tracing::info!("another broker takes this path over");
+                // ORDERING: pairs with the load in `BrokerThread::has_yielded`; nothing else is published by it.
+                self.yielded.store(true, Ordering::Release);
+                self.begin_to_stop()?;
+            }
             self.retry()?;
             if self
                 .end
                 .is_some_and(|end| ready == 0 || Instant::now() >= end)
             {
-                tracing::info!("stopped");
-                return Ok(());
+                return self.finish();
             }
         }
+    }
+
+    /// Says in the lock file whether any member is left.
+    fn finish(mut self) -> Result<()> {
+        let clean = !self.engine.has_members();
+        self.endpoint.close();
+        marker::write(self.endpoint.lock_file(), self.generation, clean)
+            .map_err(|e| Error::io("writing its lock file", e))?;
+        tracing::info!("stopped");
+        Ok(())
     }
 
     fn timeout(&self) -> EpollTimeout {
         if self.end.is_some() {
             return EpollTimeout::ZERO;
         }
-        let due = self
-            .retry_at
-            .into_iter()
-            .chain(self.hub.awaited.next_look());
-        let Some(at) = due.min() else {
+        let wakeup = self.engine.next_wakeup().map(|after| self.looked + after);
+        let Some(at) = self.retry_at.into_iter().chain(wakeup).min() else {
             return EpollTimeout::NONE;
         };
         let millis = at.saturating_duration_since(Instant::now()).as_millis() + 1;
@@ -329,16 +373,99 @@ impl Running {
                     }
                 }
             }
-            Token::Connection(id) => self.hub.ready(id, flags),
-            Token::Process(id) => self.hub.process_ended(id),
+            Token::Connection(session) => self.ready(session, flags),
+            Token::Process(session) => self.engine.ended(session, End::Died),
+            Token::Absent(token) => {
+                if let Some(process) = self.engine.world.absent(token) {
+                    self.engine.process_died(process);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// A connection is ready: sends what waits, serves some requests.
+    fn ready(&mut self, session: u64, flags: EpollFlags) {
+        if flags.contains(EpollFlags::EPOLLOUT) {
+            self.engine.writable(session);
+        }
+        if !flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            return;
+        }
+        if !self.engine.world.listens(session) {
+            // It is not read, because it does not read its answers. It may have hung up.
+            if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+                self.engine.ended(session, End::Closed);
+            }
+            return;
+        }
+        for _ in 0..REQUESTS_PER_TURN {
+            let Some(connection) = self.engine.world.connection(session) else {
+                return;
+            };
+            let mut refused = Vec::new();
+            let received = connection.try_recv_or::<Request>(&mut refused);
+            waste::throw(refused);
+            match received {
+                Ok(Some(frame)) => {
+                    let second = waste::second(&frame.descriptors);
+                    let descriptors = frame.descriptors.into_iter().map(Rc::new).collect();
+                    self.engine
+                        .received(session, frame.handle, frame.message, descriptors);
+                    waste::throw(second);
+                }
+                Ok(None) => return,
+                Err(CoreError::Closed) => return self.engine.ended(session, End::Closed),
+                Err(error) => {
+                    let lost = matches!(error, CoreError::DescriptorsLost { .. });
+                    let kind = match lost || is_exhaustion(&error) {
+                        true => Refusal::Limit,
+                        false => Refusal::Protocol,
+                    };
+                    let why = if lost {
+                        "the broker has no descriptors left; raise its limit (ulimit -n), or use fewer handles".to_owned()
+                    } else {
+                        error.to_string()
+                    };
+                    return self.engine.malformed(session, &Refused::new(kind, why));
+                }
+            }
+        }
+    }
+
+    /// Takes a new connection in, or turns it away.
+    fn admit(&mut self, connection: Connection) {
+        let identified = connection.credentials().and_then(|peer| {
+            let who = Subject::of_peer(&connection)?;
+            Ok((peer, who, Rc::new(connection.peer_pidfd()?)))
+        });
+        let (peer, who, pidfd) = match identified {
+            Ok(peer) => peer,
+            // It is gone already.
+            Err(CoreError::Closed) => return waste::close(&connection),
+            Err(error) => {
+                let refused = Refused::new(Refusal::Limit, error.to_string());
+                return turn_away(&connection, &refused);
+            }
+        };
+        let session = match self.engine.world.insert(connection, &pidfd) {
+            Ok(session) => session,
+            Err(error) => {
+                return tracing::warn!(pid = peer.pid, %error, "cannot watch a new connection");
+            }
+        };
+        if let Err(refused) = self.engine.connected(session, peer, who, pidfd) {
+            if let Some(connection) = self.engine.world.connection(session) {
+                turn_away(connection, &refused);
+            }
+            self.engine.forget_connection(session);
+        }
     }
 
     /// Reads the policy again. One with a mistake changes nothing.
     fn reload(&mut self) {
         if let Some(policy) = self.governed.reload(&self.endpoint) {
-            self.hub.set_policy(policy);
+            self.engine.set_policy(policy);
         }
     }
 
@@ -371,10 +498,10 @@ impl Running {
                 return Ok(false);
             };
             match self.reserve.accept(listener) {
-                Ok(Accepted::Connection(connection)) => self.hub.admit(connection),
+                Ok(Accepted::Connection(connection)) => self.admit(connection),
                 Ok(Accepted::Excess(connection)) => {
                     let why = "the broker has no descriptors left; raise its limit (ulimit -n), or use fewer handles";
-                    turn_away(&connection, Refusal::Limit, why);
+                    turn_away(&connection, &Refused::new(Refusal::Limit, why));
                 }
                 Ok(Accepted::Nobody) => return Ok(false),
                 Ok(Accepted::Stuck) => {
@@ -415,14 +542,23 @@ impl Running {
                     .map_err(|e| Error::io("watching its socket again", e))?;
                 self.paused = false;
             }
-            self.hub.clients.flush_later();
-            self.hub.bury();
+            self.engine.try_later();
         }
         if self.retry_at.is_none()
-            && (self.paused || self.hub.clients.any_later() || self.hub.store.is_behind())
+            && (self.paused || !self.engine.later.is_empty() || self.retained.is_behind())
         {
             self.retry_at = Some(Instant::now() + RETRY);
         }
         Ok(())
     }
+}
+
+/// Refuses a connection that never becomes a session. Its socket is empty, so there is room.
+fn turn_away(connection: &Connection, refused: &Refused) {
+    let (kind, why) = (refused.kind, &refused.why);
+    tracing::warn!(?kind, why, "turned away");
+    if let Err(error) = connection.try_send(SESSION, &refused.event(), &[]) {
+        tracing::debug!(%error, "a client that was turned away did not wait for the answer");
+    }
+    waste::close(connection);
 }

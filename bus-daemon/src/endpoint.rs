@@ -1,8 +1,8 @@
 //! The path of the broker: who holds the lock beside the socket is the broker, and only it touches the socket.
 //!
 //! Promises: of any number of processes that bind one path at once, one gets it and the others learn that
-//! ([`Error::InUse`]); what a killed broker left behind is removed; a clean end leaves nothing. It never removes
-//! what is not a dead socket.
+//! ([`Error::InUse`]); what a killed broker left behind is removed; a clean end leaves only the lock file, which says
+//! how the broker ended. It never removes what is not a dead socket.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
@@ -28,13 +28,12 @@ pub(crate) const BACKLOG: i32 = 4096;
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     path: PathBuf,
-    lock_path: PathBuf,
     listener: Option<Unshared<OwnedFd>>,
     /// Device and inode of the socket file, to remove no other; none where somebody else has made it, and removes it.
     identity: Option<(u64, u64)>,
     /// A fork of this process has neither lock nor path: it removes nothing.
     birth: Birth,
-    _lock: Unshared<Flock<File>>,
+    lock: Unshared<Flock<File>>,
 }
 
 impl Endpoint {
@@ -45,20 +44,13 @@ impl Endpoint {
         let lock_path = lock_path(&path);
         let lock = lock(&path, &lock_path)?;
         let bound = remove_dead_socket(&path).and_then(|()| listen_at(&path));
-        let (listener, identity) = match bound {
-            Ok(bound) => bound,
-            Err(error) => {
-                remove_file(&lock_path);
-                return Err(error);
-            }
-        };
+        let (listener, identity) = bound?;
         Ok(Self {
             path,
-            lock_path,
             listener: Some(listener),
             identity: Some(identity),
             birth: Birth::here(),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -70,36 +62,20 @@ impl Endpoint {
         // Shared with who made it, and with all that have it.
         let nonblocking = FcntlArg::F_SETFL(OFlag::O_NONBLOCK);
         let listener = fcntl(&listener, nonblocking).and_then(|_| Unshared::new(|| Ok(listener)));
-        let listener = listener.map_err(|e| {
-            remove_file(&lock_path);
-            failed(&path, "taking the socket of the service manager", e)
-        })?;
+        let listener =
+            listener.map_err(|e| failed(&path, "taking the socket of the service manager", e))?;
         Ok(Self {
             path,
-            lock_path,
             listener: Some(listener),
             identity: None,
             birth: Birth::here(),
-            _lock: lock,
+            lock,
         })
     }
 
-    /// Takes the lock of a path where no broker is, and does not listen: nobody else does meanwhile. Removes a dead socket.
-    pub(crate) fn hold(path: &Path) -> Result<Self> {
-        check_socket_path(path)?;
-        let path = std::path::absolute(path).map_err(|e| failed(path, "reading the path", e))?;
-        let lock_path = lock_path(&path);
-        let lock = lock(&path, &lock_path)?;
-        let held = Self {
-            path,
-            lock_path,
-            listener: None,
-            identity: None,
-            birth: Birth::here(),
-            _lock: lock,
-        };
-        remove_dead_socket(&held.path)?;
-        Ok(held)
+    /// The lock file, which says how the last broker ended: see `marker`.
+    pub(crate) fn lock_file(&self) -> &File {
+        &self.lock
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -145,10 +121,6 @@ impl Endpoint {
 impl Drop for Endpoint {
     fn drop(&mut self) {
         self.close();
-        if self.birth.is_here() {
-            // Under the lock: whoever waits for this file finds that it is no longer the one at the path.
-            remove_file(&self.lock_path);
-        }
     }
 }
 
@@ -162,6 +134,7 @@ fn lock_path(path: &Path) -> PathBuf {
 fn lock(path: &Path, lock_path: &Path) -> Result<Unshared<Flock<File>>> {
     loop {
         let file = OpenOptions::new()
+            .read(true)
             .write(true)
             .create(true)
             .truncate(false)
@@ -288,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_of_many_gets_the_path_and_a_clean_end_leaves_nothing() {
+    fn one_of_many_gets_the_path_and_a_clean_end_leaves_only_the_lock_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bus.sock");
         for _ in 0..20 {
@@ -303,7 +276,8 @@ mod tests {
                 assert!(matches!(one, Error::InUse { .. }), "{one}");
             }
             drop(bound);
-            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+            let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
+            assert_eq!(left.len(), 1, "only the lock file stays: {left:?}");
         }
     }
 

@@ -3,23 +3,20 @@
 use bus_core::memory::layout;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Connections at a time. Each is a publisher or a subscriber, and takes three descriptors, or four if it may park.
-pub const MAX_CONNECTIONS: usize = 4096;
+/// Sessions at a time: one for each process and `Bus`.
+pub const MAX_SESSIONS: usize = 4096;
+/// Publishers, and subscribers, of one user at a time where the policy does not say less.
+pub const MAX_HANDLES: usize = 65_536;
 /// Topics at a time.
 pub const MAX_TOPICS: usize = 4096;
-/// Of them, topics that nobody has open and that keep rings of ended publishers; of the user who has most of them the
-/// longest idle goes first.
+/// Of them, topics that nothing has open and that keep rings of ended publishers; of the user that has most of them
+/// the longest idle goes first.
 pub const MAX_IDLE_TOPICS: usize = 256;
-/// Events that wait for a watch that does not read; one that has more is cut off.
-pub const MAX_QUEUED_OF_WATCH: usize = 4096;
-/// Events that wait for a publisher or subscriber that does not read. As many there are not: of each whom it was told of it may have to hear that that
-/// one left, of each who is there that it joined and that it may park, and of each member of earlier brokers that it is gone. One that has more is cut off.
-pub const MAX_QUEUED: usize = 3 * MAX_CONNECTIONS + MAX_RECORDS as usize;
 
+/// Processes of an earlier broker that are awaited at a time.
+pub(crate) const MAX_PRESENTED_PROCESSES: usize = 4096;
 /// Publishers of a topic.
 pub(crate) const MAX_PUBLISHERS: u16 = layout::MAX_PUBLISHERS as u16;
-/// Members and watches of earlier brokers that are read from the census.
-pub(crate) const MAX_RECORDS: u64 = 16_384;
 /// Requests of one client that are looked at before others get their turn.
 pub(crate) const REQUESTS_PER_TURN: usize = 16;
 /// Connections that are accepted before others get their turn.

@@ -4,113 +4,140 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use bus_core::control::{Credentials, Role};
+use bus_core::control::{Refusal, Role};
 use bus_core::memory::ring_bytes;
 use bus_core::memory::segment::{self, Kind};
 
-use crate::admission::{Seat, Standing, seat_amounts, topic_amounts};
-use crate::hub::Hub;
+use crate::engine::{Ended, Engine, Owner, Refused, grant_amounts, topic_amounts};
+use crate::kernel::Kernel;
 use crate::limits::{MAX_PUBLISHERS, MAX_TOPICS};
-use crate::member::Member;
-use crate::request::Refused;
 use crate::store::{About, Store, Stored};
 
-impl Hub {
-    /// Takes over what the service manager has kept.
-    pub(crate) fn restore(&mut self, store: Store, all: Vec<Stored>) {
-        self.store = store;
-        for stored in all {
-            let (topic, id) = (stored.name.clone(), stored.about.id);
-            match self.restore_ring(stored) {
-                Ok(()) => {
-                    tracing::info!(%topic, id, "the ring of an ended publisher is there again")
-                }
-                Err((_, why)) => {
-                    tracing::warn!(%topic, id, why, "a ring that was stored is not used")
-                }
-            }
-            self.drop_if_empty(&topic);
+/// What is stored.
+pub(crate) struct Retained {
+    store: Store,
+}
+
+impl Retained {
+    /// No service manager stores anything.
+    pub(crate) fn none() -> Self {
+        Self {
+            store: Store::none(),
         }
     }
 
-    fn restore_ring(&mut self, stored: Stored) -> Result<(), Refused> {
-        let Stored {
-            about,
-            name,
-            client,
-            ring,
-            process,
-        } = stored;
-        let settings = about.settings;
-        let refuse = |why: &str| Err((bus_core::control::Refusal::Segment, why.to_owned()));
-        if about.index >= MAX_PUBLISHERS || settings.retain == 0 {
-            return refuse("its topic retains none");
-        }
-        if let Err(error) = segment::check(&ring, Kind::Ring, ring_bytes(&settings)) {
-            return refuse(&error.to_string());
-        }
-        let account = self.accounts.of(about.uid, &self.policy);
-        if !self.topics.contains_key(&name) {
-            if self.topics.len() >= MAX_TOPICS {
-                return refuse("there are too many topics");
+    /// Takes over what the service manager has kept.
+    pub(crate) fn restore(engine: &mut Engine<Kernel>, store: Store, all: Vec<Stored>) -> Self {
+        for stored in all {
+            let (topic, id) = (stored.name.clone(), stored.about.id);
+            match restore_ring(engine, stored) {
+                Ok(()) => {
+                    tracing::info!(%topic, id, "the ring of an ended publisher is there again");
+                }
+                Err(refused) => {
+                    let why = refused.why;
+                    tracing::warn!(%topic, id, why, "a ring that was stored is not used");
+                }
             }
-            let charge = account.charge_anyway(about.pid, topic_amounts());
-            let topic = self.new_topic(&name, about.schema.clone(), settings, charge)?;
-            self.topics.insert(name.clone(), topic);
+            if let Some(&number) = engine.names.get(&topic) {
+                engine.drop_if_empty(number);
+            }
         }
-        let Some(topic) = self.topics.get_mut(&name) else {
-            return refuse("its topic is gone");
-        };
-        if topic.schema != about.schema || topic.settings != settings {
-            return refuse("its topic has another type or other settings");
-        }
-        let charge = account.charge_anyway(about.pid, seat_amounts(Role::Publisher, &settings));
-        let standing = Standing {
-            trust: about.trust,
-            stall: false,
-            publishes: true,
-        };
-        let peer = Credentials {
-            pid: about.pid,
-            uid: about.uid,
-        };
-        let (process, seat) = (Rc::new(process), Seat { standing, charge });
-        let role = Role::Publisher;
-        let mut member = Member::new(role, client, peer, process, about.index, None, seat);
-        member.segment = Some(Rc::new(ring));
-        if !topic.restore(about.id, member, about.order) {
-            return refuse("its index is another's");
-        }
-        Ok(())
+        engine.store_stale = true;
+        Self { store }
     }
 
     /// Brings the service manager's store up to date, if anything may have changed.
-    pub(crate) fn update_store(&mut self) {
+    pub(crate) fn update(&mut self, engine: &mut Engine<Kernel>) {
+        if std::mem::take(&mut engine.store_stale) {
+            self.store.stale = true;
+        }
         if !self.store.is_behind() {
             return;
         }
         let mut wanted = BTreeMap::new();
-        for topic in self.topics.values().filter(|t| t.settings.retain > 0) {
-            for ended in topic.retained() {
-                let member = &ended.member;
-                let Some(ring) = &member.segment else {
-                    continue;
-                };
+        for topic in engine
+            .topics
+            .values()
+            .filter(|t| t.settings.retain > 0 && !t.closed)
+        {
+            for ended in topic.rings.retained(topic.retain()) {
                 let about = move || About {
                     topic: topic.name.to_string(),
                     schema: topic.schema.clone(),
                     settings: topic.settings,
                     id: ended.id,
-                    client: member.client.to_string(),
-                    pid: member.pid,
-                    uid: member.uid,
-                    index: member.index,
+                    process: ended.owner.process,
+                    client: ended.owner.client.to_string(),
+                    pid: ended.owner.pid,
+                    uid: ended.owner.uid,
+                    index: ended.index,
                     order: ended.order,
-                    trust: member.standing.trust,
+                    trust: ended.trust,
                 };
-                wanted.insert(ended.id, (about, [ring.as_fd(), member.process()]));
+                let descriptors = [ended.segment.as_fd(), ended.owner.pidfd.as_fd()];
+                wanted.insert(ended.id, (about, descriptors));
             }
         }
         self.store.update(wanted);
     }
+
+    /// Whether the service manager has yet to be told something.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.store.is_behind()
+    }
+}
+
+fn restore_ring(engine: &mut Engine<Kernel>, stored: Stored) -> Result<(), Refused> {
+    let Stored {
+        about,
+        name,
+        client,
+        ring,
+        process,
+    } = stored;
+    let settings = about.settings;
+    let refuse = |why: &str| Err(Refused::new(Refusal::Segment, why));
+    if about.index >= MAX_PUBLISHERS || settings.retain == 0 {
+        return refuse("its topic retains none");
+    }
+    if let Err(error) = segment::check(&ring, Kind::Ring, ring_bytes(&settings)) {
+        return refuse(&error.to_string());
+    }
+    let account = engine.accounts.of(about.uid, &engine.policy, engine.now);
+    let number = match engine.names.get(&name) {
+        Some(number) => *number,
+        None if engine.names.len() >= MAX_TOPICS => return refuse("there are too many topics"),
+        None => {
+            let charge = account.charge_anyway(about.pid, topic_amounts());
+            engine.new_topic(&name, about.schema.clone(), settings, charge)?
+        }
+    };
+    let Some(topic) = engine.topics.get_mut(&number) else {
+        return refuse("its topic is gone");
+    };
+    topic.decided = true;
+    if topic.schema != about.schema || topic.settings != settings {
+        return refuse("its topic has another type or other settings");
+    }
+    let charge = account.charge_anyway(about.pid, grant_amounts(Role::Publisher, &settings));
+    let ended = Ended {
+        id: about.id,
+        owner: Rc::new(Owner {
+            process: about.process,
+            pid: about.pid,
+            uid: about.uid,
+            client,
+            pidfd: Rc::new(process),
+        }),
+        index: about.index,
+        segment: Rc::new(ring),
+        trust: about.trust,
+        charge,
+        order: about.order,
+    };
+    if !topic.rings.restore(ended, settings.retain as usize) {
+        return refuse("its index is another's");
+    }
+    Ok(())
 }

@@ -32,6 +32,7 @@ pub(crate) struct About {
     pub(crate) schema: Schema,
     pub(crate) settings: TopicSettings,
     pub(crate) id: u64,
+    pub(crate) process: u64,
     pub(crate) client: String,
     pub(crate) pid: u32,
     pub(crate) uid: u32,

@@ -1,5 +1,6 @@
 //! A broker on a thread of its own, inside a process that has other things to do.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -17,6 +18,7 @@ use crate::{Broker, Error, Result};
 pub struct BrokerThread {
     stop: Arc<Unshared<EventFd>>,
     birth: Birth,
+    yielded: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<()>>>,
 }
 
@@ -27,6 +29,7 @@ impl Broker {
     /// [`Error::Io`] if the thread cannot be started, or the broker lacks what it cannot do without: a descriptor, for instance.
     pub fn spawn(self) -> Result<BrokerThread> {
         let stop = self.stop_handle();
+        let yielded = self.yielded();
         let birth = Birth::here();
         let (begun, begins) = mpsc::channel();
         let thread = std::thread::Builder::new()
@@ -50,12 +53,19 @@ impl Broker {
         Ok(BrokerThread {
             stop,
             birth,
+            yielded,
             thread: Some(thread),
         })
     }
 }
 
 impl BrokerThread {
+    /// Whether the broker has ended, or is about to, because another one asked it for its path.
+    pub fn has_yielded(&self) -> bool {
+        // ORDERING: pairs with the store in the broker's loop; nothing else is published by it.
+        self.yielded.load(Ordering::Acquire)
+    }
+
     /// Stops the broker and waits for its end. What happened before this call, a handle that was dropped for
     /// instance, is still told to the others.
     ///

@@ -21,6 +21,15 @@ pub struct Registry {
     page: MappedRegistry,
 }
 
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry")
+            .field("publishers", &self.publishers())
+            .field("subscribers", &self.subscribers())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Registry {
     /// Makes a registry with both versions 0.
     ///

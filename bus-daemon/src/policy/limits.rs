@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Index;
 
-use crate::limits::{MAX_CONNECTIONS, MAX_TOPICS};
+use crate::limits::{MAX_HANDLES, MAX_SESSIONS, MAX_TOPICS};
 
 use super::reader::{Reader, Table, number, size};
 use super::users::read_users;
@@ -11,7 +11,7 @@ use super::users::read_users;
 /// Something of which a user has only so much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Quota {
-    /// Connections to the broker: one for each publisher, subscriber or watch.
+    /// Connections to the broker: one for each `Bus` of each process.
     Connections,
     /// Publishers that have a topic open.
     Publishers,
@@ -77,9 +77,9 @@ impl Limits {
 
     /// What the broker's own user may have where the policy does not name it: all that the broker has.
     pub const OWN: Self = Self([
-        MAX_CONNECTIONS as u64,
-        MAX_CONNECTIONS as u64,
-        MAX_CONNECTIONS as u64,
+        MAX_SESSIONS as u64,
+        MAX_HANDLES as u64,
+        MAX_HANDLES as u64,
         MAX_TOPICS as u64,
         1 << 20,
         1 << 50,

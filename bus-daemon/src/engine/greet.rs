@@ -1,0 +1,324 @@
+//! A session begins, acknowledges, is refused, and ends.
+
+use std::rc::Rc;
+
+use bus_core::ClientName;
+use bus_core::control::{Credentials, Event, PROTOCOL_VERSIONS, Refusal, SESSION, Secret};
+
+use super::admission::session_amounts;
+use super::member::Owner;
+use super::refused::Refused;
+use super::session::{Answer, Handle, Session};
+use super::state::{End, Engine};
+use super::world::World;
+use crate::limits::MAX_SESSIONS;
+use crate::policy::Subject;
+
+/// Features that this broker knows. The low half are those that it needs its clients to know.
+pub(crate) const FEATURES: u64 = 0;
+/// The bits of features that the other side must know.
+const NEEDED: u64 = 0xffff_ffff;
+
+impl<W: World> Engine<W> {
+    /// Takes a new connection in.
+    pub(crate) fn connected(
+        &mut self,
+        number: u64,
+        peer: Credentials,
+        who: Subject,
+        pidfd: W::Fd,
+    ) -> Result<(), Refused> {
+        assert!(
+            !self.sessions.contains_key(&number),
+            "numbers of sessions are new"
+        );
+        if self.sessions.len() >= MAX_SESSIONS {
+            let why = format!("the broker has {MAX_SESSIONS} sessions, which is the limit");
+            return Err(Refused::new(Refusal::Limit, why));
+        }
+        if !self.policy.knows(&who) {
+            let why = format!(
+                "this broker serves user {} and the users that its policy names, and the client is user {}",
+                self.policy.own_user(),
+                who.uid
+            );
+            return Err(Refused::new(Refusal::NotAllowed, why));
+        }
+        let account = self.accounts.of(who.uid, &self.policy, self.now);
+        let charge = account
+            .charge(peer.pid, session_amounts())
+            .map_err(|over| Refused::new(Refusal::Limit, account.explain(over)))?;
+        let session = Session::new(peer, pidfd, Rc::new(who), charge);
+        self.sessions.insert(number, session);
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of Hello")]
+    pub(crate) fn greet(
+        &mut self,
+        number: u64,
+        versions: (u16, u16),
+        features: u64,
+        client: &str,
+        secret: Secret,
+        returns: bool,
+        generation: u64,
+    ) -> Result<(), Refused> {
+        let client = ClientName::new(client)
+            .map_err(|e| Refused::new(Refusal::BadName, format!("client: {e}")))?;
+        let version = agree(versions)?;
+        if let Some(bit) = lowest(FEATURES & NEEDED & !features) {
+            let why = format!(
+                "this broker needs feature {bit}, which the client does not know; use builds of one version"
+            );
+            return Err(Refused::new(Refusal::Version, why));
+        }
+        if let Some(bit) = lowest(features & NEEDED & !FEATURES) {
+            let why = format!(
+                "the client needs feature {bit}, which this broker does not know; use builds of one version"
+            );
+            return Err(Refused::new(Refusal::Version, why));
+        }
+        let process = secret.process();
+        let Some(session) = self.sessions.get(&number) else {
+            return Ok(());
+        };
+        if session.owner.is_some() {
+            return Err(Refused::protocol("Hello comes once"));
+        }
+        let peer = session.peer;
+        if let Some(&older) = self.processes.get(&process) {
+            let same = self.sessions.get(&older).is_some_and(|s| s.peer == peer);
+            if !same {
+                let why = "another process has said that it is this one";
+                return Err(Refused::new(Refusal::Unknown, why));
+            }
+            // Its process has given up that connection, and the kernel has not told of it yet.
+            self.end_session(older, End::Replaced);
+        }
+        if generation >= self.generation {
+            self.raise_generation(generation + 1);
+        }
+        let Some(session) = self.sessions.get_mut(&number) else {
+            return Ok(());
+        };
+        session.charge.account().name(peer.pid, client.as_str());
+        tracing::debug!(session = number, %client, pid = peer.pid, process, returns, "connected");
+        session.owner = Some(Rc::new(Owner {
+            process,
+            pid: peer.pid,
+            uid: peer.uid,
+            client,
+            pidfd: session.pidfd.clone(),
+        }));
+        session.returning = returns;
+        session.generation = generation;
+        self.processes.insert(process, number);
+        if returns {
+            self.recovery.returning.insert(number);
+        } else {
+            // A process that comes back without anything had nothing, or has lost it.
+            self.process_is_here(process);
+        }
+        let welcome = Event::Welcome {
+            version,
+            features: features & FEATURES,
+            process,
+            generation: self.generation,
+        };
+        self.answer(number, SESSION, welcome, Vec::new());
+        Ok(())
+    }
+
+    /// There was a broker with this generation, so this one has a higher one.
+    fn raise_generation(&mut self, generation: u64) {
+        self.generation = generation;
+        let greeted = self.sessions.iter().filter(|(_, s)| s.owner.is_some());
+        let greeted: Vec<_> = greeted.map(|(number, _)| *number).collect();
+        for number in greeted {
+            self.answer(
+                number,
+                SESSION,
+                Event::Generation { generation },
+                Vec::new(),
+            );
+        }
+    }
+
+    /// The client has taken descriptors out of its socket.
+    pub(crate) fn acknowledge(&mut self, number: u64, descriptors: u32) -> Result<(), Refused> {
+        let Some(session) = self.sessions.get_mut(&number) else {
+            return Ok(());
+        };
+        if !session.acknowledged(descriptors) {
+            return Err(Refused::protocol(
+                "Received names more descriptors than were sent",
+            ));
+        }
+        self.flush(number);
+        // Others of this user may have waited for the same.
+        for starved in std::mem::take(&mut self.starved) {
+            if starved != number {
+                self.resume_sending(starved);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts an answer behind those that wait, and sends what can be sent.
+    pub(crate) fn answer(
+        &mut self,
+        number: u64,
+        handle: u32,
+        event: Event,
+        descriptors: Vec<W::Fd>,
+    ) {
+        let Some(session) = self.sessions.get_mut(&number) else {
+            return;
+        };
+        session.outbox.answers.push_back(Answer {
+            handle,
+            event,
+            descriptors,
+        });
+        if session.is_stuffed() && !session.outbox.deaf {
+            session.outbox.deaf = true;
+            self.world.listen(number, false);
+        }
+        self.flush(number);
+    }
+
+    /// Tells a client that it is refused. The handle is closed; a session that is refused ends.
+    pub(crate) fn refuse(&mut self, number: u64, handle: u32, refused: &Refused) {
+        let Some(session) = self.sessions.get(&number) else {
+            return;
+        };
+        let (client, pid) = (session.client(), session.peer.pid);
+        let (kind, why) = (refused.kind, &refused.why);
+        tracing::warn!(client, pid, handle, ?kind, why, "refused");
+        if handle != SESSION {
+            self.close_handle(number, handle);
+        }
+        self.answer(number, handle, refused.event(), Vec::new());
+        // A client that breaks the protocol does not know what it says.
+        if handle == SESSION || kind == Refusal::Protocol {
+            self.closing.push_back((number, End::Refused));
+        }
+    }
+
+    /// A handle is gone.
+    pub(crate) fn close_handle(&mut self, number: u64, handle: u32) {
+        self.deferred.remove(&(number, handle));
+        let Some(session) = self.sessions.get_mut(&number) else {
+            return;
+        };
+        session.presented.remove(&handle);
+        match session.handles.remove(&handle) {
+            Some(Handle::Member { topic, id }) => self.leave(topic, id),
+            Some(Handle::Watch(watch)) => self.unwatch(watch),
+            Some(Handle::Deferred) | None => {}
+        }
+    }
+
+    /// A session is over: its handles leave. Those of a process that was coming back are absent again.
+    pub(crate) fn end_session(&mut self, number: u64, why: End) {
+        let Some(session) = self.sessions.get_mut(&number).filter(|s| !s.over) else {
+            return;
+        };
+        let (client, pid) = (session.client().to_owned(), session.peer.pid);
+        let handles: Vec<_> = session.handles.keys().copied().collect();
+        let reverts = session.returning
+            && matches!(why, End::Closed | End::Replaced)
+            && self.world.is_alive(&session.pidfd);
+        tracing::debug!(
+            session = number,
+            client,
+            pid,
+            ?why,
+            handles = handles.len(),
+            "gone"
+        );
+        session.over = true;
+        self.recovery.returning.remove(&number);
+        self.later.remove(&number);
+        self.starved.remove(&number);
+        if reverts {
+            self.revert(number);
+        }
+        for handle in handles {
+            self.close_handle(number, handle);
+        }
+        self.deferred.retain(|(of, _), _| *of != number);
+        let Some(session) = self.sessions.remove(&number) else {
+            return;
+        };
+        session
+            .charge
+            .account()
+            .remove_in_flight(session.outbox.in_flight);
+        if let Some(owner) = &session.owner
+            && self.processes.get(&owner.process) == Some(&number)
+        {
+            self.processes.remove(&owner.process);
+        }
+        self.world.close(number);
+        self.changed = true;
+    }
+
+    /// A connection that never became a session.
+    pub(crate) fn forget_connection(&mut self, number: u64) {
+        assert!(!self.sessions.contains_key(&number), "it is no session");
+        self.world.close(number);
+    }
+
+    /// Another broker asks this one to end.
+    pub(crate) fn yield_to(&mut self, number: u64) -> Result<(), Refused> {
+        let Some(session) = self.sessions.get(&number) else {
+            return Ok(());
+        };
+        let (uid, own) = (session.peer.uid, self.policy.own_user());
+        if uid != 0 && uid != own {
+            let why = format!("only root and user {own} may end this broker, not user {uid}");
+            return Err(Refused::new(Refusal::NotAllowed, why));
+        }
+        self.yields = true;
+        Ok(())
+    }
+}
+
+/// The newest version of the protocol that both sides speak.
+fn agree((oldest, newest): (u16, u16)) -> Result<u16, Refused> {
+    let (own_oldest, own_newest) = PROTOCOL_VERSIONS;
+    let version = newest.min(own_newest);
+    if version < oldest.max(own_oldest) {
+        let why = format!(
+            "the client speaks versions {oldest} to {newest} of the protocol, and this broker {own_oldest} to {own_newest}; use builds of one version"
+        );
+        return Err(Refused::new(Refusal::Version, why));
+    }
+    Ok(version)
+}
+
+fn lowest(bits: u64) -> Option<u32> {
+    (bits != 0).then(|| bits.trailing_zeros())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_common_version_is_spoken_and_both_ranges_are_named_where_there_is_none() {
+        let (oldest, newest) = PROTOCOL_VERSIONS;
+        assert_eq!(agree((oldest, newest)), Ok(newest));
+        assert_eq!(agree((0, newest + 7)), Ok(newest));
+        let refused = agree((newest + 1, newest + 3)).unwrap_err();
+        assert_eq!(refused.kind, Refusal::Version);
+        assert!(
+            refused
+                .why
+                .contains(&format!("{} to {}", newest + 1, newest + 3))
+        );
+        assert!(refused.why.contains(&format!("{oldest} to {newest}")));
+    }
+}

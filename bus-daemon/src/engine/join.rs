@@ -1,0 +1,264 @@
+//! A handle joins; registers a doorbell; releases rings; has its peers woken.
+//!
+//! The order is what makes joining gapless: the members that are concerned are told first, as far as their sockets
+//! take it; then the version of their set moves; then the one that asked is answered. A member that sees a version
+//! waits until it was told everything up to that version.
+
+use bus_core::control::{Event, Refusal, Role};
+use bus_core::memory::segment::Kind;
+use bus_core::memory::{reader_bytes, ring_bytes};
+
+use super::refused::Refused;
+use super::state::Engine;
+use super::world::World;
+use crate::limits::MAX_PUBLISHERS;
+
+impl<W: World> Engine<W> {
+    /// The handle is ready, with the segment that it made.
+    pub(crate) fn join(
+        &mut self,
+        session: u64,
+        handle: u32,
+        topic: u64,
+        id: u64,
+        segment: W::Fd,
+    ) -> Result<(), Refused> {
+        let Some(entry) = self.topics.get(&topic) else {
+            return Ok(());
+        };
+        let name = &entry.name;
+        let Some(member) = entry.members.get(&id).filter(|m| !m.has_joined()) else {
+            return Err(Refused::protocol(format!(
+                "this handle has joined topic {name}, asked to join again"
+            )));
+        };
+        let (kind, bytes) = match member.role {
+            Role::Publisher => (Kind::Ring, ring_bytes(&entry.settings)),
+            Role::Subscriber => (Kind::Reader, reader_bytes(&entry.settings)),
+        };
+        self.world
+            .check_segment(&segment, kind, bytes)
+            .map_err(|e| Refused::new(Refusal::Segment, format!("topic {name}: {e}")))?;
+        match self.defer_join(session, handle, topic, member.role, segment) {
+            Some(segment) => self.join_now(topic, id, segment),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn join_now(&mut self, topic: u64, id: u64, segment: W::Fd) -> Result<(), Refused> {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return Ok(());
+        };
+        let Some(member) = entry.members.get_mut(&id) else {
+            return Ok(());
+        };
+        assert!(member.segment.is_none(), "a member joins once");
+        member.segment = Some(segment);
+        member.view.joining = true;
+        let (role, watch, pid) = (member.role, member.watch, member.owner.pid);
+        let client = member.owner.client.clone();
+        tracing::debug!(topic = %entry.name, id, %role, %client, pid, "joined");
+        self.fence_absentees(topic, role.other());
+        match role {
+            Role::Publisher => self.introduce_publisher(topic, id),
+            Role::Subscriber => {}
+        }
+        self.announce(topic, id, role);
+        if let Some(watch) = watch {
+            // Only now, so that there is no moment at which publishers know neither.
+            self.give_up_place(topic, watch);
+        }
+        self.queue(topic, &[id]);
+        self.drop_if_empty(topic);
+        Ok(())
+    }
+
+    /// A publisher is to know all subscribers and places; all subscribers read its ring.
+    fn introduce_publisher(&mut self, topic: u64, id: u64) {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return;
+        };
+        let subscribers: Vec<_> = entry
+            .of(Role::Subscriber)
+            .map(|(id, m)| (id, m.has_joined()))
+            .collect();
+        let joined = subscribers
+            .iter()
+            .filter(|(_, joined)| *joined)
+            .map(|(id, _)| *id);
+        let peers: Vec<_> = joined.chain(entry.places.keys().copied()).collect();
+        for (subscriber, _) in &subscribers {
+            entry.rings.add_reader(id, *subscriber);
+        }
+        for watch in entry.places.keys() {
+            entry.rings.owe(id, *watch);
+        }
+        if let Some(member) = entry.members.get_mut(&id) {
+            member.view.pending.extend(peers);
+        }
+    }
+
+    /// Something of a member has changed: those on the other side are told, then the version of its set moves.
+    pub(crate) fn announce(&mut self, topic: u64, peer: u64, role: Role) {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return;
+        };
+        let version = entry.advance(role);
+        let concerned = entry.concerned(role);
+        for id in &concerned {
+            let exists = match role {
+                Role::Publisher => entry.rings.reads(peer, *id),
+                Role::Subscriber => {
+                    entry.places.contains_key(&peer)
+                        || entry.members.get(&peer).is_some_and(|m| m.has_joined())
+                }
+            };
+            if let Some(member) = entry.members.get_mut(id) {
+                member.view.mark(peer, exists);
+            }
+        }
+        self.queue(topic, &concerned);
+        self.publish_version(topic, role, version);
+    }
+
+    /// Moves the version of a set, and wakes the members that watch it, however they sleep.
+    pub(crate) fn publish_version(&mut self, topic: u64, role: Role, version: u32) {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return;
+        };
+        debug_assert_eq!(
+            entry.version_of(role),
+            version,
+            "versions move one at a time"
+        );
+        self.world.set_version(&mut entry.registry, role, version);
+        self.ring_parked(topic, role.other());
+    }
+
+    /// Rings the doorbells of all members with this role that may be parked.
+    fn ring_parked(&self, topic: u64, role: Role) {
+        let Some(entry) = self.topics.get(&topic) else {
+            return;
+        };
+        for (_, member) in entry.of(role) {
+            if let Some(doorbell) = &member.doorbell {
+                self.world.ring(doorbell);
+            }
+        }
+    }
+
+    /// Lets a member park: from now on it is woken at its doorbell as well.
+    pub(crate) fn register_doorbell(
+        &mut self,
+        topic: u64,
+        id: u64,
+        doorbell: W::Fd,
+    ) -> Result<(), Refused> {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return Ok(());
+        };
+        let name = entry.name.clone();
+        let Some(member) = entry.members.get_mut(&id) else {
+            return Ok(());
+        };
+        if !member.has_joined() || member.doorbell.is_some() {
+            return Err(Refused::protocol("RegisterDoorbell comes once, after Join"));
+        }
+        self.world
+            .check_doorbell(&doorbell)
+            .map_err(|e| Refused::protocol(format!("topic {name}: {e}")))?;
+        member.doorbell = Some(doorbell);
+        let (session, handle, role) = (member.session, member.handle, member.role);
+        self.announce(topic, id, role);
+        let version = self
+            .topics
+            .get(&topic)
+            .map_or(0, |topic| topic.version_of(role.other()));
+        self.answer(
+            session,
+            handle,
+            Event::DoorbellRegistered { version },
+            Vec::new(),
+        );
+        Ok(())
+    }
+
+    /// A member has found a peer parked and does not know its doorbell.
+    pub(crate) fn wake_peers(&mut self, topic: u64, id: u64) {
+        let role = self
+            .topics
+            .get(&topic)
+            .and_then(|topic| topic.members.get(&id))
+            .map(|member| member.role);
+        if let Some(role) = role {
+            self.ring_parked(topic, role.other());
+        }
+    }
+
+    /// A subscriber reads a ring no more.
+    pub(crate) fn released(&mut self, topic: u64, id: u64, ring: u64) -> Result<(), Refused> {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return Ok(());
+        };
+        let retain = entry.retain();
+        let Some(member) = entry.members.get_mut(&id) else {
+            return Ok(());
+        };
+        if member.role != Role::Subscriber {
+            return Err(Refused::protocol("only a subscriber releases rings"));
+        }
+        let told = member.view.told.remove(&ring);
+        member.view.pending.remove(&ring);
+        let session = member.session;
+        entry.rings.release(ring, id, retain);
+        if let Some(told) = told {
+            self.forget_process(session, told.process);
+        }
+        self.drop_if_empty(topic);
+        Ok(())
+    }
+
+    /// A member's descriptors are lost: it is told of all its peers again.
+    pub(crate) fn retell_member(&mut self, session: u64, handle: u32, topic: u64, id: u64) {
+        let returning = self.sessions.get(&session).is_some_and(|s| s.returning);
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return;
+        };
+        let (settings, registry) = (entry.settings, entry.registry_fd.clone());
+        let Some(member) = entry.members.get_mut(&id) else {
+            return;
+        };
+        member.view.retell();
+        let (role, index, joined) = (member.role, member.index, member.has_joined());
+        assert!(
+            index < MAX_PUBLISHERS,
+            "an index has a line in every reader segment"
+        );
+        if !joined {
+            let opened = Event::Opened {
+                settings,
+                index,
+                id,
+            };
+            self.answer(session, handle, opened, vec![registry]);
+        } else if returning {
+            let version = entry.version_of(role.other());
+            let reclaimed = Event::Reclaimed { version, topic };
+            self.answer(session, handle, reclaimed, vec![registry]);
+        }
+        // The version moves: a member that asks because it could not tell two registries apart then can.
+        let watched = role.other();
+        if let Some(entry) = self.topics.get_mut(&topic) {
+            let version = entry.advance(watched);
+            let concerned = entry.concerned(watched);
+            for id in &concerned {
+                if let Some(member) = entry.members.get_mut(id) {
+                    member.view.behind = true;
+                }
+            }
+            self.queue(topic, &concerned);
+            self.publish_version(topic, watched, version);
+        }
+        self.queue(topic, &[id]);
+    }
+}

@@ -1,0 +1,555 @@
+//! A process comes back from an earlier broker: it presents its handles, and the peers that these know.
+//!
+//! Nothing that a process says about another user's member makes that member more than awaited. What a ring is comes
+//! from its owner; an owner is known by its secret. A claim that contradicts what is known fences the claimant.
+
+use bus_core::control::{Event, KnownPeer, MAX_PRESENTED, Refusal, Role};
+use bus_core::memory::segment::Kind;
+use bus_core::memory::{reader_bytes, ring_bytes};
+use bus_core::schema::Schema;
+use bus_core::{TopicName, TopicSettings};
+
+use super::admission::{grant_amounts, topic_amounts};
+use super::member::{Asked, Member, Told, View};
+use super::recovery::{AbsentProcess, PATIENCE};
+use super::refused::Refused;
+use super::session::Handle;
+use super::state::Engine;
+use super::topic::Absent;
+use super::world::World;
+use crate::limits::{MAX_PRESENTED_PROCESSES, MAX_PUBLISHERS, MAX_TOPICS};
+
+/// What a handle presents itself with.
+pub(crate) struct Reclaim<F> {
+    pub(crate) role: Role,
+    pub(crate) topic: String,
+    pub(crate) schema: Schema,
+    pub(crate) settings: TopicSettings,
+    pub(crate) id: u64,
+    pub(crate) index: u16,
+    pub(crate) watch: Option<u64>,
+    pub(crate) closed: bool,
+    pub(crate) segment: F,
+    pub(crate) doorbell: Option<F>,
+}
+
+impl<W: World> Engine<W> {
+    /// A process that the presenter knows.
+    pub(crate) fn present_process(
+        &mut self,
+        session: u64,
+        process: u64,
+        pidfd: W::Fd,
+    ) -> Result<(), Refused> {
+        if !self.sessions.contains_key(&session) || self.processes.contains_key(&process) {
+            return Ok(());
+        }
+        if self.recovery.processes.len() >= MAX_PRESENTED_PROCESSES {
+            let why = format!(
+                "the broker waits for {MAX_PRESENTED_PROCESSES} processes, which is the limit"
+            );
+            return Err(Refused::new(Refusal::Limit, why));
+        }
+        let alive = self.world.is_alive(&pidfd);
+        let entry = self
+            .recovery
+            .processes
+            .entry(process)
+            .or_insert_with(AbsentProcess::new);
+        if alive && entry.add(pidfd.clone()) && entry.pidfds.len() == 1 {
+            self.world.watch_process(process, &pidfd);
+        }
+        Ok(())
+    }
+
+    /// Peers of a handle that is about to reclaim.
+    pub(crate) fn present_peers(
+        &mut self,
+        session: u64,
+        handle: u32,
+        peers: Vec<KnownPeer>,
+    ) -> Result<(), Refused> {
+        let Some(entry) = self.sessions.get_mut(&session) else {
+            return Ok(());
+        };
+        let presented = entry.presented.entry(handle).or_default();
+        if peers.len() > MAX_PRESENTED || presented.len() + peers.len() > 64 * MAX_PRESENTED {
+            return Err(Refused::protocol("it presents too many peers"));
+        }
+        presented.extend(peers);
+        Ok(())
+    }
+
+    /// A handle goes on at this broker.
+    pub(crate) fn reclaim(
+        &mut self,
+        session: u64,
+        handle: u32,
+        claim: Reclaim<W::Fd>,
+    ) -> Result<(), Refused> {
+        let peers = self
+            .sessions
+            .get_mut(&session)
+            .and_then(|entry| entry.presented.remove(&handle))
+            .unwrap_or_default();
+        let name = TopicName::new(claim.topic.as_str())
+            .map_err(|e| Refused::new(Refusal::BadName, format!("topic: {e}")))?;
+        let grant = self.allow(session, claim.role, &name)?;
+        self.check_claim(&name, &claim)?;
+        let Some(owner) = self.owner_of(session) else {
+            return Ok(());
+        };
+        let topic = self.topic_for(session, &name, &claim)?;
+        let checked = self
+            .check_not_fenced(session, topic, &name, &claim, &peers)
+            .and_then(|()| self.take_back_index(topic, &name, &claim));
+        if let Err(refused) = checked {
+            self.drop_if_empty(topic);
+            return Err(refused);
+        }
+        let amounts = grant_amounts(claim.role, &claim.settings);
+        // It has been here: what its user may take is for newcomers.
+        let charge = self.charge_anyway(session, amounts)?;
+        charge.account().name(owner.pid, owner.client.as_str());
+        let mut view = self.adopt_peers(session, topic, &claim, &peers);
+        if claim.role == Role::Publisher {
+            let until = self.now + PATIENCE;
+            view.hold = Some(until);
+            self.recovery.held.push((topic, claim.id, until));
+        }
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return Ok(());
+        };
+        if let Some(absent) = entry.absent.remove(&claim.id)
+            && let Some(process) = self.recovery.processes.get_mut(&absent.process)
+        {
+            process.members.remove(&(topic, claim.id));
+        }
+        entry.decided |= claim.role == Role::Publisher;
+        let (role, id, index) = (claim.role, claim.id, claim.index);
+        tracing::info!(topic = %name, id, %role, client = %owner.client, pid = owner.pid, "reclaimed");
+        let member = Member {
+            session,
+            handle,
+            role,
+            owner,
+            index: if role == Role::Publisher { index } else { 0 },
+            segment: Some(claim.segment),
+            doorbell: claim.doorbell,
+            watch: claim.watch,
+            asked: Asked::default(),
+            grant,
+            charge,
+            reclaimed: true,
+            view,
+        };
+        entry.members.insert(id, member);
+        // Both sides of every pair that is there know each other, or are told now.
+        match role {
+            Role::Publisher => {
+                let subscribers: Vec<_> = entry.of(Role::Subscriber).map(|(id, _)| id).collect();
+                for subscriber in subscribers {
+                    entry.rings.add_reader(id, subscriber);
+                }
+            }
+            Role::Subscriber => {
+                let publishers = entry.of(Role::Publisher).filter(|(_, m)| m.has_joined());
+                let publishers: Vec<_> = publishers.map(|(id, _)| id).collect();
+                for publisher in publishers {
+                    entry.rings.add_reader(publisher, id);
+                }
+            }
+        }
+        self.await_all_peers(topic, id, role);
+        let version = self
+            .topics
+            .get(&topic)
+            .map_or(0, |t| t.version_of(role.other()));
+        let registry = self.topics.get(&topic).map(|t| t.registry_fd.clone());
+        if let Some(entry) = self.sessions.get_mut(&session) {
+            entry.handles.insert(handle, Handle::Member { topic, id });
+        }
+        let reclaimed = Event::Reclaimed { version, topic };
+        self.answer(session, handle, reclaimed, registry.into_iter().collect());
+        self.announce(topic, id, role);
+        self.queue(topic, &[id]);
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Everything of the other side that a member may have to be told.
+    fn await_all_peers(&mut self, topic: u64, id: u64, role: Role) {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return;
+        };
+        let there: Vec<u64> = match role {
+            Role::Publisher => {
+                let joined = entry.of(Role::Subscriber).filter(|(_, m)| m.has_joined());
+                joined
+                    .map(|(id, _)| id)
+                    .chain(entry.places.keys().copied())
+                    .collect()
+            }
+            Role::Subscriber => entry.rings.of_reader(id),
+        };
+        if let Some(member) = entry.members.get_mut(&id) {
+            let told: Vec<_> = member.view.told.keys().copied().collect();
+            member.view.pending.extend(there.into_iter().chain(told));
+            member.view.behind = true;
+        }
+    }
+
+    fn check_claim(&self, name: &TopicName, claim: &Reclaim<W::Fd>) -> Result<(), Refused> {
+        claim
+            .schema
+            .check()
+            .map_err(|e| Refused::new(Refusal::Schema, format!("topic {name}: {e}")))?;
+        claim
+            .settings
+            .check()
+            .map_err(|e| Refused::new(Refusal::BadSetting, format!("topic {name}: {e}")))?;
+        if claim.role == Role::Publisher && claim.index >= MAX_PUBLISHERS {
+            return Err(Refused::protocol(format!(
+                "ring {} of topic {name}: the highest is {}",
+                claim.index,
+                MAX_PUBLISHERS - 1
+            )));
+        }
+        let (kind, bytes) = match claim.role {
+            Role::Publisher => (Kind::Ring, ring_bytes(&claim.settings)),
+            Role::Subscriber => (Kind::Reader, reader_bytes(&claim.settings)),
+        };
+        self.world
+            .check_segment(&claim.segment, kind, bytes)
+            .map_err(|e| Refused::new(Refusal::Segment, format!("topic {name}: {e}")))?;
+        if let Some(doorbell) = &claim.doorbell {
+            self.world
+                .check_doorbell(doorbell)
+                .map_err(|e| Refused::protocol(format!("topic {name}: {e}")))?;
+        }
+        if claim.id == 0
+            || self
+                .topics
+                .values()
+                .any(|t| t.members.contains_key(&claim.id))
+        {
+            let why = format!("handle {} of topic {name} is taken", claim.id);
+            return Err(Refused::new(Refusal::Unknown, why));
+        }
+        Ok(())
+    }
+
+    /// The topic that a handle goes on with; made as it was, if it is not there.
+    fn topic_for(
+        &mut self,
+        session: u64,
+        name: &TopicName,
+        claim: &Reclaim<W::Fd>,
+    ) -> Result<u64, Refused> {
+        if claim.closed {
+            return self.closed_topic(session, name, claim);
+        }
+        if let Some(&topic) = self.names.get(name) {
+            let entry = &self.topics[&topic];
+            if entry.schema == claim.schema && entry.settings == claim.settings {
+                if claim.watch.is_none() {
+                    self.idle.retain(|idle| *idle != topic);
+                }
+                return Ok(topic);
+            }
+            return Err(fenced(name));
+        }
+        if self.names.len() >= MAX_TOPICS {
+            let why = format!("the broker has {MAX_TOPICS} topics, which is the limit");
+            return Err(Refused::new(Refusal::Limit, why));
+        }
+        let charge = self.charge_anyway(session, topic_amounts())?;
+        let topic = self.new_topic(name, claim.schema.clone(), claim.settings, charge)?;
+        tracing::info!(topic = %name, "a topic is there again");
+        self.tell_watches(topic, true);
+        Ok(topic)
+    }
+
+    /// A topic without a name, for a subscriber that only reads what is there.
+    fn closed_topic(
+        &mut self,
+        session: u64,
+        name: &TopicName,
+        claim: &Reclaim<W::Fd>,
+    ) -> Result<u64, Refused> {
+        let taken = self.names.get(name).copied();
+        let charge = self.charge_anyway(session, topic_amounts())?;
+        let topic = self.new_topic(name, claim.schema.clone(), claim.settings, charge)?;
+        match taken {
+            Some(taken) => self.names.insert(name.clone(), taken),
+            None => self.names.remove(name),
+        };
+        if let Some(entry) = self.topics.get_mut(&topic) {
+            (entry.closed, entry.charge) = (true, None);
+        }
+        Ok(topic)
+    }
+
+    /// Refuses a member that has missed others that joined meanwhile. Of two members that have never met, the one that
+    /// missed the newer broker has.
+    fn check_not_fenced(
+        &mut self,
+        session: u64,
+        topic: u64,
+        name: &TopicName,
+        claim: &Reclaim<W::Fd>,
+        peers: &[KnownPeer],
+    ) -> Result<(), Refused> {
+        let Some(entry) = self.topics.get(&topic) else {
+            return Ok(());
+        };
+        let owner = self.owner_of(session).map(|owner| owner.process);
+        if let Some(absent) = entry.absent.get(&claim.id)
+            && (absent.fenced || absent.role != claim.role || Some(absent.process) != owner)
+        {
+            return Err(fenced(name));
+        }
+        let own = self.sessions.get(&session).map_or(0, |s| s.generation);
+        let mut missed = Vec::new();
+        for (other, member) in entry.of(claim.role.other()).filter(|(_, m)| m.has_joined()) {
+            let met = member.view.told.contains_key(&claim.id)
+                || peers.iter().any(|peer| peer.id == other);
+            if met {
+                continue;
+            }
+            let theirs = self.sessions.get(&member.session);
+            let theirs = match theirs.map(|s| (s.generation, s.returning)) {
+                // What a process has at this broker is newer than what any earlier one had.
+                Some((generation, _)) if self.came_back(topic, other) => generation,
+                _ => u64::MAX,
+            };
+            if theirs >= own {
+                return Err(fenced(name));
+            }
+            missed.push((member.session, member.handle));
+        }
+        for (session, handle) in missed {
+            self.refuse(session, handle, &fenced(name));
+        }
+        Ok(())
+    }
+
+    /// Whether a member was reclaimed, and not opened here.
+    fn came_back(&self, topic: u64, id: u64) -> bool {
+        let member = self.topics.get(&topic).and_then(|t| t.members.get(&id));
+        member.is_some_and(|member| member.reclaimed)
+    }
+
+    /// Gives a publisher that comes back the index that it had.
+    fn take_back_index(
+        &mut self,
+        topic: u64,
+        name: &TopicName,
+        claim: &Reclaim<W::Fd>,
+    ) -> Result<(), Refused> {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return Ok(());
+        };
+        if claim.role == Role::Publisher && !entry.rings.take(claim.index, claim.id) {
+            return Err(fenced(name));
+        }
+        Ok(())
+    }
+
+    /// What a handle knows already, and the members that are absent because of that.
+    fn adopt_peers(
+        &mut self,
+        session: u64,
+        topic: u64,
+        claim: &Reclaim<W::Fd>,
+        peers: &[KnownPeer],
+    ) -> View {
+        let mut view = View::default();
+        for peer in peers {
+            let told = Told {
+                process: peer.process,
+                sent: true,
+                doorbell: peer.doorbell,
+                left: peer.left,
+            };
+            if view.told.insert(peer.id, told).is_none() {
+                self.session_knows(session, peer.process);
+            }
+            let Some(entry) = self.topics.get_mut(&topic) else {
+                continue;
+            };
+            if claim.role == Role::Subscriber {
+                if peer.index >= MAX_PUBLISHERS || !entry.rings.hold(peer.index, peer.id, claim.id)
+                {
+                    // Another ring has that index: this one is told to have been dropped.
+                    continue;
+                }
+            }
+            let there = entry.members.contains_key(&peer.id);
+            if !there && !peer.left {
+                self.await_peer(topic, claim.role.other(), peer);
+            }
+        }
+        view
+    }
+
+    /// A session knows a peer of this process from an earlier broker.
+    fn session_knows(&mut self, session: u64, process: u64) {
+        let owner = self
+            .processes
+            .get(&process)
+            .and_then(|number| self.owner_of(*number));
+        let Some(entry) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        entry.known(process, owner);
+    }
+
+    /// A member that is known to another, and is not there: it is awaited as long as its process lives and has not come
+    /// back without it.
+    fn await_peer(&mut self, topic: u64, role: Role, peer: &KnownPeer) {
+        let returning = self
+            .processes
+            .get(&peer.process)
+            .and_then(|number| self.sessions.get(number))
+            .map(|session| session.returning);
+        let process = self.recovery.processes.get_mut(&peer.process);
+        let expected = match (returning, &process) {
+            (Some(returning), _) => returning,
+            (None, Some(process)) => !process.pidfds.is_empty(),
+            (None, None) => false,
+        };
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return;
+        };
+        if !expected {
+            return;
+        }
+        entry.absent.entry(peer.id).or_insert(Absent {
+            role,
+            process: peer.process,
+            fenced: false,
+        });
+        if role == Role::Publisher {
+            entry.rings.take(peer.index, peer.id);
+        }
+        self.recovery
+            .processes
+            .entry(peer.process)
+            .or_insert_with(AbsentProcess::new)
+            .members
+            .insert((topic, peer.id));
+    }
+
+    /// A process has presented everything that it had, and listens to its new registries.
+    pub(crate) fn reclaim_complete(&mut self, session: u64) -> Result<(), Refused> {
+        let Some(entry) = self.sessions.get_mut(&session) else {
+            return Ok(());
+        };
+        if !std::mem::replace(&mut entry.returning, false) {
+            return Err(Refused::protocol(
+                "ReclaimComplete comes once, from a process that reclaims",
+            ));
+        }
+        entry.presented.clear();
+        let process = entry.owner.as_ref().map(|owner| owner.process);
+        self.recovery.returning.remove(&session);
+        self.changed = true;
+        if let Some(process) = process {
+            self.process_is_here(process);
+        }
+        self.drop_empty_topics();
+        Ok(())
+    }
+
+    /// A process is here with all that it has: what others know of it besides is gone.
+    pub(crate) fn process_is_here(&mut self, process: u64) {
+        let Some(absent) = self.recovery.processes.remove(&process) else {
+            return;
+        };
+        if let Some(pidfd) = absent.pidfds.first() {
+            self.world.unwatch_process(process, pidfd);
+        }
+        for (topic, id) in absent.members {
+            self.absent_left(topic, id);
+        }
+    }
+
+    /// One of the pidfds of an absent process says that it is dead.
+    pub(crate) fn absent_process_died(&mut self, process: u64) {
+        let Some(absent) = self.recovery.processes.get_mut(&process) else {
+            return;
+        };
+        if let Some(pidfd) = absent.pidfds.first() {
+            self.world.unwatch_process(process, pidfd);
+        }
+        absent.pidfds.retain(|pidfd| self.world.is_alive(pidfd));
+        match absent.pidfds.first().cloned() {
+            // Its presenters do not agree: it is awaited.
+            Some(pidfd) => drop(self.world.watch_process(process, &pidfd)),
+            None => self.process_is_here(process),
+        }
+    }
+
+    /// The connection of a process ended before it had presented everything: its members are absent again.
+    pub(crate) fn revert(&mut self, session: u64) {
+        let Some(entry) = self.sessions.get(&session) else {
+            return;
+        };
+        let (Some(owner), pidfd) = (entry.owner.clone(), entry.pidfd.clone()) else {
+            return;
+        };
+        let handles: Vec<_> = entry.handles.iter().map(|(h, k)| (*h, *k)).collect();
+        let process = self
+            .recovery
+            .processes
+            .entry(owner.process)
+            .or_insert_with(AbsentProcess::new);
+        if process.add(pidfd.clone()) && process.pidfds.len() == 1 {
+            self.world.watch_process(owner.process, &pidfd);
+        }
+        let mut reverted = Vec::new();
+        for (handle, known) in handles {
+            let Handle::Member { topic, id } = known else {
+                continue;
+            };
+            process.members.insert((topic, id));
+            if let Some(entry) = self.topics.get_mut(&topic)
+                && let Some(member) = entry.members.remove(&id)
+            {
+                entry.absent.insert(
+                    id,
+                    Absent {
+                        role: member.role,
+                        process: owner.process,
+                        fenced: false,
+                    },
+                );
+            }
+            reverted.push(handle);
+        }
+        if let Some(entry) = self.sessions.get_mut(&session) {
+            for handle in reverted {
+                entry.handles.remove(&handle);
+            }
+        }
+    }
+
+    /// Topics that came back for members that are gone.
+    fn drop_empty_topics(&mut self) {
+        if self.recovery.grace(self.now).is_some() {
+            return;
+        }
+        let all: Vec<_> = self.topics.keys().copied().collect();
+        for topic in all {
+            self.drop_if_empty(topic);
+        }
+    }
+}
+
+fn fenced(name: &TopicName) -> Refused {
+    let why = format!(
+        "topic {name} has gone on without this handle: members joined that it does not know; open a new one"
+    );
+    Refused::new(Refusal::Fenced, why)
+}

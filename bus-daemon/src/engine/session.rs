@@ -1,0 +1,187 @@
+//! A session: one process's connection, its handles, and what waits to be sent to it.
+//!
+//! Promises: what waits is bounded. Answers are bounded by requests, because a session with many unsent answers
+//! is not read; differences are computed when the socket takes them. Descriptors in flight are bounded by
+//! [`SESSION_CREDIT`] for each session, whoever stops reading.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+
+use bus_core::ClientName;
+use bus_core::control::{Credentials, Event, KnownPeer};
+
+use super::member::Owner;
+use super::world::World;
+use crate::accounts::Charge;
+use crate::policy::Subject;
+
+/// Descriptors that a session has not acknowledged, at most. A message that finds none in flight always goes.
+pub(crate) const SESSION_CREDIT: u32 = 8;
+/// The same for all sessions of a user together.
+pub(crate) const USER_CREDIT: u32 = 64;
+/// Unsent answers at which a session is not read any more.
+const MAX_ANSWERS: usize = 64;
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Session<W: World> {
+    pub(crate) peer: Credentials,
+    pub(crate) pidfd: W::Fd,
+    /// Its user and groups.
+    pub(crate) who: Rc<Subject>,
+    pub(crate) charge: Charge,
+    /// The process, once it has introduced itself.
+    pub(crate) owner: Option<Rc<Owner<W>>>,
+    /// Handles, by their numbers.
+    pub(crate) handles: BTreeMap<u32, Handle>,
+    /// Processes that it was told of, and how many peers of each its handles know. Without an owner those that it
+    /// knows from an earlier broker.
+    pub(crate) told: BTreeMap<u64, (Option<Rc<Owner<W>>>, u32)>,
+    /// It presents what it had at an earlier broker, and is not done.
+    pub(crate) returning: bool,
+    /// The newest generation that it knew when it came.
+    pub(crate) generation: u64,
+    /// Peers presented for handles that are still to be reclaimed.
+    pub(crate) presented: HashMap<u32, Vec<KnownPeer>>,
+    pub(crate) outbox: Outbox<W>,
+    /// It has ended, and its handles are leaving.
+    pub(crate) over: bool,
+}
+
+/// What a handle number stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handle {
+    /// A member: its topic and its own number.
+    Member { topic: u64, id: u64 },
+    /// A watch.
+    Watch(u64),
+    /// It asked for something that waits for absent members.
+    Deferred,
+}
+
+/// What waits to be sent.
+#[derive(Debug)]
+pub(crate) struct Outbox<W: World> {
+    /// In order, ahead of all differences.
+    pub(crate) answers: VecDeque<Answer<W>>,
+    /// Handles that have a difference to be told.
+    pub(crate) dirty: VecDeque<u32>,
+    /// Descriptors that were sent and not acknowledged.
+    pub(crate) in_flight: u32,
+    /// What it waits for, if it does.
+    pub(crate) blocked: Option<Blocked>,
+    /// It is not read for now.
+    pub(crate) deaf: bool,
+}
+
+/// What a session waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blocked {
+    /// Its socket is full.
+    Room,
+    /// The kernel lacks something for a while.
+    Time,
+    /// Its descriptors in flight are at the limit.
+    Credit,
+}
+
+/// A message that is not a difference.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer<W: World> {
+    pub(crate) handle: u32,
+    pub(crate) event: Event,
+    pub(crate) descriptors: Vec<W::Fd>,
+}
+
+impl<W: World> Default for Outbox<W> {
+    fn default() -> Self {
+        Self {
+            answers: VecDeque::new(),
+            dirty: VecDeque::new(),
+            in_flight: 0,
+            blocked: None,
+            deaf: false,
+        }
+    }
+}
+
+impl<W: World> Session<W> {
+    pub(crate) fn new(peer: Credentials, pidfd: W::Fd, who: Rc<Subject>, charge: Charge) -> Self {
+        Self {
+            peer,
+            pidfd,
+            who,
+            charge,
+            owner: None,
+            handles: BTreeMap::new(),
+            told: BTreeMap::new(),
+            returning: false,
+            generation: 0,
+            presented: HashMap::new(),
+            outbox: Outbox::default(),
+            over: false,
+        }
+    }
+
+    /// The name under which it connected, for the log.
+    pub(crate) fn client(&self) -> &str {
+        self.owner
+            .as_ref()
+            .map_or("", |o| ClientName::as_str(&o.client))
+    }
+
+    /// Whether so many descriptors may be sent now.
+    pub(crate) fn has_credit(&self, descriptors: u32) -> bool {
+        let account = self.charge.account();
+        descriptors == 0
+            || self.outbox.in_flight == 0
+            || (self.outbox.in_flight + descriptors <= SESSION_CREDIT
+                && account.in_flight() + descriptors <= USER_CREDIT)
+    }
+
+    /// Descriptors were sent.
+    pub(crate) fn sent(&mut self, descriptors: u32) {
+        self.outbox.in_flight += descriptors;
+        self.charge.account().add_in_flight(descriptors);
+    }
+
+    /// The client has taken descriptors out of its socket. False if it claims more than were sent.
+    pub(crate) fn acknowledged(&mut self, descriptors: u32) -> bool {
+        let Some(left) = self.outbox.in_flight.checked_sub(descriptors) else {
+            return false;
+        };
+        self.outbox.in_flight = left;
+        self.charge.account().remove_in_flight(descriptors);
+        if self.outbox.blocked == Some(Blocked::Credit) {
+            self.outbox.blocked = None;
+        }
+        true
+    }
+
+    /// Whether to stop reading it, because it does not take its answers.
+    pub(crate) fn is_stuffed(&self) -> bool {
+        self.outbox.answers.len() >= MAX_ANSWERS
+    }
+
+    /// A handle knows a peer of this process from an earlier broker.
+    pub(crate) fn known(&mut self, process: u64, owner: Option<Rc<Owner<W>>>) {
+        let (known, peers) = self.told.entry(process).or_insert((None, 0));
+        *known = known.take().or(owner);
+        *peers += 1;
+    }
+
+    /// A peer of this process is known to one handle less; whether that was the last.
+    pub(crate) fn forget_peer(&mut self, process: u64) -> bool {
+        let Some((_, peers)) = self.told.get_mut(&process) else {
+            debug_assert!(false, "a peer is told after its process");
+            return false;
+        };
+        debug_assert!(*peers > 0, "a peer is forgotten once");
+        *peers = peers.saturating_sub(1);
+        let last = *peers == 0;
+        if last {
+            self.told.remove(&process);
+        }
+        last
+    }
+}
