@@ -5,8 +5,6 @@
 //! message. What is held is compared with the list when it comes, and again before it goes. A refusal, and a message
 //! that lies nowhere, is believed only where a naive map of the arena finds no room either.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod model;
 mod reader;
 mod room;
@@ -17,7 +15,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use world::World;
+use self::world::World;
+use crate::common;
 
 /// One step. Indices pick among what is there; a step that finds nothing to pick does nothing.
 #[derive(Clone, Debug)]

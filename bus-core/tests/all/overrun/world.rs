@@ -4,9 +4,9 @@ use bus_core::receive::{Held, Message};
 use bus_core::{Error, TopicSettings};
 use proptest::sample::Index;
 
+use super::model::{Content, Model, Next};
+use super::reader::Reader;
 use crate::common::{Event, Topic, payload};
-use crate::model::{Content, Model, Next};
-use crate::reader::Reader;
 
 pub struct World {
     topic: Topic,

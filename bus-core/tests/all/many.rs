@@ -1,7 +1,5 @@
 //! As many publishers as a topic takes, and one subscriber: nobody starves, and everybody can wake it.
 
-mod common;
-
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +10,7 @@ use bus_core::memory::registry::Registry;
 use bus_core::publish::Publisher;
 use bus_core::receive::{Start, Subscriber};
 
-use common::{READER_WAITING, Words};
+use crate::common::{self, READER_WAITING, Words};
 
 /// Messages in a row that a ring may have while others wait.
 const TURN: u64 = 32;

@@ -3,8 +3,6 @@
 //! Whether this machine has huge pages to give is its owner's choice, so the tests ask what it has and hold the report
 //! to that. A child is this test program again, with one ignored test to run.
 
-mod common;
-
 use std::fs;
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -17,7 +15,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::fstat;
 use nix::unistd::{Uid, setresuid};
 
-use common::mapping;
+use crate::common::{full_name, mapping};
 
 const HUGE: u64 = 2 << 20;
 /// Bytes of a segment of three huge pages and some small ones.
@@ -185,7 +183,8 @@ fn node_0_is_where_it_says_and_a_node_that_is_not_there_is_an_error() {
 /// Runs an ignored test of this file in a process of its own; what it printed.
 fn child(test: &str) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--nocapture"])
+        .args(["--exact", &full_name(module_path!(), test)])
+        .args(["--ignored", "--nocapture"])
         .output()
         .unwrap();
     let shown = String::from_utf8_lossy(&output.stdout).into_owned()

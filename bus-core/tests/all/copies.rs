@@ -1,7 +1,5 @@
 //! Messages of a publisher that is not trusted are copied: it can neither change what is read, nor be held up by who holds it.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,7 +10,7 @@ use bus_core::memory::layout::PAGE;
 use bus_core::receive::{Received, Subscriber};
 use bus_core::{Delivery, Error, TopicSettings};
 
-use common::{Event, Pen, Topic, overrun_settings, payload, settings};
+use crate::common::{Event, Pen, Topic, overrun_settings, payload, settings};
 
 /// How long a publisher rewrites, and how long at most until it has hit.
 const SHORT: Duration = Duration::from_millis(300);

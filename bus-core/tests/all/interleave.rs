@@ -3,8 +3,6 @@
 //!
 //! Memory is sequentially consistent here: this is about the steps of the protocol and their order, not about fences.
 
-mod cells;
-
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -17,7 +15,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use cells::{Cells, Reader, Ring};
+use crate::cells::{self, Cells, Reader, Ring};
 
 /// The first message: no slot's stamp of the lap before has the top bit.
 const START: u64 = 1 << 32;

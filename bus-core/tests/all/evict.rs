@@ -1,8 +1,6 @@
 //! Evicting topics: a publisher waits for each subscriber until that one has made no progress for as long as the topic says, then
 //! goes past it; it keeps what it holds, and nobody else loses anything.
 
-mod common;
-
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -13,7 +11,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use common::{Topic, overrun_settings, payload};
+use crate::common::{self, Topic, overrun_settings, payload};
 
 /// What the shortest patience counts of the time between two looks, and more.
 const GAP: Duration = Duration::from_micros(1);

@@ -1,8 +1,6 @@
 //! Hostile peers where publishers go past subscribers: whatever a subscriber writes into its cursors and pins, and a publisher into its floor,
 //! stamps and places, the others go on, and neither panic, hang, grow, nor touch what they should not.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +14,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use common::{FLOOR, Pen, Topic, cursor_offset, overrun_settings, payload, pin_offset};
+use crate::common::{FLOOR, Pen, Topic, cursor_offset, overrun_settings, payload, pin_offset};
 
 const DEPTH: u64 = 8;
 const HELD: u32 = 3;

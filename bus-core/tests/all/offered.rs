@@ -14,6 +14,8 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{ftruncate, pipe};
 
+use crate::common;
+
 const BYTES: u64 = 64 * 1024;
 
 const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK
@@ -87,11 +89,7 @@ fn what_is_as_it_should_be_is_accepted_and_stays_so() {
     // Nor by way of the mapping that its maker has.
     let (fd, mapping) = segment::create(Kind::Ring, BYTES).unwrap();
     let theirs = segment::open(&fd, Kind::Ring, BYTES).unwrap();
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let ours = maps
-        .lines()
-        .find(|line| line.contains("memfd:bus-ring") && line.contains(" rw-s "));
-    let base = usize::from_str_radix(ours.unwrap().split('-').next().unwrap(), 16).unwrap();
+    let (base, _) = common::mapping(&fd, "rw-s").unwrap();
     // SAFETY: the range is within a mapping of a test, whose content nobody looks at.
     let removed = unsafe { libc::madvise(base as *mut libc::c_void, 4096, libc::MADV_REMOVE) };
     assert_eq!(Errno::result(removed), Err(Errno::EPERM));

@@ -6,8 +6,8 @@ use bus_core::receive::Held;
 use bus_core::{Error, TopicSettings};
 use proptest::sample::Index;
 
+use super::reader::Reader;
 use crate::common::{Event, Topic, payload};
-use crate::reader::Reader;
 
 /// What the model says of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

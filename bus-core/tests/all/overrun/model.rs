@@ -6,9 +6,9 @@ use bus_core::memory::layout::{INLINE, NOWHERE, PAGE};
 use bus_core::memory::ring_bytes;
 use bus_core::{Delivery, Overrun, TopicSettings};
 
+use super::reader::Reader;
+use super::room::Map;
 use crate::common::{FLOOR, Topic, Words};
-use crate::reader::Reader;
-use crate::room::Map;
 
 /// What a message carries.
 #[derive(Clone)]

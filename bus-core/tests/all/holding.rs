@@ -1,14 +1,12 @@
 //! Holding as many messages as a topic allows: the next one is refused with words that say who holds what since when, nothing is lost,
 //! and whatever is dropped makes room for one more.
 
-mod common;
-
 use std::thread;
 
 use bus_core::receive::{Held, Message, Subscriber};
 use bus_core::{Delivery, Error, TopicSettings};
 
-use common::{Topic, overrun_settings, payload};
+use crate::common::{self, Topic, overrun_settings, payload};
 
 fn lossless(depth: u32, held: u32) -> TopicSettings {
     TopicSettings {

@@ -3,8 +3,6 @@
 //!
 //! Every payload is derived from its number, and the whole of it is looked at when it comes and again before it goes.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
@@ -17,7 +15,7 @@ use bus_core::publish::Publisher;
 use bus_core::receive::{Held, Message, Start, Subscriber};
 use bus_core::{Delivery, Error, TopicSettings};
 
-use common::{Event, Topic, overrun_settings};
+use crate::common::{Event, Topic, overrun_settings};
 
 /// How long each case runs.
 const TIME: Duration = Duration::from_millis(400);

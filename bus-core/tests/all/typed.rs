@@ -1,14 +1,12 @@
 //! Values of changing size, through slots and arena, in tiny rings: what is sent arrives, and what is refused
 //! leaves the ring as it was.
 
-mod common;
-
 use bus_core::Error;
 use bus_core::receive::{HeldValue, Received};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use common::{Topic, Words, cursor_offset};
+use crate::common::{self, Topic, Words, cursor_offset};
 
 type Value = (u32, String, Vec<u16>);
 

@@ -3,8 +3,6 @@
 //! Each sleep has a deadline far away, and a sleep that lasts until then fails the test: a watchdog, never what
 //! wakes anybody.
 
-mod common;
-
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +10,7 @@ use std::time::{Duration, Instant};
 use bus_core::publish::Publisher;
 use bus_core::receive::{Message, Subscriber};
 
-use common::{Event, READER_WAITING, RING_WAITING, Topic, Words, payload};
+use crate::common::{self, Event, READER_WAITING, RING_WAITING, Topic, Words, payload};
 
 const MESSAGES: u64 = 20_000;
 const WATCHDOG: Duration = Duration::from_secs(25);

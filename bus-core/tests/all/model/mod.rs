@@ -4,8 +4,6 @@
 //! After every step the model knows what each subscriber receives next, what its cursor says, and
 //! whether there is room.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod reader;
 mod world;
 
@@ -14,7 +12,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use world::World;
+use self::world::World;
+use crate::common;
 
 /// One step. Indices pick among what is there; a step that finds nothing to pick does nothing.
 #[derive(Clone, Debug)]

@@ -1,13 +1,11 @@
 //! Joining in the middle of traffic, where the publisher does not know the subscriber yet.
 
-mod common;
-
 use std::sync::Arc;
 
 use bus_core::control::Trust;
 use bus_core::receive::Start;
 
-use common::{Event, Topic, payload, settings};
+use crate::common::{Event, Topic, payload, settings};
 
 #[test]
 fn a_batch_leaves_alone_what_somebody_may_read_who_joins_during_it() {

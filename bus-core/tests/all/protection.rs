@@ -3,8 +3,6 @@
 //!
 //! A child is this test program again, with the ring as its standard input and one ignored test to run.
 
-mod common;
-
 use std::io::{pipe, stdin};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -22,7 +20,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::ftruncate;
 
-use common::{Topic, mapping};
+use crate::common::{self, Topic, full_name, mapping};
 
 fn settings() -> TopicSettings {
     common::settings(4, 64, 200, 1, 0)
@@ -32,7 +30,8 @@ fn settings() -> TopicSettings {
 fn child(test: &str, segment: BorrowedFd<'_>) -> Output {
     let segment: OwnedFd = segment.try_clone_to_owned().unwrap();
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--nocapture"])
+        .args(["--exact", &full_name(module_path!(), test)])
+        .args(["--ignored", "--nocapture"])
         .stdin(Stdio::from(segment))
         .output()
         .unwrap()
@@ -159,10 +158,9 @@ fn a_message_of_a_killed_publisher_stays_readable_and_half_a_message_is_not_seen
     let mut publisher = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "publish_one_and_a_half",
-            "--ignored",
-            "--nocapture",
+            &full_name(module_path!(), "publish_one_and_a_half"),
         ])
+        .args(["--ignored", "--nocapture"])
         .stdin(Stdio::from(
             topic.registry.fd().try_clone_to_owned().unwrap(),
         ))

@@ -1,8 +1,6 @@
 //! A hostile peer writes whatever it likes into the memory that it owns: the others see an error or
 //! nothing, and neither panic nor read outside the ring.
 
-mod common;
-
 use std::sync::Arc;
 
 use bus_core::control::Trust;
@@ -16,7 +14,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use common::{Pen, Topic, cursor_offset, payload};
+use crate::common::{self, Pen, Topic, cursor_offset, payload};
 
 fn settings() -> TopicSettings {
     common::settings(4, 64, 200, 1, 0)

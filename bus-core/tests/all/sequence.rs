@@ -3,8 +3,6 @@
 //! The numbers start near 0, 2^32 and 2^64; every slot first holds the stamp of the lap before. The last test shows
 //! the promise about sleepers: each sleep costs its waker one call, also when nobody wakes up from it.
 
-mod cells;
-
 use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -17,7 +15,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use cells::{Cells, Reader, Ring};
+use crate::cells::{self, Cells, Reader, Ring};
 
 /// Bytes of the arena.
 const ARENA: u64 = 1024;

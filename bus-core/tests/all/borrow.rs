@@ -1,8 +1,6 @@
 //! What a caller still borrows stays, whatever else it does with its subscriber.
 
-mod common;
-
-use common::Topic;
+use crate::common::{self, Topic};
 
 #[test]
 fn a_ring_stays_while_a_batch_of_it_is_open() {
