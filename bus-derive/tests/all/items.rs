@@ -1,10 +1,5 @@
 //! The kinds of items that can be messages: all of them make the trip through rkyv.
 
-mod bus {
-    pub use bus_core::schema;
-    pub use rkyv;
-}
-
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -13,7 +8,7 @@ use std::num::{NonZeroU8, NonZeroU64};
 use std::ops::Range;
 use std::time::Duration;
 
-use bus::schema::{Describe, Schema};
+use crate::bus::schema::{Describe, Schema};
 use bus_derive::message;
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
@@ -305,7 +300,7 @@ fn every_type_that_a_field_may_have() {
 
 #[test]
 fn attributes_of_rkyv_stay() {
-    use bus::rkyv::with::{AsBox, Skip};
+    use crate::bus::rkyv::with::{AsBox, Skip};
 
     #[message(crate = crate::bus)]
     #[rkyv(archived = Received, derive(Debug, PartialEq))]

@@ -1,13 +1,8 @@
 //! What the schema of a message says, against the bytes that rkyv writes.
 
-mod bus {
-    pub use bus_core::schema;
-    pub use rkyv;
-}
-
 use std::collections::{BTreeMap, HashMap};
 
-use bus::schema::{FORMAT, Schema};
+use crate::bus::schema::{FORMAT, Schema};
 use bus_derive::message;
 use rkyv::rancor::Error;
 
@@ -46,7 +41,8 @@ struct Order {
 
 /// `path kind offset size`, one line for each field.
 fn lines(schema: &Schema) -> Vec<String> {
-    let line = |f: &bus::schema::Field| format!("{} {} {} {}", f.path, f.kind, f.offset, f.size);
+    let line =
+        |f: &crate::bus::schema::Field| format!("{} {} {} {}", f.path, f.kind, f.offset, f.size);
     schema.fields.iter().map(line).collect()
 }
 
