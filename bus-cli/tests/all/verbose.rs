@@ -1,10 +1,8 @@
 //! `-v`: who is on the other side is told on standard error, once when it comes and once when it goes.
 
-mod common;
-
 use std::io::Write;
 
-use common::{Place, collect, heard, until};
+use crate::common::{self, Place, collect, heard, until};
 
 #[test]
 fn both_sides_are_told_of_each_other_and_nothing_else_changes() {

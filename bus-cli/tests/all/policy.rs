@@ -1,11 +1,9 @@
 //! `bus policy`, through the real binary.
 
-mod common;
-
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use common::{Ended, Place, Running};
+use crate::common::{Ended, Place, Running};
 
 const POLICY: &str = r#"[[allow]]
 topics = ["market/**"]

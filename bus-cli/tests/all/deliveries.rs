@@ -1,10 +1,8 @@
 //! What a topic does about who comes late or does not keep up, from the shell.
 
-mod common;
-
 use std::io::Write;
 
-use common::{Place, segments, until};
+use crate::common::{Place, segments, until};
 use nix::sys::signal::Signal;
 
 #[test]

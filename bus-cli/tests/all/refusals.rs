@@ -1,14 +1,12 @@
 //! What goes wrong: each a sentence and an exit code, or a clean end.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
+use crate::common::{Place, Running, segments, state, until};
 use bus_client::Bus;
-use common::{Place, Running, segments, state, until};
 use nix::sys::signal::Signal;
 
 #[test]

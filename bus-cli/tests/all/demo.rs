@@ -1,11 +1,9 @@
 //! `bus demo`: it ends by itself, with figures; and when a part dies or Ctrl-C comes, with nothing left behind.
 
-mod common;
-
 use std::fs;
 use std::process::Stdio;
 
-use common::{Place, Running, children, state, until};
+use crate::common::{Place, Running, children, state, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -1,7 +1,5 @@
 //! Real input through real processes: what goes in comes out, whoever starts first, whoever hosts the broker, whoever stops meanwhile.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -9,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use common::{Place, collect, segments, state, until};
+use crate::common::{self, Place, collect, segments, state, until};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 

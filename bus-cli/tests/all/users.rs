@@ -2,17 +2,15 @@
 //!
 //! Other users than root can only be had as root; elsewhere these tests say that they prove nothing.
 
-mod common;
-
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::common::{self, Place, Running, collect, heard, segments, until};
 use bus_daemon::policy::{Source, user_name as named};
 use bus_daemon::{Broker, BrokerThread};
-use common::{Place, Running, collect, heard, segments, until};
 use nix::sys::signal::Signal;
 
 const ALICE: u32 = 12345;
