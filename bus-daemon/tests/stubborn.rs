@@ -1,4 +1,6 @@
 //! Clients that do not read, do not stop, or are too many: they cost themselves.
+//!
+//! It is a program of its own, because it takes nearly all the descriptors that a process may have.
 
 mod common;
 

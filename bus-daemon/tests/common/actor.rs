@@ -34,7 +34,7 @@ use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use super::{LONG, deadline, open_request};
 
 /// The test that becomes the process.
-const ENTRY: &str = "an_actor";
+const ENTRY: &str = "common::actor::an_actor";
 
 /// Whether this process may become another user; says so loudly if not.
 pub fn can_act() -> bool {
@@ -134,8 +134,10 @@ impl Drop for Actor {
     }
 }
 
-/// What the process does. To be called by an ignored test of the name `an_actor`.
-pub fn act() {
+/// Not a test of its own: what the process does.
+#[test]
+#[ignore = "is started by other tests as a process of its own"]
+fn an_actor() {
     let Ok(socket) = std::env::var("ACTOR_SOCKET") else {
         return;
     };

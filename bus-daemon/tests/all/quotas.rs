@@ -2,26 +2,17 @@
 //!
 //! Other users than root can only be had as root; elsewhere these tests say that they prove nothing.
 
-mod common;
-
 use std::time::Instant;
 
+use crate::common::actor::{Actor, can_act};
+use crate::common::{self, Busd, Handle, Host, open_request};
 use bus_core::control::{Connection, Event, Refusal, Role};
 use bus_daemon::MAX_IDLE_TOPICS;
-use common::actor::{Actor, act, can_act};
-use common::{Busd, Handle, Host, open_request};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 
 const ALICE: u32 = 12345;
 const BOB: u32 = 65534;
-
-/// Not a test of its own: the process of another user that other tests start.
-#[test]
-#[ignore = "is started by other tests as a process of its own"]
-fn an_actor() {
-    act();
-}
 
 /// Both may do everything; these are their limits.
 fn host(limits: &str) -> Host {

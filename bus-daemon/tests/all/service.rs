@@ -1,7 +1,5 @@
 //! `busd` under a service manager that binds its socket, hears what it says, and keeps its descriptors over restarts. The manager is this test: small, and real.
 
-mod common;
-
 use std::collections::HashMap;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -9,10 +7,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::common::{self, Handle, next, small};
 use bus_core::Settings;
 use bus_core::control::{Connection, Event, Request, Role};
 use bus_core::schema::Schema;
-use common::{Handle, next, small};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{

@@ -1,7 +1,5 @@
 //! A broker is killed, another comes: who is taken back, who is not, who waits for whom, and what the others hear of it.
 
-mod common;
-
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -9,9 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::common::{self, Busd, Handle, next, open_request, refusal};
 use bus_core::control::{Connection, Event, Refusal, Request, Role};
 use bus_core::schema::Schema;
-use common::{Busd, Handle, next, open_request, refusal};
 
 /// How long newcomers wait for those who are away.
 const GRACE: Duration = Duration::from_secs(2);
@@ -95,7 +93,7 @@ impl Joined {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
-                "a_process_that_joins",
+                "resume::a_process_that_joins",
                 "--ignored",
                 "--nocapture",
             ])

@@ -1,16 +1,14 @@
 //! Watches are told of topics that match, as they come and go; a place is kept for them; nothing that they do or leave undone hurts others.
 
-mod common;
-
 use std::os::fd::AsFd;
 
+use crate::common::{self, Handle, Host, next, open_request, refusal};
 use bus_core::Settings;
 use bus_core::control::{Connection, Event, Refusal, Request, Role, Watched};
 use bus_core::memory::reader_bytes;
 use bus_core::memory::segment::{self, Kind};
 use bus_core::schema::Schema;
 use bus_daemon::MAX_IDLE_TOPICS;
-use common::{Handle, Host, next, open_request, refusal};
 
 fn watch_request(pattern: &str) -> Request {
     Request::Watch {

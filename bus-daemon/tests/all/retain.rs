@@ -1,14 +1,12 @@
 //! Rings of publishers that have ended, which a topic retains: who is told of them, which indices they take, when they go.
 
-mod common;
-
+use crate::common::{Handle, Host, next, refusal, small};
 use bus_core::Settings;
 use bus_core::control::{Event, Refusal, Request, Role};
 use bus_core::memory::ring_bytes;
 use bus_core::memory::segment::{self, Kind};
 use bus_core::schema::Schema;
 use bus_daemon::MAX_IDLE_TOPICS;
-use common::{Handle, Host, next, refusal, small};
 
 /// A request to open a topic that retains as many rings as this.
 fn retaining(role: Role, topic: &str, retain: u32) -> Request {

@@ -1,14 +1,12 @@
 //! Who joins and leaves is told to whom it concerns, in order, each with the version that it leads to.
 
-mod common;
-
 use std::os::fd::AsFd;
 use std::sync::mpsc;
 
+use crate::common::{self, Handle, Host, next, open_request, refusal};
 use bus_core::control::{Event, Refusal, Request, Role, Trust, pidfd_alive};
 use bus_core::memory::segment::{self, Kind};
 use bus_core::memory::{reader_bytes, ring_bytes};
-use common::{Handle, Host, next, open_request, refusal};
 use nix::sys::stat::fstat;
 
 #[test]

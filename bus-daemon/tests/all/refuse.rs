@@ -1,14 +1,12 @@
 //! What is asked for wrongly is refused with a sentence that names both sides, and harms nobody else.
 
-mod common;
-
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use crate::common::{self, Handle, Host, open_request, refusal, small};
 use bus_core::control::{Connection, MAX_PACKET, Message, Refusal, Request, Role};
 use bus_core::memory::segment::{self, Kind};
 use bus_core::schema::Schema;
 use bus_core::{Error, Settings};
-use common::{Handle, Host, open_request, refusal, small};
 use nix::sys::socket::{MsgFlags, send};
 
 fn ask(host: &Host, request: &Request) -> (Refusal, String) {

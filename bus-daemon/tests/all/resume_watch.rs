@@ -1,10 +1,8 @@
 //! A broker is killed, another comes: what watches hear of topics that were there before.
 
-mod common;
-
+use crate::common::{Busd, Handle, next};
 use bus_core::control::{Connection, Event, Request, Role};
 use bus_core::schema::Schema;
-use common::{Busd, Handle, next};
 
 fn watch(pattern: &str) -> Request {
     Request::Watch {

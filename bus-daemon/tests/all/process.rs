@@ -1,17 +1,15 @@
 //! `busd` and its clients as processes: signals, kills, and limits that are real.
 
-mod common;
-
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::common::{self, Busd, Handle, Host};
 use bus_core::control::{Connection, Event, Refusal, Request, Role};
 use bus_core::memory::layout::PAGE;
 use bus_core::memory::segment::{self, Kind};
-use common::{Busd, Handle, Host};
 use nix::sys::signal::Signal;
 
 /// Not a test of its own: the process that other tests start and kill. It joins, says so, and waits for ever.
@@ -53,7 +51,7 @@ fn start(path: &Path, role: &str, leak: bool) -> Joined {
     command
         .args([
             "--exact",
-            "a_process_that_joins",
+            "process::a_process_that_joins",
             "--ignored",
             "--nocapture",
         ])

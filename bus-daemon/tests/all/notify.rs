@@ -1,12 +1,10 @@
 //! Doorbells: who brings one is told of to whom it concerns, and is rung when they come, go, or ask for it.
 
-mod common;
-
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::common::{self, Handle, Host, next, refusal};
 use bus_core::backend::doorbell::{self, Doorbell};
 use bus_core::control::{Event, Refusal, Request};
-use common::{Handle, Host, next, refusal};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 fn notify(handle: &Handle, doorbell: &Doorbell) -> Event {
