@@ -1,15 +1,13 @@
 //! Who waits for its descriptor is woken by it. Nothing here wakes but the doorbell: a wait that lasts until its watchdog fails the test.
 
-mod common;
-
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use crate::common::hosted::Hosted;
+use crate::common::process::WATCHDOG;
+use crate::common::role::{Given, hear, play, say};
+use crate::common::roles::{HOST, clock};
 use bus_client::{Error, Publisher, Subscriber};
-use common::hosted::Hosted;
-use common::process::WATCHDOG;
-use common::role::{Given, hear, play, say};
-use common::roles::{HOST, clock};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv};

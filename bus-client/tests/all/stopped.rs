@@ -3,19 +3,17 @@
 //!
 //! Classes of bugs that this is to catch: slow is taken for dead; what came between two looks is thrown away with the broker.
 
-mod common;
-
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::content::Content;
+use crate::common::ledger::Ledger;
+use crate::common::process::WATCHDOG;
+use crate::common::role::{Given, hear, play, say};
+use crate::common::roles::{HOST, start_host};
+use crate::common::stage::{Stage, connect};
+use crate::common::stops::{go_on, stop_asleep};
 use bus_client::{BytesPublisher, BytesSubscriber, Error};
-use common::content::Content;
-use common::ledger::Ledger;
-use common::process::WATCHDOG;
-use common::role::{Given, hear, play, say};
-use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect};
-use common::stops::{go_on, stop_asleep};
 
 /// Slots of each ring.
 const DEPTH: u64 = 8;

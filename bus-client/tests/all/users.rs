@@ -2,19 +2,17 @@
 //!
 //! Other users than root can only be had as root; elsewhere these tests say that they prove nothing.
 
-mod common;
-
 use std::hint::black_box;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::{Given, play};
 use bus_client::{Bus, Error, TopicBuilder, Trust};
 use bus_daemon::policy::Source;
 use bus_daemon::{Broker, BrokerThread};
-use common::process::{Process, WATCHDOG};
-use common::role::{Given, play};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};

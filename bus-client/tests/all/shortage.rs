@@ -1,8 +1,6 @@
 //! Field note 19, memory that is not there; and 17, descriptors that are not there: an error where a handle is opened, which says what is short, leaves
 //! nothing behind, and is over when the shortage is.
 
-mod common;
-
 use std::any::Any;
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -11,10 +9,10 @@ use std::time::Duration;
 use bus_client::{Bus, Error, Selector};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use common::process::{Process, WATCHDOG};
-use common::role::{Given, hear, play, say, wait_for};
-use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect};
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::{Given, hear, play, say, wait_for};
+use crate::common::roles::{HOST, start_host};
+use crate::common::stage::{Stage, connect};
 
 const SOON: Option<Duration> = Some(WATCHDOG);
 

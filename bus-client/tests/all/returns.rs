@@ -2,21 +2,19 @@
 //!
 //! Classes of bugs that this is to catch: 17, a restart that drops a client; 23, messages lost to who has just joined.
 
-mod common;
-
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::{Given, hear, play, say};
+use crate::common::roles::{HOST, start_host};
+use crate::common::stage::{Stage, connect};
 use bus_client::{Error, PatternSubscriber, Publisher, Selector};
 use bus_core::control::{Connection, Event, Request, Role};
 use bus_core::memory::registry::Registry;
-use common::process::{Process, WATCHDOG};
-use common::role::{Given, hear, play, say};
-use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{

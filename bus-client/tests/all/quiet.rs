@@ -1,16 +1,14 @@
 //! Who sleeps is woken by what it sleeps for. A handle that waits looks around every 100 ms by itself; here that look must not be
 //! what delivers, so nobody spins, and a wake-up must come long before.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::{Given, hear, play, say};
+use crate::common::roles::{HOST, clock, start_host};
 use bus_client::{Bus, Error};
-use common::process::{Process, WATCHDOG};
-use common::role::{Given, hear, play, say};
-use common::roles::{HOST, clock, start_host};
 
 /// Round trips of the ping-pong.
 const TRIPS: u64 = 2_000;

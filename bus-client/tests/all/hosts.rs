@@ -1,13 +1,11 @@
 //! Embedded brokers that go while others join and publish: with no `busd`, whoever comes first hosts, and leaves when it is done; then another
 //! hosts. Nobody loses anything, and who is there meets who comes, whoever hosts.
 
-mod common;
-
-use common::content::Content;
-use common::ledger::Ledger;
-use common::process::{Process, WATCHDOG};
-use common::role::{Given, play, say};
-use common::stage::Stage;
+use crate::common::content::Content;
+use crate::common::ledger::Ledger;
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::{Given, play, say};
+use crate::common::stage::Stage;
 
 /// Processes that come at once, each with a publisher.
 const VISITORS: u64 = 24;

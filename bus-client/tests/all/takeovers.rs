@@ -3,17 +3,15 @@
 //! Classes of bugs that this is to catch: 3, a dead consumer that stops every producer; 8, a member that is gone and gates for ever; 17, a broker
 //! whose end drops every client; 23, messages lost to who has just joined.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::common::content::Content;
+use crate::common::ledger::Ledger;
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::{Given, lines, play, say};
+use crate::common::stage::Stage;
 use bus_client::Error;
-use common::content::Content;
-use common::ledger::Ledger;
-use common::process::{Process, WATCHDOG};
-use common::role::{Given, lines, play, say};
-use common::stage::Stage;
 
 /// Processes at a time.
 const PEERS: usize = 4;

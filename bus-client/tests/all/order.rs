@@ -2,14 +2,12 @@
 //!
 //! `BUS_TEST_MESSAGES` sets how many messages each case publishes; `scripts/ten-million.sh` runs ten million each.
 
-mod common;
-
 use std::env;
 
-use common::content::Content;
-use common::process::Process;
-use common::role::play;
-use common::roles::{HOST, SENDER, TAKER, start_host};
+use crate::common::content::Content;
+use crate::common::process::Process;
+use crate::common::role::play;
+use crate::common::roles::{HOST, SENDER, TAKER, start_host};
 
 #[test]
 #[ignore = "what the other tests start as processes of their own"]

@@ -3,8 +3,6 @@
 //!
 //! Each test is a role in a process of its own, which forks.
 
-mod common;
-
 use std::fmt::Display;
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -18,11 +16,11 @@ use bus_client::{Error, Selector};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use common::fork::forked;
-use common::process::{Process, WATCHDOG};
-use common::role::{Given, hear, play, say, wait_for};
-use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect};
+use crate::common::fork::forked;
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::{Given, hear, play, say, wait_for};
+use crate::common::roles::{HOST, start_host};
+use crate::common::stage::{Stage, connect};
 
 /// Waits for what must come soon: a time-out is an error of the test.
 const SOON: Option<Duration> = Some(WATCHDOG);

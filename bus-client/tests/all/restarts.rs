@@ -4,19 +4,17 @@
 //! Classes of bugs that this is to catch: 17, a restart that drops every client; 23, messages lost to who has just joined; 8, a member that is
 //! gone and gates for ever; 14, numbers used again.
 
-mod common;
-
 use std::fs;
 use std::time::{Duration, Instant};
 
+use crate::common::content::Content;
+use crate::common::ledger::Ledger;
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::{Given, hear, lines, play, say};
+use crate::common::roles::{HOST, clock, start_host};
+use crate::common::stage::{Stage, connect};
+use crate::common::stops::{await_asleep, go_on, stop};
 use bus_client::{BytesPublisher, Delivery, Error, Selector};
-use common::content::Content;
-use common::ledger::Ledger;
-use common::process::{Process, WATCHDOG};
-use common::role::{Given, hear, lines, play, say};
-use common::roles::{HOST, clock, start_host};
-use common::stage::{Stage, connect};
-use common::stops::{await_asleep, go_on, stop};
 
 /// Times that the broker is killed under load.
 const KILLS: u32 = 60;

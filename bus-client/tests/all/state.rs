@@ -3,16 +3,15 @@
 //! Classes of bugs that this is to catch: a reader sees half a value, or an older one after a newer; a value goes with its writer; a key is
 //! lost when the ring goes round, or comes back after it was removed.
 
-mod common;
-
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::common;
+use crate::common::process::WATCHDOG;
+use crate::common::role::{Given, play, say};
+use crate::common::roles::{HOST, start_host};
+use crate::common::stage::Stage;
 use bus_client::{Bus, Error, KeyedState, KeyedStateWriter};
-use common::process::WATCHDOG;
-use common::role::{Given, play, say};
-use common::roles::{HOST, start_host};
-use common::stage::Stage;
 use proptest::prelude::*;
 
 #[bus_client::message]

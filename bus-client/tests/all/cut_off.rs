@@ -4,20 +4,18 @@
 //! Classes of bugs that this is to catch: slow is taken for dead; a peer that stands still makes the broker grow; a handle that is deaf and
 //! does not say so.
 
-mod common;
-
 use std::fs;
 use std::os::fd::RawFd;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::{Given, hear, play, say, wait_for};
+use crate::common::roles::{HOST, start_host};
+use crate::common::stage::{Stage, connect};
+use crate::common::stops::{await_asleep, go_on, stop};
 use bus_client::{Bus, BytesSubscriber, Error, Selector};
-use common::process::{Process, WATCHDOG};
-use common::role::{Given, hear, play, say, wait_for};
-use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect};
-use common::stops::{await_asleep, go_on, stop};
 use nix::sys::socket::{AddressFamily, Shutdown, SockaddrLike, SockaddrStorage, getpeername};
 
 /// Subscribers at a time: when all have left and as many have come, a publisher has more events to read than any queue of the broker took once.

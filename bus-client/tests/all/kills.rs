@@ -6,19 +6,17 @@
 //!
 //! `BUS_TEST_SEED` makes the same choices again; `BUS_TEST_KILLS` sets how many of each kind.
 
-mod common;
-
 use std::fmt::Display;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::common::chance::{Chance, kills, some_time};
+use crate::common::content::Content;
+use crate::common::ledger::Ledger;
+use crate::common::process::Process;
+use crate::common::role::{Given, hear, lines, play, say};
+use crate::common::roles::{HOST, start_host};
 use bus_client::{BytesPublisher, BytesSubscriber, Error};
-use common::chance::{Chance, kills, some_time};
-use common::content::Content;
-use common::ledger::Ledger;
-use common::process::Process;
-use common::role::{Given, hear, lines, play, say};
-use common::roles::{HOST, start_host};
 
 /// Longest time for a survivor to go on.
 const PROMPT: Duration = Duration::from_secs(1);

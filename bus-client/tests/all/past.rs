@@ -6,22 +6,20 @@
 //!
 //! `BUS_TEST_SEED` makes the same choices again; `BUS_TEST_KILLS` sets how many of each kind.
 
-mod common;
-
 use std::sync::mpsc::TryRecvError;
 
-use bus_client::Delivery;
-use common::chance::{Chance, kills, some_time};
-use common::content::Content;
-use common::passing::{
+use crate::common::chance::{Chance, kills, some_time};
+use crate::common::content::Content;
+use crate::common::passing::{
     Cast, DEPTH, Ended, READER, SENDER, Shape, await_progress, kill, over, send, topic,
 };
-use common::process::{Process, WATCHDOG};
-use common::role::{Given, lines, play, say};
-use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect};
-use common::stops::{go_on, stop};
-use common::tally::Tallies;
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::{Given, lines, play, say};
+use crate::common::roles::{HOST, start_host};
+use crate::common::stage::{Stage, connect};
+use crate::common::stops::{go_on, stop};
+use crate::common::tally::Tallies;
+use bus_client::Delivery;
 
 /// Longest time until a process is killed or stopped, in microseconds.
 const SOON: u64 = 5_000;

@@ -4,18 +4,16 @@
 //! Classes of bugs that this is to catch: a batch in flight overwrites what a joiner is about to read; a joiner starts one too early or
 //! too late; a ring that is kept loses its last messages, or is taken for that of the publisher that has its index next.
 
-mod common;
-
 use std::path::Path;
 
+use crate::common::chance::Chance;
+use crate::common::content::Content;
+use crate::common::ledger::Ledger;
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::{Given, hear, lines, play, say};
+use crate::common::roles::{HOST, clock, start_host};
+use crate::common::stage::Stage;
 use bus_client::{Bus, BytesSubscriber, Error};
-use common::chance::Chance;
-use common::content::Content;
-use common::ledger::Ledger;
-use common::process::{Process, WATCHDOG};
-use common::role::{Given, hear, lines, play, say};
-use common::roles::{HOST, clock, start_host};
-use common::stage::Stage;
 
 /// Slots of each ring.
 const DEPTH: u32 = 64;

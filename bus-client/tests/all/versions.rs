@@ -2,8 +2,6 @@
 //!
 //! Classes of bugs that this is to catch: an update of one side takes down what works; who is of another version is taken for broken.
 
-mod common;
-
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -12,10 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use common::process::WATCHDOG;
-use common::role::play;
-use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect, told};
+use crate::common::process::WATCHDOG;
+use crate::common::role::play;
+use crate::common::roles::{HOST, start_host};
+use crate::common::stage::{Stage, connect, told};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, accept, bind, listen,
     recv, send, shutdown, socket,

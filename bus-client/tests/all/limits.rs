@@ -1,15 +1,13 @@
 //! Limits of messages and of the machine: a message that is too large, memory, file sizes, descriptors. Each is an error that says
 //! what, where, and what to do; nothing is left behind, and who was served before still is.
 
-mod common;
-
 use std::fs;
 use std::time::Duration;
 
+use crate::common::role::{Given, hear, play, say, wait_for};
+use crate::common::roles::{HOST, start_host};
+use crate::common::stage::{Stage, connect, told};
 use bus_client::Error;
-use common::role::{Given, hear, play, say, wait_for};
-use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect, told};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 

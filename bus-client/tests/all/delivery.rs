@@ -3,13 +3,11 @@
 //! Classes of bugs that this is to catch: a slow peer stops the rest; a lapped reader counts its loss wrongly, or reads a mix;
 //! a message that is held is written over.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
+use crate::common::process::WATCHDOG;
+use crate::common::stage::Stage;
 use bus_client::{Bus, Delivery, Error};
-use common::process::WATCHDOG;
-use common::stage::Stage;
 
 fn named(stage: &Stage, name: &str) -> Bus {
     Bus::builder(name).socket(&stage.path).connect().unwrap()

@@ -1,8 +1,6 @@
 //! What users, machines and strangers do wrong: each is an error that says what, where, and what to do, and leaves nothing
 //! behind; nothing hangs, panics, or is killed.
 
-mod common;
-
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -12,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use bus_client::{Bus, Error};
 
-use common::role::{Given, hear, play, say, wait_for};
-use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect, told};
+use crate::common::role::{Given, hear, play, say, wait_for};
+use crate::common::roles::{HOST, start_host};
+use crate::common::stage::{Stage, connect, told};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept, bind, listen, recv,
     send, socket,

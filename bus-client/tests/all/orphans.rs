@@ -3,15 +3,13 @@
 //! Classes of bugs that this is to catch: a publisher that waits for ever for a handle that was dropped; a polling loop that
 //! never sees an end, because only those who sleep look around.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::{Given, hear, play, say};
+use crate::common::roles::{HOST, start_host};
+use crate::common::stage::{Stage, connect};
 use bus_client::{BytesPublisher, BytesSubscriber, Error};
-use common::process::{Process, WATCHDOG};
-use common::role::{Given, hear, play, say};
-use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect};
 
 /// Slots of each ring.
 const DEPTH: u32 = 4;

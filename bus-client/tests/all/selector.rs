@@ -1,8 +1,6 @@
 //! Many things waited for at once: what fires is reported, in turn, and what does not costs nothing. No wait here has a time-out that wakes
 //! it: one that lasts until its watchdog fails the test.
 
-mod common;
-
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::Write;
@@ -11,11 +9,11 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::hosted::Hosted;
+use crate::common::process::WATCHDOG;
+use crate::common::role::{Given, hear, play, say};
+use crate::common::roles::{HOST, clock};
 use bus_client::{Error, Interest, Selector, Subscriber, Token};
-use common::hosted::Hosted;
-use common::process::WATCHDOG;
-use common::role::{Given, hear, play, say};
-use common::roles::{HOST, clock};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeValLike;
 

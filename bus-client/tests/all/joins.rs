@@ -4,18 +4,16 @@
 //! Classes of bugs that this is to catch: what was published between a subscriber's creation and its first receive is lost;
 //! membership that changes while somebody walks over it; a member that is added at the wrong position.
 
-mod common;
-
 use std::collections::HashSet;
 use std::time::Duration;
 
+use crate::common::chance::Chance;
+use crate::common::content::Content;
+use crate::common::ledger::Ledger;
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::{Given, hear, lines, play, say};
+use crate::common::roles::{HOST, SENDER, TAKER, start_host};
 use bus_client::{Bus, Error};
-use common::chance::Chance;
-use common::content::Content;
-use common::ledger::Ledger;
-use common::process::{Process, WATCHDOG};
-use common::role::{Given, hear, lines, play, say};
-use common::roles::{HOST, SENDER, TAKER, start_host};
 
 /// Times that each process that comes and goes does so.
 const ROUNDS: u64 = 40;

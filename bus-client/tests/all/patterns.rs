@@ -1,21 +1,19 @@
 //! All topics that match a pattern, those that are there and those to come: nothing of a topic that appears later is missed, whoever
 //! publishes, ends or is killed meanwhile; other types are skipped and said; what is gone is let go of.
 
-mod common;
-
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::chance::Chance;
+use crate::common::content::Content;
+use crate::common::ledger::Ledger;
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::{Given, hear, play, say};
+use crate::common::roles::{HOST, start_host};
+use crate::common::stage::{Stage, connect, told};
 use bus_client::{Bus, Delivery, Error, PatternBytesSubscriber, PatternSubscriber};
-use common::chance::Chance;
-use common::content::Content;
-use common::ledger::Ledger;
-use common::process::{Process, WATCHDOG};
-use common::role::{Given, hear, play, say};
-use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect, told};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -1,18 +1,16 @@
 //! Handles move between threads, and a process has as many as it likes. No handle is for two threads at once: the
 //! compiler says so, here as well.
 
-mod common;
-
 use std::sync::Barrier;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use crate::common::content::Content;
+use crate::common::ledger::Ledger;
+use crate::common::process::Process;
+use crate::common::role::{Given, play, say, wait_for};
+use crate::common::roles::{HOST, start_host};
 use bus_client::{Bus, BytesPublisher, BytesSubscriber, Error, Publisher, Subscriber};
-use common::content::Content;
-use common::ledger::Ledger;
-use common::process::Process;
-use common::role::{Given, play, say, wait_for};
-use common::roles::{HOST, start_host};
 
 /// Publishers of each process, and subscribers of each process.
 const EACH: u32 = 4;

@@ -5,20 +5,20 @@
 //!
 //! `BUS_TEST_SEED` makes the same choices again; `BUS_TEST_KILLS` sets how many of each kind.
 
-mod common;
-
 use std::thread;
 use std::time::Duration;
 
+use crate::common::chance::{Chance, kills, some_time};
+use crate::common::passing::{
+    Cast, DEPTH, Ended, READER, SENDER, Shape, await_progress, kill, over,
+};
+use crate::common::process::{Process, WATCHDOG};
+use crate::common::role::play;
+use crate::common::roles::{HOST, start_host};
+use crate::common::stage::{Stage, connect};
+use crate::common::stops::{await_asleep, go_on, go_on_to_sleep, stop, stop_asleep};
+use crate::common::tally::Tallies;
 use bus_client::Delivery;
-use common::chance::{Chance, kills, some_time};
-use common::passing::{Cast, DEPTH, Ended, READER, SENDER, Shape, await_progress, kill, over};
-use common::process::{Process, WATCHDOG};
-use common::role::play;
-use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect};
-use common::stops::{await_asleep, go_on, go_on_to_sleep, stop, stop_asleep};
-use common::tally::Tallies;
 
 const SHAPES: [Shape; 3] = [Shape::Slots, Shape::Mixed, Shape::Large];
 /// Milliseconds without progress until a publisher evicts: much longer than a process that runs is kept from it.

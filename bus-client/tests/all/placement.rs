@@ -1,15 +1,13 @@
 //! Where memory is, as users ask for it: what a handle reports is so, what cannot be had is said, and nothing of it keeps messages from
 //! coming.
 
-mod common;
-
 use std::fs;
 use std::time::Duration;
 
+use crate::common::role::{Given, play, say, wait_for};
+use crate::common::roles::{HOST, start_host};
+use crate::common::stage::{Stage, connect, told};
 use bus_client::Error;
-use common::role::{Given, play, say, wait_for};
-use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect, told};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Uid, setresuid};
 
