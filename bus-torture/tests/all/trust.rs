@@ -57,8 +57,11 @@ fn every_test_that_is_promised_is_there() {
         let there = if file == "--lib" {
             has_test(&folder.join("src"), name)
         } else {
-            let tests = folder.join("tests");
-            has_test(&tests.join(format!("{file}.rs")), name) || has_test(&tests.join(file), name)
+            let places = ["tests/all", "tests"].map(|tests| folder.join(tests));
+            places.iter().any(|tests| {
+                has_test(&tests.join(format!("{file}.rs")), name)
+                    || has_test(&tests.join(file), name)
+            })
         };
         assert!(there, "docs/trust.md names `{}`", words.join(" "));
         found += 1;
