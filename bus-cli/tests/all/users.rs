@@ -1,6 +1,6 @@
 //! Different users on one broker, from end to end: what they may they can, and nobody is held up by who may not hold them up.
 //!
-//! Other users than root can only be had as root; elsewhere these tests say that they prove nothing.
+//! Other users than root can only be had as root; elsewhere these tests are skipped.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use crate::common::{self, Place, Running, collect, heard, segments, until};
 use bus_daemon::policy::{Source, user_name as named};
 use bus_daemon::{Broker, BrokerThread};
+use bus_testkit::needs;
 use nix::sys::signal::Signal;
 
 const ALICE: u32 = 12345;
@@ -47,8 +48,7 @@ struct Town {
 
 impl Town {
     fn new() -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED: this test needs root, to start processes of other users");
+        if !needs::root() {
             return None;
         }
         let place = Place::new();

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bus_client::{Bus, Error};
+use bus_testkit::needs;
 
 use crate::common::role::{Given, hear, play, say, wait_for};
 use crate::common::roles::{HOST, start_host};
@@ -184,17 +185,9 @@ fn visitor(given: &Given) {
     }
 }
 
-fn not_root(test: &str) -> bool {
-    let not = !Uid::effective().is_root();
-    if not {
-        println!("{test}: skipped, for only root can start processes of another user");
-    }
-    not
-}
-
 #[test]
 fn a_socket_of_another_user_is_not_trusted() {
-    if not_root("a_socket_of_another_user_is_not_trusted") {
+    if !needs::root() {
         return;
     }
     let stage = Stage::new();
@@ -213,7 +206,7 @@ fn a_socket_of_another_user_is_not_trusted() {
 
 #[test]
 fn a_broker_of_another_user_lets_nobody_in() {
-    if not_root("a_broker_of_another_user_lets_nobody_in") {
+    if !needs::root() {
         return;
     }
     let stage = Stage::new();

@@ -1,6 +1,6 @@
 //! A publisher that is a real process of a real other user, and rewrites its messages while they are read.
 //!
-//! Other users than root can only be had as root; elsewhere these tests say that they prove nothing.
+//! Other users than root can only be had as root; elsewhere these tests are skipped.
 
 use std::hint::black_box;
 use std::os::unix::fs::PermissionsExt;
@@ -13,6 +13,7 @@ use crate::common::role::{Given, play};
 use bus_client::{Bus, Error, TopicBuilder, Trust};
 use bus_daemon::policy::Source;
 use bus_daemon::{Broker, BrokerThread};
+use bus_testkit::needs;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
@@ -50,8 +51,7 @@ struct Town {
 
 impl Town {
     fn new() -> Option<Self> {
-        if !Uid::effective().is_root() {
-            eprintln!("SKIPPED: this test needs root, to start a process of another user");
+        if !needs::root() {
             return None;
         }
         let folder = tempfile::tempdir().unwrap();

@@ -1,13 +1,14 @@
 //! What one user may take of the broker, and that nobody else notices when it does.
 //!
-//! Other users than root can only be had as root; elsewhere these tests say that they prove nothing.
+//! Other users than root can only be had as root; elsewhere these tests are skipped.
 
 use std::time::Instant;
 
-use crate::common::actor::{Actor, can_act};
+use crate::common::actor::Actor;
 use crate::common::{self, Busd, Handle, Host, open_request};
 use bus_core::control::{Connection, Event, Refusal, Role};
 use bus_daemon::MAX_IDLE_TOPICS;
+use bus_testkit::needs;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 
@@ -25,7 +26,7 @@ fn host(limits: &str) -> Host {
 #[test]
 fn over_each_quota_the_refusal_names_it_its_limit_and_who_uses_it_and_another_user_notices_nothing()
 {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     // A ring of these tests takes 8192 bytes, a reader segment 4096 or 8192, a registry 4096.
@@ -107,7 +108,7 @@ fn over_each_quota_the_refusal_names_it_its_limit_and_who_uses_it_and_another_us
 
 #[test]
 fn a_thousand_joins_and_leaves_leave_the_account_at_zero() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     // Room for exactly one publisher with its topic: whatever were left behind would be one too many.
@@ -129,7 +130,7 @@ fn a_thousand_joins_and_leaves_leave_the_account_at_zero() {
 
 #[test]
 fn what_a_topic_retains_of_who_ended_is_on_its_users_account() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     // Who has ended is no publisher any more.
@@ -148,7 +149,7 @@ fn what_a_topic_retains_of_who_ended_is_on_its_users_account() {
 /// What the broker keeps beyond anybody's use goes by who keeps the most.
 #[test]
 fn what_one_user_retains_is_not_pushed_out_by_another() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let host = host("topics = 300");
@@ -168,7 +169,7 @@ fn what_one_user_retains_is_not_pushed_out_by_another() {
 
 #[test]
 fn who_keeps_a_topic_open_is_charged_for_it_and_not_who_made_it() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let host = host("topics = 1");
@@ -185,7 +186,7 @@ fn who_keeps_a_topic_open_is_charged_for_it_and_not_who_made_it() {
 
 #[test]
 fn who_asks_too_often_is_told_how_long_to_wait_and_others_are_not() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let host = host("registrations = 20");

@@ -1,14 +1,15 @@
 //! Processes of different users on one broker: who may what where, and whom nobody can be hurt by.
 //!
-//! Other users than root can only be had as root; elsewhere these tests say that they prove nothing.
+//! Other users than root can only be had as root; elsewhere these tests are skipped.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 
-use crate::common::actor::{Actor, can_act};
+use crate::common::actor::Actor;
 use crate::common::{self, Busd, Handle, Host, open_request};
 use bus_core::control::{Connection, Event, Refusal, Role};
+use bus_testkit::needs;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
@@ -32,7 +33,7 @@ fn the_socket_is_open_to_others_only_where_the_policy_names_them() {
 
 #[test]
 fn who_is_not_named_is_turned_away_and_who_is_may_what_its_rule_says() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let host = Host::governed(
@@ -71,7 +72,7 @@ fn who_is_not_named_is_turned_away_and_who_is_may_what_its_rule_says() {
 
 #[test]
 fn root_is_no_exception_for_the_broker_of_another_user() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -95,7 +96,7 @@ fn root_is_no_exception_for_the_broker_of_another_user() {
 
 #[test]
 fn a_broker_of_another_user_is_used_only_if_that_user_is_named() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -147,7 +148,7 @@ const MARKET: &str = r#"
 
 #[test]
 fn how_a_publisher_is_read_depends_on_both_users_and_on_its_rule() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let host = Host::governed(MARKET);
@@ -168,7 +169,7 @@ fn how_a_publisher_is_read_depends_on_both_users_and_on_its_rule() {
 /// Who has a button can break the doorbell.
 #[test]
 fn a_button_goes_to_processes_of_its_own_user_and_to_no_others() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let host = Host::governed(&format!(
@@ -223,7 +224,7 @@ fn a_button_goes_to_processes_of_its_own_user_and_to_no_others() {
 /// Class 3 of the field notes: a stalled or killed consumer stops every producer.
 #[test]
 fn a_subscriber_of_another_user_holds_nobody_up_unless_a_rule_says_so() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let host = Host::governed(MARKET);
@@ -252,7 +253,7 @@ fn a_subscriber_of_another_user_holds_nobody_up_unless_a_rule_says_so() {
 
 #[test]
 fn who_may_only_subscribe_gives_way_to_the_first_publisher() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let host = Host::governed(MARKET);
@@ -283,7 +284,7 @@ fn who_may_only_subscribe_gives_way_to_the_first_publisher() {
 
 #[test]
 fn users_that_publish_side_by_side_hold_each_other_up_only_if_rules_say_so() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let rule = |topic: &str, stall: bool| {
@@ -307,7 +308,7 @@ fn users_that_publish_side_by_side_hold_each_other_up_only_if_rules_say_so() {
 
 #[test]
 fn a_watch_hears_only_of_topics_that_its_user_may_subscribe_to() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let host = Host::governed(MARKET);
@@ -358,7 +359,7 @@ fn the_policy_decides_settings_whoever_comes_first() {
 
 #[test]
 fn sighup_reads_the_policy_again_and_one_with_a_mistake_changes_nothing() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
