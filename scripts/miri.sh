@@ -26,6 +26,6 @@ miri --lib -- \
     arena:: delivery:: name:: pattern:: schema:: settings:: wire:: a_list_has_its_numbers \
     --skip too_many_fields --skip too_much_inside --skip large_schema --skip held_to_the_limits
 echo "-- values into bytes and back, whatever the bytes"
-miri --test heap
+miri --test all heap::
 echo "-- the ring protocol over cells"
-miri --test sequence --test interleave
+miri --test all -- sequence:: interleave::

@@ -40,15 +40,15 @@ build=(--locked --offline --target "$host")
 if [ "$kind" = thread ]; then
     [ -f "$(rustc --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" ] ||
         lacks "the thread sanitizer needs the source of the standard library (rustup component add rust-src)"
-    cargo test "${build[@]}" -Zbuild-std -p bus-core --test holding --test hostile --test wake
-    cargo test "${build[@]}" -Zbuild-std -p bus-client --test threads
+    cargo test "${build[@]}" -Zbuild-std -p bus-core --test all -- holding:: hostile:: wake::
+    cargo test "${build[@]}" -Zbuild-std -p bus-client --test all threads::
     echo "held under the thread sanitizer: bus-core holding, hostile, wake; bus-client threads"
     exit 0
 fi
 
 # What is freed is not kept for long, because the fast lane watches its own memory.
 export ASAN_OPTIONS="${ASAN_OPTIONS:-quarantine_size_mb=4:detect_stack_use_after_return=1:strict_string_checks=1}"
-cargo test "${build[@]}" -p bus-core --test hostile --test hostile_overrun --test arena --test holding
+cargo test "${build[@]}" -p bus-core --test all -- hostile:: hostile_overrun:: arena:: holding::
 cargo run "${build[@]}" -p bus-torture -- hostile --lane fast --seconds "$seconds"
 cargo run "${build[@]}" -p bus-torture -- hostile --lane control --seconds "$seconds" --patience 120
 cargo run "${build[@]}" -p bus-torture -- hostile --lane live --seconds "$seconds" --patience 120

@@ -10,14 +10,14 @@ echo "-- order and content, a million messages of each shape (ten million: scrip
 BUS_TEST_MESSAGES=1000000 scripts/ten-million.sh
 
 echo "-- kill -9 at other moments than in debug (BUS_TEST_KILLS=N for N of each kind)"
-run --test kills -- --nocapture --test-threads=1
+run --test all kills:: -- --nocapture --test-threads=1
 
 echo "-- the same where publishers go past subscribers"
-run --test past --test evicted -- --nocapture --test-threads=1
+run --test all -- past:: evicted:: --nocapture --test-threads=1
 
 echo "-- state, history, patterns of topics, parked handles"
-run --test delivery --test state --test history --test patterns --test parked --test selector
-cargo test --release --locked -p bus-core --test race --test overrun --test interleave
+run --test all -- delivery:: state:: history:: patterns:: parked:: selector::
+cargo test --release --locked -p bus-core --test all -- race:: overrun:: interleave::
 
 echo "-- joins, leaves, brokers that go, stopped processes and wake-ups, at full speed"
-run --test joins --test hosts --test stopped --test quiet --test threads -- --nocapture
+run --test all -- joins:: hosts:: stopped:: quiet:: threads:: --nocapture

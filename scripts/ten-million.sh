@@ -8,7 +8,8 @@ export BUS_TEST_MESSAGES="${BUS_TEST_MESSAGES:-10000000}"
 lines=$(mktemp)
 trap 'rm -f "$lines"' EXIT
 
-cargo test --release --locked -p bus-client --test order publisher -- --nocapture --test-threads=1 | tee "$lines"
+cargo test --release --locked -p bus-client --test all -- \
+    order::one_publisher order::four_publishers --nocapture --test-threads=1 | tee "$lines"
 
 # Each line of a subscriber: "1:4, depth 4096: 10000000 messages received and right, 2.05 million a second".
 awk -v each="$BUS_TEST_MESSAGES" '

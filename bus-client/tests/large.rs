@@ -1,4 +1,6 @@
 //! Large messages: up to 1 GiB in place, and no more memory than what a ring holds messages for.
+//!
+//! It is a program of its own, because it counts the memory of all rings of its process.
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! A publisher that lies about its ring: whoever waits for its messages is told, or waits no longer than it wants.
 //!
 //! Class 16: a value from shared memory decides how long somebody loops. Each test scribbles over a ring through its publisher's own mapping.
+//! It is a program of its own, because it finds that mapping by looking through all of its process's rings.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};

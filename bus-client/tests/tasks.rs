@@ -1,5 +1,7 @@
 //! Tasks of a tokio runtime wait for messages and room. Nothing but doorbells wakes them: a wait that lasts until its watchdog fails
 //! the test.
+//!
+//! It is a program of its own, because it is built only with the feature `tokio`.
 
 mod common;
 

@@ -1,4 +1,6 @@
 //! No allocation for a message, shown by an allocator that counts what its thread asks for.
+//!
+//! It is a program of its own, because an allocator belongs to a whole program.
 
 mod common;
 

@@ -1,4 +1,6 @@
 //! A user may forbid undocumented items and every other warning: what the attribute adds keeps to it.
+//!
+//! It is a program of its own, because what it forbids, it forbids in its whole crate.
 #![deny(missing_docs, warnings, unused_qualifications, unreachable_pub)]
 
 /// What `bus_client` re-exports.

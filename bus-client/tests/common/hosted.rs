@@ -19,6 +19,7 @@ pub struct Hosted {
 
 impl Hosted {
     /// Starts the host and connects.
+    #[track_caller]
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bus.sock");
@@ -29,6 +30,7 @@ impl Hosted {
     }
 
     /// Starts a role here, which does not spin either.
+    #[track_caller]
     pub fn start(&self, role: &str, settings: &[(&str, &dyn Display)]) -> Process {
         let path = self.dir.path().join("bus.sock");
         let path = path.display();

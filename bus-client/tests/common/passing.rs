@@ -165,6 +165,7 @@ impl<'a> Cast<'a> {
         }
     }
 
+    #[track_caller]
     fn start(&self, role: &str, settings: &[(&str, &dyn Display)]) -> Process {
         let (socket, shape) = (self.stage.path.display(), format!("{:?}", self.shape));
         let mut all: Vec<(&str, &dyn Display)> = vec![("socket", &socket), ("shape", &shape)];
@@ -176,6 +177,7 @@ impl<'a> Cast<'a> {
     }
 
     /// A sender that has joined; a paced one waits for acknowledgements.
+    #[track_caller]
     pub fn sender(&self, tag: u64, paced: bool) -> Process {
         let mut sender = self.start("sender", &[("tag", &tag), ("paced", &paced)]);
         sender.expect("joined");
@@ -183,6 +185,7 @@ impl<'a> Cast<'a> {
     }
 
     /// A reader that holds up to so many messages; one that holds none acknowledges bursts.
+    #[track_caller]
     pub fn reader(&self, holds: u64, seed: u64) -> Process {
         let acknowledges = holds == 0;
         self.start(

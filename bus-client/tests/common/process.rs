@@ -1,12 +1,15 @@
 //! A process that plays a role of this test binary.
 //!
 //! Promises: it is killed and reaped when its [`Process`] is dropped, and when the test's thread dies. It asks the test
-//! binary for an ignored test named `role` that calls [`play`](super::role::play).
+//! binary for the ignored test `role` of the module that starts it, which calls [`play`](super::role::play). The module is
+//! known by the file of the call, so that functions of this folder that start a process have `#[track_caller]`.
 
 use std::env;
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
+use std::panic::Location;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -27,12 +30,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a role with its settings.
+    /// Starts a role of the caller's module with its settings.
+    #[track_caller]
     pub fn start(role: &str, settings: &[(&str, &dyn Display)]) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
         command
-            .args(["role", "--exact", "--ignored", "--nocapture"])
-            .arg("--test-threads=1")
+            .args([entry(Location::caller().file()).as_str(), "--exact"])
+            .args(["--ignored", "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
@@ -148,6 +152,18 @@ impl Process {
             );
         }
         self.child.wait().unwrap()
+    }
+}
+
+/// The test that plays the roles which this source file starts. A file of `all` is a module there; others are programs.
+fn entry(file: &str) -> String {
+    let path = Path::new(file);
+    let folder = path.parent().and_then(Path::file_name);
+    let module = path.file_stem().unwrap().display();
+    match folder.and_then(|folder| folder.to_str()) {
+        Some("all") => format!("{module}::role"),
+        Some("tests") => "role".into(),
+        _ => panic!("{file} starts a role in a function without #[track_caller]"),
     }
 }
 

@@ -19,6 +19,7 @@ pub const SENDER: Part = ("sender", sender);
 pub const TAKER: Part = ("taker", taker);
 
 /// A process that hosts the broker and does nothing else.
+#[track_caller]
 pub fn start_host(socket: &Path) -> Process {
     let mut host = Process::start(
         "host",

@@ -30,6 +30,7 @@ impl Stage {
     }
 
     /// Starts a role that connects here.
+    #[track_caller]
     pub fn start(&self, role: &str) -> Process {
         Process::start(role, &[("socket", &self.path.display())])
     }

@@ -277,3 +277,11 @@ pub fn told_descriptor(from: impl Read, child: u32) -> OwnedFd {
     let path = format!("/proc/{child}/fd/{}", told.expect("the child says it"));
     std::fs::File::open(path).unwrap().into()
 }
+
+/// The name by which the test program knows `test` of a module, which is given as `module_path!()`.
+pub fn full_name(module: &str, test: &str) -> String {
+    match module.split_once("::") {
+        Some((_, module)) => format!("{module}::{test}"),
+        None => test.to_owned(),
+    }
+}

@@ -14,7 +14,7 @@
 //!  serve PATH [POLICY]              hosts a broker there; "ok"
 //!  reach                            connects, and no more; "ok" or "refused Connection why"
 //! ```
-//! Only root can become somebody else: where the tests run as another user they say so and prove nothing.
+//! Only root can become somebody else: a test that starts one asks `needs::root` first.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,16 +34,7 @@ use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use super::{LONG, deadline, open_request};
 
 /// The test that becomes the process.
-const ENTRY: &str = "an_actor";
-
-/// Whether this process may become another user; says so loudly if not.
-pub fn can_act() -> bool {
-    let can = Uid::effective().is_root();
-    if !can {
-        eprintln!("SKIPPED: this test needs root, to start processes of other users");
-    }
-    can
-}
+const ENTRY: &str = "common::actor::an_actor";
 
 /// The process, seen from the test.
 pub struct Actor {
@@ -134,8 +125,10 @@ impl Drop for Actor {
     }
 }
 
-/// What the process does. To be called by an ignored test of the name `an_actor`.
-pub fn act() {
+/// Not a test of its own: what the process does.
+#[test]
+#[ignore = "is started by other tests as a process of its own"]
+fn an_actor() {
     let Ok(socket) = std::env::var("ACTOR_SOCKET") else {
         return;
     };

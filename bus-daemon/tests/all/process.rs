@@ -1,0 +1,377 @@
+//! `busd` and its clients as processes: signals, kills, and limits that are real.
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::{self, Busd, Handle, Host};
+use bus_core::control::{Connection, Event, Refusal, Request, Role};
+use bus_core::memory::layout::PAGE;
+use bus_core::memory::segment::{self, Kind};
+use nix::sys::signal::Signal;
+
+/// Not a test of its own: the process that other tests start and kill. It joins, says so, and waits for ever.
+#[test]
+#[ignore = "is started by other tests as a process of its own"]
+fn a_process_that_joins() {
+    let (Ok(path), Ok(role)) = (std::env::var("TEST_SOCKET"), std::env::var("TEST_ROLE")) else {
+        return;
+    };
+    let role = if role == "publisher" {
+        Role::Publisher
+    } else {
+        Role::Subscriber
+    };
+    let handle = Handle::open(Path::new(&path), role, "t").joined();
+    eprintln!("joined as {}", handle.id);
+    // A child that has the connection as well: only the process's end tells that it is gone.
+    if std::env::var("TEST_LEAK").is_ok() {
+        let connection = handle.connection.as_fd().try_clone_to_owned().unwrap();
+        let mut child = Command::new("sleep")
+            .arg("60")
+            .stdin(Stdio::from(connection))
+            .spawn()
+            .unwrap();
+        eprintln!("leaked to {}", child.id());
+        child.wait().unwrap();
+    }
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+struct Joined {
+    child: std::process::Child,
+    leaked: Option<i32>,
+    id: u64,
+}
+
+fn start(path: &Path, role: &str, leak: bool) -> Joined {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args([
+            "--exact",
+            "process::a_process_that_joins",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env("TEST_SOCKET", path)
+        .env("TEST_ROLE", role)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    if leak {
+        command.env("TEST_LEAK", "1");
+    }
+    let mut child = command.spawn().unwrap();
+    let mut log = child.stderr.take().unwrap();
+    let mut read = |text: &str| {
+        let mut line = String::new();
+        while !(line.contains(text) && line.ends_with('\n')) {
+            let mut byte = [0];
+            assert_eq!(log.read(&mut byte).unwrap(), 1, "ended early: {line}");
+            line.push(char::from(byte[0]));
+        }
+        line.rsplit(' ').next().unwrap().trim().to_owned()
+    };
+    let id = read("joined as").parse().unwrap();
+    let leaked = leak.then(|| read("leaked to").parse().unwrap());
+    Joined { child, leaked, id }
+}
+
+#[test]
+fn a_killed_publisher_is_told_to_its_subscribers() {
+    let host = Host::new();
+    let subscriber = host.subscriber("t");
+    let mut process = start(&host.path, "publisher", false);
+    assert!(matches!(
+        subscriber.next(),
+        Event::PublisherJoined { version: 1, .. }
+    ));
+    process.child.kill().unwrap();
+    match subscriber.next() {
+        Event::PublisherLeft {
+            version: 2,
+            id,
+            index: 0,
+            ..
+        } => assert_eq!(id, process.id),
+        other => panic!("{other:?}"),
+    }
+    process.child.wait().unwrap();
+}
+
+/// The connection stays open in a child, so that it is the pidfd that tells.
+#[test]
+fn a_killed_subscriber_is_noticed_by_its_pidfd_though_its_connection_lives_on() {
+    let host = Host::new();
+    let publisher = host.publisher("t");
+    let mut process = start(&host.path, "subscriber", true);
+    assert!(matches!(
+        publisher.next(),
+        Event::SubscriberJoined { version: 1, .. }
+    ));
+    process.child.kill().unwrap();
+    let left = Event::SubscriberLeft {
+        version: 2,
+        id: process.id,
+        exited: true,
+    };
+    assert_eq!(publisher.next(), left);
+    process.child.wait().unwrap();
+    let leaked = nix::unistd::Pid::from_raw(process.leaked.unwrap());
+    nix::sys::signal::kill(leaked, Signal::SIGKILL)
+        .expect("the connection was held open until here");
+}
+
+/// Class 15 of the field notes: slow is not dead.
+#[test]
+fn a_stopped_process_is_not_dead() {
+    let host = Host::new();
+    let publisher = host.publisher("t");
+    let mut process = start(&host.path, "subscriber", false);
+    assert!(matches!(
+        publisher.next(),
+        Event::SubscriberJoined { version: 1, .. }
+    ));
+    let pid = nix::unistd::Pid::from_raw(process.child.id() as i32);
+    nix::sys::signal::kill(pid, Signal::SIGSTOP).unwrap();
+    nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WUNTRACED)).unwrap();
+    // Others come and go meanwhile, and it is still there.
+    let other = host.subscriber("t").id;
+    assert!(matches!(publisher.next(), Event::SubscriberJoined { id, .. } if id == other));
+    assert!(matches!(publisher.next(), Event::SubscriberLeft { id, .. } if id == other));
+    publisher.nothing();
+    process.child.kill().unwrap();
+    assert!(matches!(publisher.next(), Event::SubscriberLeft { id, .. } if id == process.id));
+    process.child.wait().unwrap();
+}
+
+#[test]
+fn sigterm_and_sigint_end_busd_cleanly() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bus.sock");
+        let mut busd = Busd::start(&path, "");
+        let subscriber = Handle::open(&path, Role::Subscriber, "t").joined();
+        busd.signal(signal);
+        assert_eq!(busd.child.wait().unwrap().code(), Some(0));
+        let end = subscriber
+            .connection
+            .recv::<Event>(common::deadline())
+            .unwrap_err();
+        assert!(matches!(end, bus_core::Error::Closed), "{end}");
+        // What is left is for the next broker: a member lives.
+        let left = std::fs::read_dir(dir.path()).unwrap();
+        let left: Vec<_> = left.map(|file| file.unwrap().file_name()).collect();
+        assert_eq!(left, ["bus.sock.members"]);
+    }
+}
+
+/// Class 20 of the field notes: what a kill leaves behind.
+#[test]
+fn what_a_killed_busd_left_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock");
+    let mut busd = Busd::start(&path, "");
+    busd.child.kill().unwrap();
+    busd.child.wait().unwrap();
+    assert!(path.exists());
+    let error = Connection::connect(&path).unwrap_err();
+    assert!(
+        matches!(&error, bus_core::Error::Io { source, .. }
+            if source.kind() == std::io::ErrorKind::ConnectionRefused),
+        "{error}"
+    );
+    let _busd = Busd::start(&path, "");
+    let _publisher = Handle::open(&path, Role::Publisher, "t").joined();
+}
+
+/// Class 17 of the field notes: the broker ends, or spins, because accept fails.
+///
+/// A connection takes two descriptors, so of two limits in a row one leaves none for accept, and the other
+/// leaves one for accept and none for the pidfd.
+#[test]
+fn without_descriptors_busd_refuses_and_goes_on_without_spinning() {
+    for limit in [24, 25] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bus.sock");
+        let busd = Busd::start(&path, &format!("ulimit -n {limit}"));
+        let publisher = Handle::open(&path, Role::Publisher, "t").joined();
+        let connections: Vec<_> = (0..30)
+            .map(|_| Connection::connect(&path).unwrap())
+            .collect();
+        for connection in &connections[limit / 2..] {
+            let (kind, why) = common::refusal(connection);
+            assert_eq!(kind, Refusal::Limit, "{why}");
+        }
+        // Idle, though nothing is left.
+        let (before, since) = (busd.cpu_time(), Instant::now());
+        let silent = publisher
+            .connection
+            .recv::<Event>(Some(since + Duration::from_millis(500)));
+        assert!(
+            matches!(silent, Err(bus_core::Error::Timeout)),
+            "{silent:?}"
+        );
+        assert!(busd.cpu_time() - before < Duration::from_millis(10));
+        // Who leaves makes room for another.
+        drop(connections);
+        let deadline = common::deadline().unwrap();
+        loop {
+            assert!(Instant::now() < deadline, "there is never room again");
+            let connection = Connection::connect(&path).unwrap();
+            let sent = connection.send(&common::open_request(Role::Subscriber, "t"), &[]);
+            if sent.is_ok() && matches!(common::next(&connection).0, Event::Opened { .. }) {
+                break;
+            }
+        }
+    }
+}
+
+/// Without even the reserve there is no answer, but no spinning either, and it goes on when it can.
+#[test]
+fn when_even_the_reserve_is_gone_busd_waits_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock");
+    let mut busd = Busd::start(&path, "ulimit -n 100");
+    let pid = busd.child.id().to_string();
+    let limit = |descriptors: u32| {
+        let status = Command::new("prlimit")
+            .args(["--pid", &pid])
+            .arg(format!("--nofile={descriptors}:100"))
+            .status();
+        assert!(
+            status
+                .expect("this test needs prlimit of util-linux")
+                .success()
+        );
+    };
+    limit(3);
+    let connection = Connection::connect(&path).unwrap();
+    connection
+        .send(&common::open_request(Role::Publisher, "t"), &[])
+        .unwrap();
+    busd.wait_for("cannot accept");
+    let (before, since) = (busd.cpu_time(), Instant::now());
+    let silent = connection.recv::<Event>(Some(since + Duration::from_millis(500)));
+    assert!(
+        matches!(silent, Err(bus_core::Error::Timeout)),
+        "{silent:?}"
+    );
+    let spent = busd.cpu_time() - before;
+    assert!(spent < Duration::from_millis(50), "{spent:?}");
+    limit(100);
+    assert!(matches!(common::next(&connection).0, Event::Opened { .. }));
+}
+
+/// A member that cannot hand its segment over because the broker has no descriptor for it is told why.
+#[test]
+fn a_join_without_descriptors_left_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock");
+    let _busd = Busd::start(&path, "ulimit -n 24");
+    let first = Handle::open(&path, Role::Subscriber, "t");
+    let fill: Vec<_> = (0..30)
+        .map(|_| Connection::connect(&path).unwrap())
+        .collect();
+    // Answered after all of those before it.
+    common::refusal(fill.last().unwrap());
+    let (reader, _mapping) = segment::create(Kind::Reader, PAGE as u64).unwrap();
+    let crowd = [reader.as_fd(); 4];
+    first.connection.send(&Request::Join, &crowd).unwrap();
+    let (kind, why) = common::refusal(&first.connection);
+    assert_eq!(kind, Refusal::Limit, "{why}");
+    assert!(why.contains("descriptors"), "{why}");
+}
+
+#[test]
+fn an_idle_busd_takes_no_processor_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock");
+    let busd = Busd::start(&path, "");
+    // One that stalls with a full socket is no reason to be busy either.
+    let _stalled = Handle::open(&path, Role::Publisher, "t").joined();
+    for _ in 0..400 {
+        drop(Handle::open(&path, Role::Subscriber, "t").joined());
+    }
+    let witness = Handle::open(&path, Role::Publisher, "t").joined();
+    let (before, since) = (busd.cpu_time(), Instant::now());
+    let silent = witness
+        .connection
+        .recv::<Event>(Some(since + Duration::from_millis(500)));
+    assert!(
+        matches!(silent, Err(bus_core::Error::Timeout)),
+        "{silent:?}"
+    );
+    let spent = busd.cpu_time() - before;
+    assert!(spent < Duration::from_millis(2), "{spent:?}");
+}
+
+/// A pidfd is handed to peers, and whoever holds it keeps it ready for ever.
+#[test]
+fn a_killed_client_whose_pidfd_others_hold_takes_no_processor_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock");
+    let busd = Busd::start(&path, "");
+    let publisher = Handle::open(&path, Role::Publisher, "t").joined();
+    let mut process = start(&path, "subscriber", false);
+    let (event, held) = common::next(&publisher.connection);
+    assert!(matches!(event, Event::SubscriberJoined { .. }), "{event:?}");
+    process.child.kill().unwrap();
+    process.child.wait().unwrap();
+    assert!(matches!(publisher.next(), Event::SubscriberLeft { .. }));
+    assert!(!bus_core::control::pidfd_alive(&held[1]));
+    let (before, since) = (busd.cpu_time(), Instant::now());
+    let silent = publisher
+        .connection
+        .recv::<Event>(Some(since + Duration::from_millis(300)));
+    assert!(
+        matches!(silent, Err(bus_core::Error::Timeout)),
+        "{silent:?}"
+    );
+    let spent = busd.cpu_time() - before;
+    assert!(spent < Duration::from_millis(2), "{spent:?}");
+}
+
+/// Class 17 of the field notes: the broker ends because its log target went away.
+#[test]
+fn a_log_that_nobody_reads_or_that_is_gone_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock");
+    let mut busd = Busd::start(&path, "");
+    let join = |times| {
+        for _ in 0..times {
+            drop(Handle::open(&path, Role::Subscriber, "t").joined());
+        }
+    };
+    // Nobody reads the pipe meanwhile, and this is more than it takes.
+    join(1000);
+    drop(busd.child.stderr.take());
+    join(10);
+    busd.signal(Signal::SIGTERM);
+    assert_eq!(busd.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn busd_says_what_is_wrong_with_its_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let long = dir.path().join("x".repeat(120));
+    let nowhere = dir.path().join("no/such/bus.sock");
+    for (path, says) in [
+        (&file, "not a socket"),
+        (&long, "takes up to 107"),
+        (&nowhere, "No such file"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_busd"))
+            .arg("--socket")
+            .arg(path)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(says), "{said}");
+    }
+}

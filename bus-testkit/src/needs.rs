@@ -1,0 +1,63 @@
+//! What a test needs of the user that runs it. A test that lacks it is skipped, and each skip is seen and counted.
+//!
+//! A skipped test prints one line, `SKIPPED <test>: <why>`, past the capture of the test harness. `.ci/run` and
+//! `scripts/as-user.sh` count these lines. A test asks first and returns where the answer is `false`:
+//!
+//! ```
+//! # fn test() {
+//! if !bus_testkit::needs::root() {
+//!     return;
+//! }
+//! # }
+//! ```
+
+use std::fmt::Display;
+use std::io::{Write, stderr};
+use std::panic::Location;
+use std::thread;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::Uid;
+
+/// Whether this process is root, and so may start processes of other users.
+#[must_use = "a test that lacks what it needs returns"]
+#[track_caller]
+pub fn root() -> bool {
+    let root = Uid::effective().is_root();
+    if !root {
+        skipped("needs root, to start processes of other users");
+    }
+    root
+}
+
+/// Whether this process may have `count` descriptors open at once. Raises its soft limit to its hard limit, as a broker does
+/// where it starts.
+///
+/// # Panics
+///
+/// Where the limit cannot be read or raised.
+#[must_use = "a test that lacks what it needs returns"]
+#[track_caller]
+pub fn descriptors(count: u64) -> bool {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit can be read");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the soft limit may be the hard one");
+    let enough = hard >= count;
+    if !enough {
+        skipped(format_args!(
+            "needs {count} descriptors, and the hard limit (ulimit -Hn) is {hard}"
+        ));
+    }
+    enough
+}
+
+/// Says that the calling test is skipped, and why. The harness names a thread after its test; with one thread of tests it does not,
+/// and the place of the call stands for the name.
+#[track_caller]
+fn skipped(why: impl Display) {
+    let place = Location::caller().to_string();
+    let thread = thread::current();
+    let test = thread.name().filter(|name| *name != "main");
+    let line = format!("SKIPPED {}: {why}\n", test.unwrap_or(&place));
+    // One write, and not by `eprint`, which the harness captures. Where nobody reads it, nothing can be said.
+    let _ = stderr().write_all(line.as_bytes());
+}
