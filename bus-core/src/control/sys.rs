@@ -78,7 +78,10 @@ fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
             if this.cmsg_level == libc::SOL_SOCKET && this.cmsg_type == libc::SCM_RIGHTS {
                 let data = libc::CMSG_DATA(header).cast::<RawFd>();
                 // `usize` with the GNU C library, `u32` with musl.
-                #[allow(clippy::unnecessary_cast, reason = "the type is the C library's choice")]
+                #[allow(
+                    clippy::unnecessary_cast,
+                    reason = "the type is the C library's choice"
+                )]
                 let length = this.cmsg_len as usize;
                 let length = length.saturating_sub(libc::CMSG_LEN(0) as usize);
                 for i in 0..length / size_of::<RawFd>() {
