@@ -7,7 +7,7 @@
 //! | `connection` | how it travels: one `SOCK_SEQPACKET` socket for each handle |
 //! | `peer` | who is at the other end: [`Credentials`] and a pidfd |
 //! | `passed` | what a service manager passes to a process that it starts: [`take_passed`] |
-//! | `path` | where the broker listens: [`socket_path`] |
+//! | `path` | where the broker listens, and why there: [`SocketPlace`] |
 //! | `sys` | the system calls that need `unsafe` |
 //!
 //! Promises: whatever a peer sends is checked before it is used, costs bounded memory, and ends in a
@@ -25,6 +25,6 @@ mod wire;
 pub use connection::{Connection, Sent};
 pub use messages::{Event, Refusal, Request, Role, Trust, Watched};
 pub use passed::{Passed, take_passed};
-pub use path::{check_socket_path, socket_path};
+pub use path::{SocketPlace, SocketReason, check_socket_path, socket_path, variable};
 pub use peer::{Credentials, open_pidfd, pidfd_alive};
 pub use wire::{MAX_DESCRIPTORS, MAX_PACKET, Message, PROTOCOL_VERSION, Packet};

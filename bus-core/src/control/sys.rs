@@ -4,6 +4,7 @@
 //! ssize_t recvmsg(int socket, struct msghdr *message, int flags);
 //! int accept4(int socket, struct sockaddr *address, socklen_t *length, int flags);
 //! int pidfd_open(pid_t pid, unsigned int flags);
+//! unsigned long getauxval(unsigned long type);
 //! ```
 //! All of the `unsafe` of this folder is in this file.
 
@@ -153,6 +154,12 @@ pub(super) fn adopt(number: RawFd) -> nix::Result<OwnedFd> {
     nix::errno::Errno::result(flags)?;
     // SAFETY: it is open, and whoever started this process said that it is for the one who asks, who asks once (`take_passed`).
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Whether this program has more rights than the user that started it: set-user-id, set-group-id, or file capabilities.
+pub(super) fn is_privileged() -> bool {
+    // SAFETY: an integer goes in, an integer comes out.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 /// A descriptor of a process, by its number.
