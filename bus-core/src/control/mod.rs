@@ -6,6 +6,7 @@
 //! | `wire` | how it is packed: a prefix that stays stable, then a validated archive |
 //! | `connection` | how it travels: one `SOCK_SEQPACKET` socket for each handle |
 //! | `peer` | who is at the other end: [`Credentials`] and a pidfd |
+//! | `holder` | which process runs the broker, for people: [`Holder`] |
 //! | `passed` | what a service manager passes to a process that it starts: [`take_passed`] |
 //! | `path` | where the broker listens, and why there: [`SocketPlace`] |
 //! | `sys` | the system calls that need `unsafe` |
@@ -15,6 +16,7 @@
 //! machine. It does not decide anything: who may join what is the broker's part.
 
 mod connection;
+mod holder;
 mod messages;
 mod passed;
 mod path;
@@ -23,8 +25,9 @@ mod sys;
 mod wire;
 
 pub use connection::{Connection, Sent};
+pub use holder::{Holder, lock_path, sign_lock};
 pub use messages::{Event, Refusal, Request, Role, Trust, Watched};
 pub use passed::{Passed, take_passed};
 pub use path::{SocketPlace, SocketReason, check_socket_path, socket_path, variable};
-pub use peer::{Credentials, open_pidfd, pidfd_alive};
+pub use peer::{Credentials, may_be_anybody, open_pidfd, pidfd_alive};
 pub use wire::{MAX_DESCRIPTORS, MAX_PACKET, Message, PROTOCOL_VERSION, Packet};

@@ -1,4 +1,5 @@
-//! A program that runs with more rights than its caller: the caller's environment does not choose its broker.
+//! Which broker a process trusts where it runs with another identity than usual: with more rights than its caller, or in a user
+//! namespace in which not everybody has a number.
 
 use std::env;
 use std::fs::{self, Permissions};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bus_core::control::{Connection, SocketPlace, variable};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
 };
@@ -49,6 +51,53 @@ fn listens() {
     println!("\n@listens");
     // Until the test has what it wants to know.
     let _ = std::io::stdin().read(&mut [0]);
+}
+
+/// Not a test of its own: connects, and says what came of it.
+#[test]
+#[ignore = "is started by the test as a process of its own"]
+fn connects() {
+    let path = PathBuf::from(env::var_os("TEST_SOCKET").unwrap());
+    let connected = Connection::connect(&path).map(drop);
+    println!("\n@connected {} {connected:?}", geteuid());
+}
+
+#[test]
+fn where_users_lack_numbers_no_broker_is_taken_for_ones_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock");
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    );
+    let fd = fd.unwrap();
+    bind(fd.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+    listen(&fd, Backlog::new(8).unwrap()).unwrap();
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["connects", "--exact", "--ignored", "--nocapture"]);
+    child.env("TEST_SOCKET", &path);
+    // SAFETY: one system call between fork and exec.
+    unsafe {
+        child.pre_exec(|| Ok(unshare(CloneFlags::CLONE_NEWUSER)?));
+    }
+    let said = match child.output() {
+        Ok(said) => String::from_utf8(said.stdout).unwrap(),
+        Err(error) => {
+            println!("skipped: this user can have no user namespace: {error}");
+            return;
+        }
+    };
+    let line = said
+        .lines()
+        .find_map(|line| line.strip_prefix("@connected "));
+    let line = line.unwrap_or_else(|| panic!("{said}"));
+    assert!(line.starts_with("65534 "), "{line}");
+    assert!(
+        line.contains("has no number in this user namespace"),
+        "{line}"
+    );
 }
 
 /// A part of this program, played by the caller.
