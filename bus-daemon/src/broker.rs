@@ -132,7 +132,7 @@ impl Broker {
     /// # Errors
     /// [`Error::Policy`] with everything that is wrong in the file, [`Error::PolicyFile`] where it cannot be used.
     pub fn govern(&mut self, source: Source) -> Result<()> {
-        self.governed.start(source, &self.endpoint)
+        self.governed.start(source, &mut self.endpoint)
     }
 
     /// The path on which it listens, absolute.
@@ -337,7 +337,7 @@ impl Running {
 
     /// Reads the policy again. One with a mistake changes nothing.
     fn reload(&mut self) {
-        if let Some(policy) = self.governed.reload(&self.endpoint) {
+        if let Some(policy) = self.governed.reload(&mut self.endpoint) {
             self.hub.set_policy(policy);
         }
     }
