@@ -24,6 +24,7 @@ use crate::endpoint::{BACKLOG, Endpoint};
 use crate::governed::{Governed, tell_systemd};
 use crate::hub::{Hub, turn_away};
 use crate::limits::{ACCEPTS_PER_TURN, raise_descriptor_limit};
+use crate::path_watch::{LOOK, PathWatch};
 use crate::policy::Source;
 use crate::reserve::{Accepted, Reserve};
 use crate::store::{Store, Stored, is_stored};
@@ -203,6 +204,11 @@ struct Running {
     paused: bool,
     /// When to try again what the kernel refused.
     retry_at: Option<Instant>,
+    path_watch: PathWatch,
+    /// When to look whether the path is still this broker's, where no notice tells it.
+    look_at: Option<Instant>,
+    /// The path could not be taken again, and that has been logged.
+    is_lost: bool,
     /// Until when to go on, once it was stopped.
     end: Option<Instant>,
     /// Last, for its lock guards the census.
@@ -259,6 +265,9 @@ impl Running {
             reserve,
             paused: false,
             retry_at: None,
+            path_watch: PathWatch::default(),
+            look_at: None,
+            is_lost: false,
             end: None,
             endpoint,
         })
@@ -270,6 +279,7 @@ impl Running {
         // What a service manager has kept and nobody wants goes now; no event may come for long.
         self.hub.update_store();
         self.retry()?;
+        self.watch_path()?;
         let mut events = [EpollEvent::empty(); EVENTS_PER_TURN];
         loop {
             let ready = match self.epoll.wait(&mut events, self.timeout()) {
@@ -285,6 +295,9 @@ impl Running {
             self.hub.settle();
             self.hub.update_store();
             self.retry()?;
+            if self.look_at.is_some_and(|at| Instant::now() >= at) {
+                self.look_at_path()?;
+            }
             if self
                 .end
                 .is_some_and(|end| ready == 0 || Instant::now() >= end)
@@ -302,6 +315,7 @@ impl Running {
         let due = self
             .retry_at
             .into_iter()
+            .chain(self.look_at)
             .chain(self.hub.awaited.next_look());
         let Some(at) = due.min() else {
             return EpollTimeout::NONE;
@@ -329,6 +343,10 @@ impl Running {
                     }
                 }
             }
+            Token::Path => {
+                self.path_watch.read();
+                self.look_at_path()?;
+            }
             Token::Connection(id) => self.hub.ready(id, flags),
             Token::Process(id) => self.hub.process_ended(id),
         }
@@ -346,6 +364,90 @@ impl Running {
         if self.is_told {
             tell_systemd(state);
         }
+    }
+
+    /// Hears from now on when the files at the path change.
+    fn watch_path(&mut self) -> Result<()> {
+        self.path_watch = PathWatch::of(&self.endpoint);
+        self.look_at = match self.path_watch.descriptor() {
+            Some(notices) => {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Path.pack());
+                self.epoll
+                    .add(notices, event)
+                    .map_err(|e| Error::io("watching its path", e))?;
+                None
+            }
+            None => Some(Instant::now() + LOOK),
+        };
+        // What has happened before that is seen now.
+        if self.look_at.is_none() && !self.endpoint.is_there() {
+            self.look_at = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Takes the path again where somebody has removed its socket or its lock; ends where another broker has it.
+    fn look_at_path(&mut self) -> Result<()> {
+        self.look_at = None;
+        if self.end.is_some() {
+            return Ok(());
+        }
+        if self.endpoint.is_there() {
+            return match self.path_watch.descriptor() {
+                Some(_) => Ok(()),
+                None => self.watch_path(),
+            };
+        }
+        let path = self.endpoint.path().display().to_string();
+        if self.endpoint.is_kept() {
+            if !std::mem::replace(&mut self.is_lost, true) {
+                tracing::error!(
+                    path,
+                    "somebody has removed the socket; nobody new finds this broker until the socket unit is restarted"
+                );
+            }
+            return Ok(());
+        }
+        match self.listen_anew() {
+            Ok(()) => {
+                self.is_lost = false;
+                tracing::warn!(
+                    path,
+                    "somebody had removed the socket or its lock; listening there again"
+                );
+                self.watch_path()
+            }
+            Err(error @ Error::InUse { .. }) => {
+                tracing::error!(%error, "somebody had removed the socket, and another broker has come; this one stops");
+                self.begin_to_stop()
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_lost, true) {
+                    tracing::error!(%error, "somebody has removed the socket; nobody new finds this broker until it can listen again");
+                }
+                self.look_at = Some(Instant::now() + LOOK);
+                Ok(())
+            }
+        }
+    }
+
+    fn listen_anew(&mut self) -> Result<()> {
+        // Connections that wait at the old socket find nothing at the new one.
+        let mut turns = 0..=BACKLOG as usize / ACCEPTS_PER_TURN;
+        while turns.next().is_some() && self.accept()? {}
+        let Some(before) = self.endpoint.renew()? else {
+            return Ok(());
+        };
+        // One that is not watched for now is not there to be deleted.
+        let _ = self.epoll.delete(&*before);
+        self.paused = false;
+        if let Some(listener) = self.endpoint.listener() {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener.pack());
+            self.epoll
+                .add(listener, event)
+                .map_err(|e| Error::io("watching its new socket", e))?;
+        }
+        Ok(())
     }
 
     /// Nobody new comes in; what has happened so far is still told. Who has connected may have said something: that a handle has ended, for

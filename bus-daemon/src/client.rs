@@ -100,6 +100,7 @@ pub(crate) enum Token {
     Listener,
     Stop,
     Signal,
+    Path,
     Connection(u64),
     Process(u64),
 }
@@ -113,6 +114,7 @@ impl Token {
             Self::Listener => 0,
             Self::Stop => 1,
             Self::Signal => 2,
+            Self::Path => 3,
             Self::Connection(id) => id * 2,
             Self::Process(id) => id * 2 + 1,
         }
@@ -123,6 +125,7 @@ impl Token {
             0 => Self::Listener,
             1 => Self::Stop,
             2 => Self::Signal,
+            3 => Self::Path,
             data if data % 2 == 0 => Self::Connection(data / 2),
             data => Self::Process(data / 2),
         }

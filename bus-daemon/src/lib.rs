@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  endpoint   the path: lock, stale socket, bind, remove
+//!  path_watch notices that somebody has removed the socket
 //!  reserve    accept, also when there are no descriptors left
 //!  broker     the loop: one thread, one epoll, no waiting anywhere else
 //!  hub        connections and what they ask for
@@ -46,6 +47,7 @@ mod limits;
 mod member;
 mod outbox;
 mod parked;
+mod path_watch;
 pub mod policy;
 mod process;
 mod request;
