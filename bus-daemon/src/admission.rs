@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Instant;
 
-use bus_core::control::{Refusal, Role, Trust};
+use bus_core::control::{Refusal, Role, Trust, may_be_anybody};
 use bus_core::memory::layout::PAGE;
 use bus_core::memory::{reader_bytes, ring_bytes};
 use bus_core::{TopicName, TopicSettings};
@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::accounts::{Account, Amounts, Charge};
 use crate::client::Leaving;
 use crate::hub::Hub;
-use crate::policy::{Policy, Quota, Right, Subject, user_name};
+use crate::policy::{Policy, Quota, Right, Subject};
 use crate::request::{Asked, Refused, Unsuited};
 use crate::topic::Topic;
 
@@ -61,6 +61,23 @@ impl Hub {
     pub(crate) fn set_policy(&mut self, policy: Policy) {
         self.accounts.set_limits(&policy);
         self.policy = Rc::new(policy);
+    }
+
+    /// Whether a user is served at all; the refusal if not.
+    pub(crate) fn let_in(&self, who: &Subject) -> Result<(), String> {
+        let uid = who.uid;
+        if may_be_anybody(uid) {
+            return Err(format!(
+                "the client's user has no number in the broker's user namespace, where all such users appear as {uid}; map the user there"
+            ));
+        }
+        if self.policy.knows(who) {
+            return Ok(());
+        }
+        Err(format!(
+            "this broker serves user {} and whom its policy names, and the client is user {uid}",
+            self.policy.own_user()
+        ))
     }
 
     /// Counts one who asks to be taken in.
@@ -266,7 +283,7 @@ impl Hub {
         if let Some(other) = intruders.iter().find(|member| member.publishes) {
             let why = format!(
                 "topic {name} loses nothing, and has subscribers of user {} that could hold up publishers of user {uid}; the broker's policy must say stall = true in an [[allow]] rule for them",
-                user_name(other.uid)
+                other.uid
             );
             return Err((Refusal::NotAllowed, why));
         }

@@ -59,19 +59,19 @@ pub struct Broker {
 impl Broker {
     /// Takes the path: removes what a killed broker left there, and listens.
     ///
-    /// Raises this process's limit of descriptors as far as it may. It serves its own user and nobody else, until
-    /// [`govern`](Self::govern) says otherwise.
+    /// It serves its own user and nobody else, until [`govern`](Self::govern) says otherwise. It has as many descriptors as its process
+    /// may have: see [`raise_descriptor_limit`].
     ///
     /// # Errors
     /// [`Error::InUse`] if another broker is there, [`Error::Foreign`] if something else is,
     /// [`Error::Listen`] if the path cannot be used.
     pub fn bind(path: impl AsRef<Path>) -> Result<Self> {
-        raise_descriptor_limit();
         let reserve = Reserve::new().map_err(|e| Error::io("taking a descriptor in reserve", e))?;
         Self::at(Endpoint::bind(path.as_ref())?, reserve, Service::default())
     }
 
-    /// As [`bind`](Self::bind), for a process that a service manager may have started; `passed` is what that has passed to it
+    /// As [`bind`](Self::bind), for a process of its own that a service manager may have started: its limit of descriptors is raised as
+    /// far as it may be; `passed` is what that has passed to it
     /// ([`take_passed`](bus_core::control::take_passed)).
     ///
     /// A socket among it is where the broker listens, and stays when it ends; `path` says where to listen if there is none. The service manager is told when the broker is

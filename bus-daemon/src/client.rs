@@ -17,7 +17,7 @@ use crate::accounts::Charge;
 use crate::limits::{MAX_QUEUED, MAX_QUEUED_OF_WATCH, MAX_WHY};
 use crate::outbox::{Outbox, Outgoing, Posted};
 use crate::policy::Subject;
-use crate::waste;
+use crate::{report, waste};
 
 /// One connection.
 #[derive(Debug)]
@@ -320,8 +320,9 @@ impl Clients {
 
     /// Tells a client that it is refused, and lets it leave.
     pub(crate) fn refuse(&mut self, id: u64, kind: Refusal, why: &str) {
-        let pid = self.table.get(&id).map(|client| client.peer.pid);
-        tracing::warn!(id, pid, ?kind, why, "refused");
+        if let Some(client) = self.table.get(&id) {
+            report::refused(client.peer.uid, client.peer.pid, kind, why);
+        }
         if let Ok(event) = Outgoing::new(&refused(kind, why), Vec::new()) {
             self.post(id, event);
         }

@@ -18,6 +18,7 @@ use crate::client::{Clients, Kind, Leaving, refused};
 use crate::limits::{MAX_CONNECTIONS, MAX_IDLE_TOPICS, REQUESTS_PER_TURN};
 use crate::parked::Parked;
 use crate::policy::{Policy, Subject};
+use crate::report;
 use crate::reserve::is_exhaustion;
 use crate::store::Store;
 use crate::topic::Topic;
@@ -85,12 +86,7 @@ impl Hub {
             Err(Error::Closed) => return waste::close(&connection),
             Err(error) => return turn_away(&connection, Refusal::Limit, &error.to_string()),
         };
-        if !self.policy.knows(&who) {
-            let why = format!(
-                "this broker serves user {} and whom its policy names, and the client is user {}",
-                self.policy.own_user(),
-                who.uid
-            );
+        if let Err(why) = self.let_in(&who) {
             return turn_away(&connection, Refusal::NotAllowed, &why);
         }
         let account = self.accounts.of(who.uid, &self.policy);
@@ -172,7 +168,7 @@ impl Hub {
             }
             let exited = why == Leaving::Died || !pidfd_alive(&*client.pidfd);
             if client.kind == Kind::Watch {
-                tracing::info!(id, pid = client.peer.pid, ?why, "watch left");
+                crate::report::note!(id, pid = client.peer.pid, ?why, "watch left");
                 self.unwatch(id);
                 self.census.strike(id);
                 continue;
@@ -189,7 +185,7 @@ impl Hub {
             };
             if let Some(member) = topic.member(id) {
                 let (role, client, pid) = (member.role, &member.client, member.pid);
-                tracing::info!(topic = %name, id, %role, %client, pid, exited, ?why, "left");
+                crate::report::note!(topic = %name, id, %role, %client, pid, exited, ?why, "left");
             }
             if let Err(error) = topic.leave(id, exited, &mut self.clients) {
                 tracing::error!(topic = %name, id, %error, "cannot tell that a member left");
@@ -245,7 +241,7 @@ impl Hub {
         let Some(topic) = self.topics.remove(name) else {
             return;
         };
-        tracing::info!(topic = %name, "topic closed");
+        crate::report::note!(topic = %name, "topic closed");
         self.store.stale = true;
         let version = topic.publishers_version();
         for id in topic.members() {
@@ -264,7 +260,9 @@ impl Hub {
 
 /// Refuses a connection that never becomes a client. Its socket is empty, so there is room.
 pub(crate) fn turn_away(connection: &Connection, kind: Refusal, why: &str) {
-    tracing::warn!(?kind, why, "turned away");
+    if let Ok(peer) = connection.credentials() {
+        report::refused(peer.uid, peer.pid, kind, why);
+    }
     if let Err(error) = connection.try_send(&refused(kind, why), &[]) {
         tracing::debug!(%error, "who was turned away did not wait for the answer");
     }

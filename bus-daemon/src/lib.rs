@@ -11,6 +11,7 @@
 //!  waste      descriptors that nobody wants
 //!  client     one connection;   outbox   what it has not read yet
 //!  census     who takes part, in a file for the broker that comes after this one
+//!  report     what is logged of clients that come, go and are refused
 //!  store      what a service manager keeps for the broker that comes after this one;   retained   what that is
 //!  farewell   what is done where no broker is there
 //!  awaited    who took part in the one before;   resume   how they come back;   parked   who waits for them
@@ -50,6 +51,7 @@ mod parked;
 mod path_watch;
 pub mod policy;
 mod process;
+mod report;
 mod request;
 mod reserve;
 mod resume;
@@ -63,5 +65,8 @@ mod watch;
 
 pub use broker::Broker;
 pub use error::{Error, Result};
-pub use limits::{MAX_CONNECTIONS, MAX_IDLE_TOPICS, MAX_QUEUED, MAX_QUEUED_OF_WATCH, MAX_TOPICS};
+pub use limits::{
+    MAX_CONNECTIONS, MAX_IDLE_TOPICS, MAX_QUEUED, MAX_QUEUED_OF_WATCH, MAX_TOPICS,
+    raise_descriptor_limit,
+};
 pub use thread::BrokerThread;

@@ -261,7 +261,7 @@ impl Hub {
             self.overtake(name, Role::Subscriber);
         }
         self.close(name);
-        tracing::info!(topic = %name, ?settings, "topic created");
+        crate::report::note!(topic = %name, ?settings, "topic created");
         self.tell_appeared(&topic);
         self.topics.insert(name.clone(), topic);
         Ok(())
@@ -339,7 +339,7 @@ impl Hub {
         segment::check(&segment, kind, bytes)
             .map_err(|e| (Refusal::Segment, format!("topic {name}: {e}")))?;
         let (role, client, pid) = (member.role, &member.client, member.pid);
-        tracing::info!(topic = %name, id, %role, %client, pid, "joined");
+        crate::report::note!(topic = %name, id, %role, %client, pid, "joined");
         self.write_down(id, name)?;
         let Some(topic) = self.topics.get_mut(name) else {
             return protocol("the topic is closed");

@@ -134,7 +134,7 @@ impl Hub {
         }
         self.awaited.returns(id);
         let (topic, pid) = (&known.name, known.record.pid);
-        tracing::info!(%topic, id, role = %asked.role, client = %known.client, pid, closed, "resumed");
+        crate::report::note!(%topic, id, role = %asked.role, client = %known.client, pid, closed, "resumed");
         let resumed = if closed {
             self.resume_dismissed(id, asked.rings)
         } else {
@@ -266,7 +266,7 @@ impl Hub {
         let schema = asked.schema.clone();
         let charge = self.charge_anyway(connection, topic_amounts())?;
         let topic = self.new_topic(name, schema, asked.settings, charge)?;
-        tracing::info!(topic = %name, "topic is there again");
+        crate::report::note!(topic = %name, "topic is there again");
         self.tell_appeared(&topic);
         self.topics.insert(name.clone(), topic);
         Ok(())
@@ -422,7 +422,7 @@ impl Hub {
         let Some(record) = self.awaited.lose(id) else {
             return;
         };
-        tracing::info!(
+        crate::report::note!(
             topic = record.name,
             id,
             pid = record.pid,
@@ -468,7 +468,7 @@ impl Hub {
             self.awaited.back(id);
             return false;
         }
-        tracing::info!(id, pid = client.peer.pid, "away again");
+        crate::report::note!(id, pid = client.peer.pid, "away again");
         self.awaited.reverts(id, Rc::clone(&client.pidfd));
         if let Some(name) = &client.topic {
             if let Some(topic) = self.topics.get_mut(name) {

@@ -23,7 +23,7 @@ impl Hub {
             let (topic, id) = (stored.name.clone(), stored.about.id);
             match self.restore_ring(stored) {
                 Ok(()) => {
-                    tracing::info!(%topic, id, "the ring of an ended publisher is there again")
+                    crate::report::note!(%topic, id, "the ring of an ended publisher is there again")
                 }
                 Err((_, why)) => {
                     tracing::warn!(%topic, id, why, "a ring that was stored is not used")

@@ -83,7 +83,7 @@ impl Hub {
         let (peer, pidfd) = (entry.peer, Rc::clone(&entry.pidfd));
         let who = Rc::clone(&entry.who);
         charge.account().name(peer.pid, client.as_str());
-        tracing::info!(id, %client, pid = peer.pid, %pattern, "watches");
+        crate::report::note!(id, %client, pid = peer.pid, %pattern, "watches");
         let watch = Watch {
             pattern,
             schema,
