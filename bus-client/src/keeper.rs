@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use bus_core::control::{Connection, Event, Request};
 use bus_core::fork::{Birth, Unshared};
+use bus_core::thread::spawn_quiet;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::SigSet;
 
 use crate::host::Seeker;
 use crate::line::{Installed, Line};
@@ -128,9 +128,7 @@ impl Keeper {
             unwatched: Vec::new(),
             misunderstood: false,
         };
-        let thread = std::thread::Builder::new()
-            .name("bus-keeper".into())
-            .spawn(move || round.run())
+        let thread = spawn_quiet("bus-keeper", move || round.run())
             .map_err(|e| bus_core::Error::io("starting a thread", e))?;
         Ok(Running {
             thread,
@@ -298,10 +296,6 @@ struct Round {
 
 impl Round {
     fn run(mut self) {
-        // Signal handlers belong on the process's own threads.
-        if let Err(error) = SigSet::all().thread_block() {
-            tracing::warn!(%error, "the keeper takes signals");
-        }
         let mut pause = SOON;
         let mut rung = Instant::now();
         while self.is_wanted() {

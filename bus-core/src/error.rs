@@ -14,7 +14,7 @@ pub enum Error {
         /// The name as given, shortened.
         name: String,
         /// Which rule it breaks.
-        why: &'static str,
+        why: String,
     },
 
     /// A pattern breaks the rules of [`Pattern`](crate::Pattern).
@@ -25,7 +25,7 @@ pub enum Error {
         /// The pattern as given, shortened.
         pattern: String,
         /// Which rule it breaks.
-        why: &'static str,
+        why: String,
     },
 
     /// A setting is outside its limits.

@@ -9,19 +9,29 @@ pub(crate) const MAX_LEN: usize = 127;
 
 /// Whether this may stand between two `/`.
 pub(crate) fn is_part(part: &str) -> bool {
-    let allowed = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-');
-    !part.is_empty() && part.bytes().all(allowed)
+    !part.is_empty() && part.chars().all(is_allowed)
+}
+
+fn is_allowed(character: char) -> bool {
+    matches!(character, 'a'..='z' | '0'..='9' | '_' | '.' | '-')
+}
+
+/// Which character of a part breaks the rules, as a clause of a sentence. Empty if none does.
+pub(crate) fn bad_character(part: &str) -> String {
+    let bad = part.chars().find(|character| !is_allowed(*character));
+    bad.map(|character| format!("the character {character:?} is not allowed"))
+        .unwrap_or_default()
 }
 
 fn check(name: &str) -> Result<()> {
     let why = if name.is_empty() {
-        "it is empty"
+        "it is empty".into()
     } else if name.len() > MAX_LEN {
-        "it is longer than 127 bytes"
+        "it is longer than 127 bytes".into()
     } else if name.split('/').any(str::is_empty) {
-        "it has an empty part"
-    } else if !name.split('/').all(is_part) {
-        "it has a character that is not allowed"
+        "it has an empty part".into()
+    } else if let Some(part) = name.split('/').find(|part| !is_part(part)) {
+        bad_character(part)
     } else {
         return Ok(());
     };
@@ -96,10 +106,10 @@ mod tests {
             ("/a", "empty part"),
             ("a/", "empty part"),
             ("a//b", "empty part"),
-            ("A", "character"),
-            ("a b", "character"),
-            ("ä", "character"),
-            ("a\0", "character"),
+            ("Feed", "the character 'F' is not allowed"),
+            ("a b", "the character ' ' is not allowed"),
+            ("market/ä", "the character 'ä' is not allowed"),
+            ("a\0", "the character '\\0' is not allowed"),
             (&"x".repeat(128), "longer"),
         ] {
             let error = TopicName::new(name).unwrap_err().to_string();

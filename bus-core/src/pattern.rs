@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use crate::name::{MAX_LEN, is_part};
+use crate::name::{MAX_LEN, bad_character, is_part};
 use crate::{Error, Result, TopicName};
 
 /// Stands for any one part.
@@ -39,19 +39,19 @@ impl Pattern {
         let pattern = pattern.into();
         let wild = |part: &str| part == ONE || part == ANY;
         let why = if pattern.is_empty() {
-            "it is empty"
+            "it is empty".to_owned()
         } else if pattern.len() > MAX_LEN {
-            "it is longer than 127 bytes"
+            "it is longer than 127 bytes".into()
         } else if pattern.split('/').any(str::is_empty) {
-            "it has an empty part"
+            "it has an empty part".into()
         } else if let Some(part) = pattern
             .split('/')
             .find(|part| !is_part(part) && !wild(part))
         {
             if part.contains('*') {
-                "a '*' stands for a whole part"
+                "a '*' stands for a whole part".into()
             } else {
-                "it has a character that is not allowed"
+                bad_character(part)
             }
         } else {
             return Ok(Self(pattern));

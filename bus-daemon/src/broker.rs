@@ -28,7 +28,9 @@ use crate::governed::{Governed, tell_systemd};
 use crate::kernel::{Kernel, Token};
 use crate::limits::{ACCEPTS_PER_TURN, REQUESTS_PER_TURN, raise_descriptor_limit};
 use crate::marker::{self, Marker};
+use crate::path_watch::{LOOK, PathWatch};
 use crate::policy::{Source, Subject};
+use crate::report;
 use crate::reserve::{Accepted, Reserve, is_exhaustion};
 use crate::retained::Retained;
 use crate::store::{Store, Stored, is_stored};
@@ -65,19 +67,19 @@ pub struct Broker {
 impl Broker {
     /// Takes the path: removes what a killed broker left there, and listens.
     ///
-    /// Raises this process's limit of descriptors as far as it may. It serves its own user and nobody else, until
-    /// [`govern`](Self::govern) says otherwise.
+    /// It serves its own user and nobody else, until [`govern`](Self::govern) says otherwise. It has as many descriptors as its process
+    /// may have: see [`raise_descriptor_limit`].
     ///
     /// # Errors
     /// [`Error::InUse`] if another broker is there, [`Error::Foreign`] if something else is,
     /// [`Error::Listen`] if the path cannot be used.
     pub fn bind(path: impl AsRef<Path>) -> Result<Self> {
-        raise_descriptor_limit();
         let reserve = Reserve::new().map_err(|e| Error::io("taking a descriptor in reserve", e))?;
         Self::at(Endpoint::bind(path.as_ref())?, reserve, Service::default())
     }
 
-    /// As [`bind`](Self::bind), for a process that a service manager may have started; `passed` is what that has passed to it
+    /// As [`bind`](Self::bind), for a process of its own that a service manager may have started: its limit of descriptors is raised as
+    /// far as it may be; `passed` is what that has passed to it
     /// ([`take_passed`](bus_core::control::take_passed)).
     ///
     /// A socket among it is where the broker listens, and stays when it ends; `path` says where to listen if there is none. The service manager is told when the broker is
@@ -117,8 +119,9 @@ impl Broker {
     fn at(endpoint: Endpoint, reserve: Reserve, service: Service) -> Result<Self> {
         let before = marker::read(endpoint.lock_file());
         let generation = before.generation.saturating_add(1);
-        marker::write(endpoint.lock_file(), generation, false)
-            .map_err(|e| Error::io("writing its lock file", e))?;
+        if let Err(error) = marker::write(endpoint.lock_file(), generation, false) {
+            tracing::warn!(%error, "cannot write the lock file: the next broker may not know this one");
+        }
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let stop = Unshared::new(|| EventFd::from_flags(flags))
             .map_err(|e| Error::io("making the descriptor that stops it", e))?;
@@ -141,7 +144,7 @@ impl Broker {
     /// # Errors
     /// [`Error::Policy`] with everything that is wrong in the file, [`Error::PolicyFile`] where it cannot be used.
     pub fn govern(&mut self, source: Source) -> Result<()> {
-        self.governed.start(source, &self.endpoint)
+        self.governed.start(source, &mut self.endpoint)
     }
 
     /// The path on which it listens, absolute.
@@ -220,6 +223,11 @@ struct Running {
     paused: bool,
     /// When to try again what the kernel refused.
     retry_at: Option<Instant>,
+    path_watch: PathWatch,
+    /// When to look whether the path is still this broker's, where no notice tells it.
+    look_at: Option<Instant>,
+    /// The path could not be taken again, and that has been logged.
+    is_lost: bool,
     /// Until when to go on, once it was stopped.
     end: Option<Instant>,
     /// When the engine was told the time last.
@@ -289,6 +297,9 @@ impl Running {
             reserve,
             paused: false,
             retry_at: None,
+            path_watch: PathWatch::default(),
+            look_at: None,
+            is_lost: false,
             end: None,
             looked: Instant::now(),
             endpoint,
@@ -301,6 +312,7 @@ impl Running {
         // What a service manager has kept and nobody wants goes now; no event may come for long.
         self.retained.update(&mut self.engine);
         self.retry()?;
+        self.watch_path()?;
         let mut events = [EpollEvent::empty(); EVENTS_PER_TURN];
         loop {
             let ready = match self.epoll.wait(&mut events, self.timeout()) {
@@ -323,6 +335,9 @@ impl Running {
                 self.begin_to_stop()?;
             }
             self.retry()?;
+            if self.look_at.is_some_and(|at| Instant::now() >= at) {
+                self.look_at_path()?;
+            }
             if self
                 .end
                 .is_some_and(|end| ready == 0 || Instant::now() >= end)
@@ -336,10 +351,15 @@ impl Running {
     fn finish(mut self) -> Result<()> {
         let clean = !self.engine.has_members();
         self.endpoint.close();
-        marker::write(self.endpoint.lock_file(), self.generation, clean)
-            .map_err(|e| Error::io("writing its lock file", e))?;
+        self.mark(clean);
         tracing::info!("stopped");
         Ok(())
+    }
+
+    fn mark(&self, clean: bool) {
+        if let Err(error) = marker::write(self.endpoint.lock_file(), self.generation, clean) {
+            tracing::warn!(%error, "cannot write the lock file: the next broker waits for members that may be left");
+        }
     }
 
     fn timeout(&self) -> EpollTimeout {
@@ -347,7 +367,8 @@ impl Running {
             return EpollTimeout::ZERO;
         }
         let wakeup = self.engine.next_wakeup().map(|after| self.looked + after);
-        let Some(at) = self.retry_at.into_iter().chain(wakeup).min() else {
+        let due = self.retry_at.into_iter().chain(self.look_at).chain(wakeup);
+        let Some(at) = due.min() else {
             return EpollTimeout::NONE;
         };
         let millis = at.saturating_duration_since(Instant::now()).as_millis() + 1;
@@ -372,6 +393,10 @@ impl Running {
                         self.begin_to_stop()?;
                     }
                 }
+            }
+            Token::Path => {
+                self.path_watch.read();
+                self.look_at_path()?;
             }
             Token::Connection(session) => self.ready(session, flags),
             Token::Process(session) => self.engine.ended(session, End::Died),
@@ -464,7 +489,7 @@ impl Running {
 
     /// Reads the policy again. One with a mistake changes nothing.
     fn reload(&mut self) {
-        if let Some(policy) = self.governed.reload(&self.endpoint) {
+        if let Some(policy) = self.governed.reload(&mut self.endpoint) {
             self.engine.set_policy(policy);
         }
     }
@@ -473,6 +498,92 @@ impl Running {
         if self.is_told {
             tell_systemd(state);
         }
+    }
+
+    /// Hears from now on when the files at the path change.
+    fn watch_path(&mut self) -> Result<()> {
+        self.path_watch = PathWatch::of(&self.endpoint);
+        self.look_at = match self.path_watch.descriptor() {
+            Some(notices) => {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Path.pack());
+                self.epoll
+                    .add(notices, event)
+                    .map_err(|e| Error::io("watching its path", e))?;
+                None
+            }
+            None => Some(Instant::now() + LOOK),
+        };
+        // What has happened before that is seen now.
+        if self.look_at.is_none() && !self.endpoint.is_there() {
+            self.look_at = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Takes the path again where somebody has removed its socket or its lock; ends where another broker has it.
+    fn look_at_path(&mut self) -> Result<()> {
+        self.look_at = None;
+        if self.end.is_some() {
+            return Ok(());
+        }
+        if self.endpoint.is_there() {
+            return match self.path_watch.descriptor() {
+                Some(_) => Ok(()),
+                None => self.watch_path(),
+            };
+        }
+        let path = self.endpoint.path().display().to_string();
+        if self.endpoint.is_kept() {
+            if !std::mem::replace(&mut self.is_lost, true) {
+                tracing::error!(
+                    path,
+                    "somebody has removed the socket; nobody new finds this broker until the socket unit is restarted"
+                );
+            }
+            return Ok(());
+        }
+        match self.listen_anew() {
+            Ok(()) => {
+                self.is_lost = false;
+                tracing::warn!(
+                    path,
+                    "somebody had removed the socket or its lock; listening there again"
+                );
+                self.watch_path()
+            }
+            Err(error @ Error::InUse { .. }) => {
+                tracing::error!(%error, "somebody had removed the socket, and another broker has come; this one stops");
+                self.begin_to_stop()
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_lost, true) {
+                    tracing::error!(%error, "somebody has removed the socket; nobody new finds this broker until it can listen again");
+                }
+                self.look_at = Some(Instant::now() + LOOK);
+                Ok(())
+            }
+        }
+    }
+
+    fn listen_anew(&mut self) -> Result<()> {
+        // Connections that wait at the old socket find nothing at the new one.
+        let mut turns = 0..=BACKLOG as usize / ACCEPTS_PER_TURN;
+        while turns.next().is_some() && self.accept()? {}
+        let before = self.endpoint.renew()?;
+        self.mark(false);
+        let Some(before) = before else {
+            return Ok(());
+        };
+        // One that is not watched for now is not there to be deleted.
+        let _ = self.epoll.delete(&*before);
+        self.paused = false;
+        if let Some(listener) = self.endpoint.listener() {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener.pack());
+            self.epoll
+                .add(listener, event)
+                .map_err(|e| Error::io("watching its new socket", e))?;
+        }
+        Ok(())
     }
 
     /// Nobody new comes in; what has happened so far is still told. Who has connected may have said something: that a handle has ended, for
@@ -555,8 +666,9 @@ impl Running {
 
 /// Refuses a connection that never becomes a session. Its socket is empty, so there is room.
 fn turn_away(connection: &Connection, refused: &Refused) {
-    let (kind, why) = (refused.kind, &refused.why);
-    tracing::warn!(?kind, why, "turned away");
+    let peer = connection.credentials().ok();
+    let (uid, pid) = peer.map_or((u32::MAX, 0), |peer| (peer.uid, peer.pid));
+    report::refused(uid, pid, refused.kind, &refused.why);
     if let Err(error) = connection.try_send(SESSION, &refused.event(), &[]) {
         tracing::debug!(%error, "a client that was turned away did not wait for the answer");
     }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use bus_core::control::Holder;
+
 use crate::policy::Problems;
 
 /// What can go wrong with the broker itself. What is wrong with a client is told to the client.
@@ -10,10 +12,16 @@ use crate::policy::Problems;
 #[non_exhaustive]
 pub enum Error {
     /// Another broker has the path.
-    #[error("another broker already serves {}; use it, or choose another path", path.display())]
+    #[error(
+        "another broker already serves {}{}; use it, or choose another path",
+        path.display(),
+        holder.as_ref().map(|holder| format!(": {holder}")).unwrap_or_default()
+    )]
     InUse {
         /// The path of the socket.
         path: PathBuf,
+        /// The process that runs the other broker, where its lock file says so.
+        holder: Option<Holder>,
     },
 
     /// Something that is no broker has the path.

@@ -33,7 +33,7 @@ impl Governed {
     }
 
     /// By this file, from the start.
-    pub(crate) fn start(&mut self, mut source: Source, endpoint: &Endpoint) -> Result<()> {
+    pub(crate) fn start(&mut self, mut source: Source, endpoint: &mut Endpoint) -> Result<()> {
         let policy = source.read(self.own)?;
         log(&policy, &source);
         open(endpoint, &policy)?;
@@ -48,7 +48,7 @@ impl Governed {
     }
 
     /// The policy as it is now, if it can be followed.
-    pub(crate) fn reload(&mut self, endpoint: &Endpoint) -> Option<Policy> {
+    pub(crate) fn reload(&mut self, endpoint: &mut Endpoint) -> Option<Policy> {
         if self.source.is_none() {
             tracing::info!("told to read the policy again, and there is none");
             return None;
@@ -61,7 +61,7 @@ impl Governed {
         policy
     }
 
-    fn reread(&mut self, endpoint: &Endpoint) -> Option<Policy> {
+    fn reread(&mut self, endpoint: &mut Endpoint) -> Option<Policy> {
         let source = self.source.as_mut()?;
         match source
             .read(self.own)
@@ -106,7 +106,7 @@ fn log(policy: &Policy, source: &Source) {
 }
 
 /// Lets everybody connect to the socket where the policy serves others; else nobody else.
-fn open(endpoint: &Endpoint, policy: &Policy) -> Result<()> {
+fn open(endpoint: &mut Endpoint, policy: &Policy) -> Result<()> {
     let others = policy.serves_others();
     endpoint.let_others_connect(others)?;
     let taken = policy.all_limits().default[Quota::Descriptors];

@@ -23,6 +23,8 @@ pub(crate) enum Token {
     Listener,
     Stop,
     Signal,
+    /// The files of the broker's path.
+    Path,
     /// A session's connection.
     Connection(u64),
     /// A session's process.
@@ -40,6 +42,7 @@ impl Token {
             Self::Listener => 0,
             Self::Stop => 1,
             Self::Signal => 2,
+            Self::Path => 3,
             Self::Connection(number) => number * 4,
             Self::Process(number) => number * 4 + 1,
             Self::Absent(number) => number * 4 + 2,
@@ -51,6 +54,7 @@ impl Token {
             (0, _) => Self::Listener,
             (1, _) => Self::Stop,
             (2, _) => Self::Signal,
+            (3, _) => Self::Path,
             (_, 0) => Self::Connection(data / 4),
             (_, 1) => Self::Process(data / 4),
             _ => Self::Absent(data / 4),
@@ -274,6 +278,7 @@ mod tests {
             Token::Listener,
             Token::Stop,
             Token::Signal,
+            Token::Path,
             Token::Connection(FIRST),
             Token::Process(FIRST),
             Token::Absent(FIRST),

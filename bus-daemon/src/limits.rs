@@ -30,8 +30,12 @@ pub(crate) fn descriptor_limit() -> Option<u64> {
     limit.ok().map(|(soft, _)| soft)
 }
 
-/// Lets this process have as many descriptors as it may. Failing is no error: the limit shows where it is reached.
-pub(crate) fn raise_descriptor_limit() {
+/// Raises this process's soft limit of descriptors to its hard limit (`RLIMIT_NOFILE`). Failing is no error: the limit shows where it
+/// is reached.
+///
+/// For a program that uses no `select()`, which cannot take descriptors from 1024 on. Programs that this process starts later inherit
+/// the limit.
+pub fn raise_descriptor_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)

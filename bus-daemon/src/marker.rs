@@ -1,15 +1,19 @@
 //! How the broker before this one ended: a line in the lock file.
 //!
 //! ```text
-//! bus 1 BOOT_ID GENERATION clean          it ended without members
-//! bus 1 BOOT_ID GENERATION open           it runs, or was killed, or ended with members
+//! bus 1 BOOT_ID GENERATION clean PID      it ended without members
+//! bus 1 BOOT_ID GENERATION open PID       it runs, or was killed, or ended with members
 //! ```
+//! The number of the process is for people: see [`Holder`](bus_core::control::Holder).
+//!
 //! Only a `clean` line of this start of the machine proves that no member is left. A cleaner of temporary files may
 //! remove the file, and then nothing is proved. Nothing else is written down: see `engine/recovery.rs`.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
+
+use nix::sys::resource::{Resource, getrlimit};
 
 /// Longest line, in bytes.
 const LONGEST: usize = 256;
@@ -48,9 +52,18 @@ pub(crate) fn read(file: &File) -> Marker {
 }
 
 /// Writes the line.
+///
+/// # Errors
+/// What the kernel said. Then nothing is proved to the next broker.
 pub(crate) fn write(file: &File, generation: u64, clean: bool) -> io::Result<()> {
     let state = if clean { "clean" } else { "open" };
-    let line = format!("bus 1 {} {generation} {state}\n", boot_id());
+    let pid = std::process::id();
+    let line = format!("bus 1 {} {generation} {state} {pid}\n", boot_id());
+    // Past the limit on file sizes, the kernel would end this process.
+    let limit = getrlimit(Resource::RLIMIT_FSIZE)?;
+    if limit.0 < LONGEST as u64 {
+        return Err(io::Error::other("the limit on file sizes is too low"));
+    }
     assert!(line.len() <= LONGEST, "the line can be read again");
     file.write_all_at(line.as_bytes(), 0)?;
     file.set_len(line.len() as u64)

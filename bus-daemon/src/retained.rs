@@ -11,6 +11,7 @@ use bus_core::memory::segment::{self, Kind};
 use crate::engine::{Ended, Engine, Owner, Refused, grant_amounts, topic_amounts};
 use crate::kernel::Kernel;
 use crate::limits::{MAX_PUBLISHERS, MAX_TOPICS};
+use crate::report::note;
 use crate::store::{About, Store, Stored};
 
 /// What is stored.
@@ -32,7 +33,7 @@ impl Retained {
             let (topic, id) = (stored.name.clone(), stored.about.id);
             match restore_ring(engine, stored) {
                 Ok(()) => {
-                    tracing::info!(%topic, id, "the ring of an ended publisher is there again");
+                    note!(%topic, id, "the ring of an ended publisher is there again");
                 }
                 Err(refused) => {
                     let why = refused.why;

@@ -5,11 +5,11 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use bus_core::fork::{Birth, Unshared};
+use bus_core::thread::spawn_quiet;
 use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
-use nix::sys::signal::SigSet;
 
-use crate::{Broker, Error, Result};
+use crate::{Broker, Error, Result, report};
 
 /// A broker that runs on a thread. Dropping it stops the broker.
 ///
@@ -23,7 +23,7 @@ pub struct BrokerThread {
 }
 
 impl Broker {
-    /// Runs the broker on a thread of its own, which takes no signals. When this returns, the broker has all that it needs to run.
+    /// Runs the broker on a [quiet thread](bus_core::thread::spawn_quiet). When this returns, the broker has all that it needs to run.
     ///
     /// # Errors
     /// [`Error::Io`] if the thread cannot be started, or the broker lacks what it cannot do without: a descriptor, for instance.
@@ -32,19 +32,14 @@ impl Broker {
         let yielded = self.yielded();
         let birth = Birth::here();
         let (begun, begins) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("bus-broker".into())
-            .spawn(move || {
-                // The host's signal handlers belong on the host's threads.
-                SigSet::all()
-                    .thread_block()
-                    .map_err(|e| Error::io("blocking signals", e))?;
-                self.run_and_tell(|| {
-                    // Who asks waits for it.
-                    let _ = begun.send(());
-                })
+        let thread = spawn_quiet("bus-broker", move || {
+            report::be_embedded();
+            self.run_and_tell(|| {
+                // The caller waits for it.
+                let _ = begun.send(());
             })
-            .map_err(|e| Error::io("starting its thread", e))?;
+        })
+        .map_err(|e| Error::io("starting its thread", e))?;
         if begins.recv().is_err() {
             // It ended before it began, and says why.
             thread.join().unwrap_or(Err(Error::Panicked))?;
@@ -64,6 +59,13 @@ impl BrokerThread {
     pub fn has_yielded(&self) -> bool {
         // ORDERING: pairs with the store in the broker's loop; nothing else is published by it.
         self.yielded.load(Ordering::Acquire)
+    }
+
+    /// Whether the broker still runs.
+    pub fn is_running(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
     }
 
     /// Stops the broker and waits for its end. What happened before this call, a handle that was dropped for

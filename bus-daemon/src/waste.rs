@@ -2,21 +2,24 @@
 //!
 //! To close a descriptor may take as long as whoever made it likes: a TCP socket lingers, a file of a FUSE file system asks its process, and a Unix
 //! socket closes what lies in its queue. So the broker closes only what it knows, and leaves the rest to threads, which are started when
-//! there is something for them. Those that somebody keeps busy are lost to everybody who comes after them; more than [`MOST`] there
-//! are not, and then descriptors pile up, up to the quota of who sent them.
+//! there is something for them and end when there is nothing for a while. A thread that somebody keeps busy is lost to all others.
+//! There are at most [`MOST`] threads; when all are busy, descriptors wait.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bus_core::backend::doorbell;
 use bus_core::control::Connection;
+use bus_core::thread::spawn_quiet;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// Threads that close.
-const MOST: usize = 16;
+/// Most threads that close. Each may be one of the process that hosts the broker.
+const MOST: usize = 4;
+/// How long a thread waits for something to close before it ends.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// A socket is closed without waiting for what it has still to send.
 const AT_ONCE: libc::linger = libc::linger {
@@ -43,67 +46,81 @@ pub(crate) fn close(connection: &Connection) {
 
 /// Closes descriptors, without waiting for it.
 pub(crate) fn throw(descriptors: Vec<OwnedFd>) {
-    static YARD: OnceLock<Yard> = OnceLock::new();
+    static YARD: Yard = Yard::new();
     for descriptor in descriptors {
         if !is_harmless(&descriptor) {
-            YARD.get_or_init(Yard::new).take(descriptor);
+            YARD.take(descriptor);
         }
     }
 }
 
 /// Where descriptors wait to be closed.
 struct Yard {
-    sender: Sender<OwnedFd>,
-    receiver: Arc<Mutex<Receiver<OwnedFd>>>,
-    /// How many there are that nobody has closed yet, and threads.
-    state: Arc<Mutex<State>>,
+    state: Mutex<State>,
+    /// Rung for each descriptor that comes.
+    came: Condvar,
 }
 
-#[derive(Default)]
 struct State {
-    open: usize,
+    waiting: VecDeque<OwnedFd>,
     threads: usize,
+    /// Threads that wait for something to close.
+    idle: usize,
 }
 
 impl Yard {
-    fn new() -> Self {
-        let (sender, receiver) = channel();
+    const fn new() -> Self {
+        let state = State {
+            waiting: VecDeque::new(),
+            threads: 0,
+            idle: 0,
+        };
         Self {
-            sender,
-            receiver: Arc::new(Mutex::new(receiver)),
-            state: Arc::default(),
+            state: Mutex::new(state),
+            came: Condvar::new(),
         }
     }
 
-    fn take(&self, descriptor: OwnedFd) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.open += 1;
-        if state.open > state.threads && state.threads < MOST {
-            state.threads += usize::from(self.start());
-        }
-        drop(state);
-        // The receiver lives as long as this.
-        let _ = self.sender.send(descriptor);
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a thread; false where there can be none.
-    fn start(&self) -> bool {
-        let (receiver, state) = (Arc::clone(&self.receiver), Arc::clone(&self.state));
-        let closes = move || {
-            loop {
-                let next = receiver
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .recv();
-                let Ok(descriptor) = next else { return };
-                // What can be told not to wait is told so; it fails for what is no socket. Whoever could change it back has a descriptor,
-                // and then this one is not the last.
+    fn take(&'static self, descriptor: OwnedFd) {
+        let mut state = self.lock();
+        state.waiting.push_back(descriptor);
+        if state.waiting.len() > state.idle && state.threads < MOST {
+            state.threads += 1;
+            drop(state);
+            // Where there can be none, those that are there close it, or the next one.
+            if spawn_quiet("bus-waste", || self.close_all()).is_err() {
+                self.lock().threads -= 1;
+            }
+        }
+        self.came.notify_one();
+    }
+
+    /// Closes what comes, until nothing has come for a while.
+    fn close_all(&self) {
+        let mut state = self.lock();
+        loop {
+            if let Some(descriptor) = state.waiting.pop_front() {
+                drop(state);
+                // What can be told not to wait is told so; it fails for what is no socket. Whoever could change it back has a
+                // descriptor, and then this one is not the last.
                 let _ = setsockopt(&descriptor, sockopt::Linger, &AT_ONCE);
                 drop(descriptor);
-                state.lock().unwrap_or_else(PoisonError::into_inner).open -= 1;
+                state = self.lock();
+                continue;
             }
-        };
-        let thread = thread::Builder::new().name("bus-waste".into());
-        thread.spawn(closes).is_ok()
+            state.idle += 1;
+            let waited = self.came.wait_timeout(state, IDLE);
+            let (guard, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = guard;
+            state.idle -= 1;
+            if waited.timed_out() && state.waiting.is_empty() {
+                state.threads -= 1;
+                return;
+            }
+        }
     }
 }

@@ -162,6 +162,7 @@ fn a_client_that_floods_does_not_starve_others() {
 
 #[test]
 fn more_connections_than_the_limit_are_turned_away() {
+    bus_daemon::raise_descriptor_limit();
     let host = Host::new();
     // A socket at either end, and a pidfd.
     let needed = 3 * bus_daemon::MAX_CONNECTIONS as u64 + 500;

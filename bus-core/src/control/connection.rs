@@ -95,7 +95,18 @@ impl Connection {
             connection.credentials()?.uid,
             nix::unistd::geteuid().as_raw(),
         );
-        if owner != me && owner != 0 && super::path::broker_user() != Some(owner) {
+        let is_named = || super::path::broker_user() == Some(owner);
+        if super::may_be_anybody(owner) && !is_named() {
+            let why = format!(
+                "the broker at {} belongs to a user that has no number in this user namespace, where such users appear as {owner}; map the user, or set BUS_BROKER_USER={owner} if you trust all of them",
+                path.display()
+            );
+            return Err(Error::io(
+                WHAT,
+                io::Error::new(io::ErrorKind::PermissionDenied, why),
+            ));
+        }
+        if owner != me && owner != 0 && !is_named() {
             let why = format!(
                 "the broker at {} belongs to user {owner}, and this is user {me}; set BUS_SOCKET to a path of your own, or BUS_BROKER_USER={owner} if that user runs your broker",
                 path.display()

@@ -6,8 +6,9 @@
 //! | `wire` | how it is packed: a prefix that never changes, then a validated archive for each message |
 //! | `connection` | how it travels: one `SOCK_SEQPACKET` socket for each session |
 //! | `peer` | who is at the other end: [`Credentials`] and a pidfd |
+//! | `holder` | which process runs the broker, for people: [`Holder`] |
 //! | `passed` | what a service manager passes to a process that it starts: [`take_passed`] |
-//! | `path` | where the broker listens: [`socket_path`] |
+//! | `path` | where the broker listens, and why there: [`SocketPlace`] |
 //! | `sys` | the system calls that need `unsafe` |
 //!
 //! Promises: whatever a peer sends is checked before it is used, costs bounded memory, and ends in a message or
@@ -15,6 +16,7 @@
 //! does not decide anything: what is allowed on a topic is the broker's part.
 
 mod connection;
+mod holder;
 mod messages;
 mod passed;
 mod path;
@@ -24,10 +26,11 @@ mod sys;
 mod wire;
 
 pub use connection::{Connection, Frame, Sent};
+pub use holder::{Holder, lock_path};
 pub use messages::{Event, KnownPeer, MAX_PRESENTED, Request, Role, Secret, Trust, Watched};
 pub use passed::{Passed, take_passed};
-pub use path::{check_socket_path, socket_path};
-pub use peer::{Credentials, open_pidfd, pidfd_alive};
+pub use path::{SocketPlace, SocketReason, check_socket_path, socket_path, variable};
+pub use peer::{Credentials, may_be_anybody, open_pidfd, pidfd_alive};
 pub use refusal::Refusal;
 pub use wire::{
     Addressed, MAX_DESCRIPTORS, MAX_PACKET, MAY_BE_IGNORED, Message, PROTOCOL_VERSIONS, Packet,

@@ -1,6 +1,8 @@
 //! Who is at the other end of a connection: what the kernel says, not what the peer says.
 
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -9,6 +11,9 @@ use nix::sys::socket::{getsockopt, sockopt};
 use super::Connection;
 use super::sys;
 use crate::{Error, Result};
+
+/// The overflow user where the kernel does not say which one it is.
+const OVERFLOW_USER: u32 = 65534;
 
 /// The process that made the other end, as it was then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +73,40 @@ impl Connection {
     }
 }
 
+/// Whether a user number as the kernel shows it here may stand for different people. Users that have no number in this user
+/// namespace all appear as the overflow user, 65534 by default. So that number names nobody, unless all users have a number here, or
+/// it is the number of this process itself and the namespace gives it to somebody.
+pub fn may_be_anybody(uid: u32) -> bool {
+    static OVERFLOW: OnceLock<u32> = OnceLock::new();
+    let overflow = OVERFLOW.get_or_init(|| {
+        let number = fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
+        number
+            .and_then(|uid| uid.trim().parse().ok())
+            .unwrap_or(OVERFLOW_USER)
+    });
+    if uid != *overflow {
+        return false;
+    }
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    names_nobody(&map, uid, nix::unistd::geteuid().as_raw() == uid)
+}
+
+/// [`may_be_anybody`] of the overflow user, in a namespace with this map.
+fn names_nobody(map: &str, overflow: u32, is_own: bool) -> bool {
+    let ranges = map.lines().filter_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        let first = numbers.next()?.ok()?;
+        Some((first, numbers.nth(1)?.ok()?))
+    });
+    let (mut users, mut is_given) = (0, false);
+    for (first, count) in ranges {
+        users += count;
+        is_given |= (first..first + count).contains(&u64::from(overflow));
+    }
+    let all = users >= u64::from(u32::MAX);
+    !(all || is_own && is_given)
+}
+
 /// A pidfd of the process with this number; none if there is no such process.
 ///
 /// # Errors
@@ -121,6 +160,27 @@ mod tests {
         for group in nix::unistd::getgroups().unwrap() {
             assert!(groups.contains(&group.as_raw()), "{group} of {groups:?}");
         }
+    }
+
+    #[test]
+    fn the_overflow_user_is_somebody_only_where_nobody_lacks_a_number() {
+        let (host, container, alone) = ("0 0 4294967295\n", "0 100000 65536\n", "0 1000 1\n");
+        for (map, is_own, nobody) in [
+            (host, false, false),
+            (host, true, false),
+            (container, false, true),
+            (container, true, false),
+            (alone, false, true),
+            (alone, true, true),
+            ("", true, true),
+        ] {
+            assert_eq!(
+                names_nobody(map, 65534, is_own),
+                nobody,
+                "{map:?}, {is_own}"
+            );
+        }
+        assert!(!may_be_anybody(0));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! ssize_t recvmsg(int socket, struct msghdr *message, int flags);
 //! int accept4(int socket, struct sockaddr *address, socklen_t *length, int flags);
 //! int pidfd_open(pid_t pid, unsigned int flags);
+//! unsigned long getauxval(unsigned long type);
 //! ```
 //! All of the `unsafe` of this folder is in this file.
 
@@ -77,7 +78,13 @@ fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
         while let Some(this) = header.as_ref() {
             if this.cmsg_level == libc::SOL_SOCKET && this.cmsg_type == libc::SCM_RIGHTS {
                 let data = libc::CMSG_DATA(header).cast::<RawFd>();
-                let length = this.cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
+                // `usize` with the GNU C library, `u32` with musl.
+                #[allow(
+                    clippy::unnecessary_cast,
+                    reason = "the type is the C library's choice"
+                )]
+                let length = this.cmsg_len as usize;
+                let length = length.saturating_sub(libc::CMSG_LEN(0) as usize);
                 for i in 0..length / size_of::<RawFd>() {
                     descriptors.push(OwnedFd::from_raw_fd(data.add(i).read_unaligned()));
                 }
@@ -147,6 +154,12 @@ pub(super) fn adopt(number: RawFd) -> nix::Result<OwnedFd> {
     nix::errno::Errno::result(flags)?;
     // SAFETY: it is open, and whoever started this process said that it is for the one who asks, who asks once (`take_passed`).
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Whether this program has more rights than the user that started it: set-user-id, set-group-id, or file capabilities.
+pub(super) fn is_privileged() -> bool {
+    // SAFETY: an integer goes in, an integer comes out.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 /// A descriptor of a process, by its number.

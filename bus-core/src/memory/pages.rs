@@ -23,6 +23,9 @@ pub(super) const HUGE: usize = 2 << 20;
 /// Words of a mask of NUMA nodes, one bit each: as many nodes as any kernel has.
 const NODE_WORDS: usize = 1024 / u64::BITS as usize;
 
+/// `MADV_COLLAPSE` of `<asm-generic/mman-common.h>`. The `libc` crate lacks this constant for musl.
+const MADV_COLLAPSE: libc::c_int = 25;
+
 /// Mapped pages, which no child of this process has.
 #[derive(Debug)]
 pub(super) struct Pages {
@@ -138,7 +141,7 @@ impl Pages {
 
     /// Copies what is allocated in small pages into huge ones.
     pub(super) fn collapse(&self) -> nix::Result<()> {
-        self.advise(libc::MADV_COLLAPSE)
+        self.advise(MADV_COLLAPSE)
     }
 
     fn advise(&self, advice: libc::c_int) -> nix::Result<()> {
@@ -146,7 +149,7 @@ impl Pages {
             // SAFETY: the range is that of this mapping, and none of the advice given here takes content away.
             let done = unsafe { libc::madvise(self.base.as_ptr(), self.bytes, advice) };
             match Errno::result(done) {
-                Err(Errno::EINTR | Errno::EAGAIN) if advice != libc::MADV_COLLAPSE => {}
+                Err(Errno::EINTR | Errno::EAGAIN) if advice != MADV_COLLAPSE => {}
                 done => return done.map(drop),
             }
         }

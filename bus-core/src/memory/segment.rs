@@ -5,6 +5,7 @@
 //! that is hostile until read with care.
 
 use std::ffi::CString;
+use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 
@@ -144,10 +145,56 @@ pub fn create_placed(kind: Kind, bytes: u64, placement: &Placement) -> Result<(O
     if let Some(why) = room::shortage(bytes) {
         return Err(no_room(why));
     }
-    let fd = create_memfd(kind, Source::Plain).map_err(|e| Error::io("memfd_create", e))?;
+    let unfilled = |unfilled| match unfilled {
+        Unfilled::Refused(call, source) => unsupported(call, source),
+        Unfilled::NoRoom(why) => no_room(why),
+    };
+    let fd = create_memfd(kind, Source::Plain).map_err(|e| match is_refusal(e) {
+        true => unsupported("memfd_create", e),
+        false => Error::io("memfd_create", e),
+    })?;
     fill(fd, kind, bytes, Source::Plain, &placement, pool)
-        .map_err(no_room)
+        .map_err(unfilled)
         .and_then(seal)
+}
+
+/// Why a new file got no pages.
+enum Unfilled {
+    /// The kernel or a sandbox refuses the system call as such, whatever the size.
+    Refused(&'static str, Errno),
+    /// There is not enough room.
+    NoRoom(String),
+}
+
+impl Unfilled {
+    fn of(call: &'static str, error: Errno) -> Self {
+        if is_refusal(error) {
+            Self::Refused(call, error)
+        } else {
+            Self::NoRoom(error.to_string())
+        }
+    }
+}
+
+impl fmt::Display for Unfilled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(call, error) => write!(f, "{call}: {error}"),
+            Self::NoRoom(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Whether an error says that a system call is not permitted or not there. A smaller size does not help then.
+fn is_refusal(error: Errno) -> bool {
+    matches!(error, Errno::EPERM | Errno::EACCES | Errno::ENOSYS)
+}
+
+fn unsupported(call: &'static str, error: Errno) -> Error {
+    Error::Unsupported {
+        call,
+        source: error.into(),
+    }
 }
 
 /// From now on, nobody can resize it or map it writable.
@@ -192,18 +239,20 @@ fn fill(
     source: Source,
     placement: &Placement,
     pool: Option<String>,
-) -> Result<(OwnedFd, Mapping), String> {
-    let said = |e: Errno| e.to_string();
-    let length = i64::try_from(bytes).map_err(|_| "no file is that long")?;
-    ftruncate(&fd, length).map_err(said)?;
-    let pages = Pages::map(&fd, length as usize, Access::Write, kind.instead()).map_err(said)?;
+) -> Result<(OwnedFd, Mapping), Unfilled> {
+    let said = |call| move |e| Unfilled::of(call, e);
+    let length = i64::try_from(bytes);
+    let length = length.map_err(|_| Unfilled::NoRoom("no file is that long".into()))?;
+    ftruncate(&fd, length).map_err(said("ftruncate"))?;
+    let pages = Pages::map(&fd, length as usize, Access::Write, kind.instead());
+    let pages = pages.map_err(said("mmap"))?;
     let mut report = PlacementReport::default();
     placement.prepare(&pages, &mut report);
     if placement.huge_pages && source == Source::Plain && pages.want_huge().is_ok() {
         // Huge pages are given at a first touch. What that leaves out, or refuses, is for the next call.
         let _ = pages.populate(Access::Write);
     }
-    allocate(&fd, length).map_err(said)?;
+    allocate(&fd, length).map_err(said("fallocate"))?;
     let what = format!("a {} of {length} bytes", kind.name());
     placement.finish(&pages, Access::Write, &what, pool.as_deref(), &mut report);
     Ok((fd, Mapping { pages, report }))

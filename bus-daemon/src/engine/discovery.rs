@@ -19,6 +19,7 @@ use super::state::Engine;
 use super::topic::Place;
 use super::watch::Watch;
 use super::world::World;
+use crate::report::note;
 
 impl<W: World> Engine<W> {
     /// A handle begins to watch, now or when it need not wait for absent members any more.
@@ -72,7 +73,7 @@ impl<W: World> Engine<W> {
             return Ok(());
         };
         charge.account().name(owner.pid, owner.client.as_str());
-        tracing::debug!(id, client = %owner.client, pid = owner.pid, %pattern, "watches");
+        note!(id, client = %owner.client, pid = owner.pid, %pattern, "watches");
         let mut watch = Watch {
             session,
             handle,

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use bus_core::ClientName;
-use bus_core::control::{Credentials, Event, PROTOCOL_VERSIONS, Refusal, SESSION, Secret};
+use bus_core::control::{
+    Credentials, Event, PROTOCOL_VERSIONS, Refusal, SESSION, Secret, may_be_anybody,
+};
 
 use super::admission::session_amounts;
 use super::member::Owner;
@@ -13,6 +15,7 @@ use super::state::{End, Engine};
 use super::world::World;
 use crate::limits::MAX_SESSIONS;
 use crate::policy::Subject;
+use crate::report;
 
 /// Features that this broker knows. The low half are those that it needs its clients to know.
 pub(crate) const FEATURES: u64 = 0;
@@ -35,6 +38,13 @@ impl<W: World> Engine<W> {
         if self.sessions.len() >= MAX_SESSIONS {
             let why = format!("the broker has {MAX_SESSIONS} sessions, which is the limit");
             return Err(Refused::new(Refusal::Limit, why));
+        }
+        if may_be_anybody(who.uid) {
+            let why = format!(
+                "the client's user has no number in the broker's user namespace, where all such users appear as {}; map the user there",
+                who.uid
+            );
+            return Err(Refused::new(Refusal::NotAllowed, why));
         }
         if !self.policy.knows(&who) {
             let why = format!(
@@ -193,9 +203,8 @@ impl<W: World> Engine<W> {
         let Some(session) = self.sessions.get(&number) else {
             return;
         };
-        let (client, pid) = (session.client(), session.peer.pid);
         let (kind, why) = (refused.kind, &refused.why);
-        tracing::warn!(client, pid, handle, ?kind, why, "refused");
+        report::refused(session.peer.uid, session.peer.pid, kind, why);
         if handle != SESSION {
             self.close_handle(number, handle);
         }

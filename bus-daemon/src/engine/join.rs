@@ -12,6 +12,7 @@ use super::refused::Refused;
 use super::state::Engine;
 use super::world::World;
 use crate::limits::MAX_PUBLISHERS;
+use crate::report::note;
 
 impl<W: World> Engine<W> {
     /// The handle is ready, with the segment that it made.
@@ -57,7 +58,7 @@ impl<W: World> Engine<W> {
         member.view.joining = true;
         let (role, watch, pid) = (member.role, member.watch, member.owner.pid);
         let client = member.owner.client.clone();
-        tracing::debug!(topic = %entry.name, id, %role, %client, pid, "joined");
+        note!(topic = %entry.name, id, %role, %client, pid, "joined");
         self.fence_absentees(topic, role.other());
         match role {
             Role::Publisher => self.introduce_publisher(topic, id),

@@ -7,6 +7,7 @@ use super::rings::Ended;
 use super::state::Engine;
 use super::world::World;
 use crate::policy::Quota;
+use crate::report::note;
 
 impl<W: World> Engine<W> {
     /// Lets a member go, and tells those that know it.
@@ -18,7 +19,7 @@ impl<W: World> Engine<W> {
             return;
         };
         let (role, client, pid) = (member.role, &member.owner.client, member.owner.pid);
-        tracing::debug!(topic = %entry.name, id, %role, %client, pid, "left");
+        note!(topic = %entry.name, id, %role, %client, pid, "left");
         self.store_stale = true;
         let session = member.session;
         for told in member.view.told.values() {
@@ -106,7 +107,7 @@ impl<W: World> Engine<W> {
         let Some(absent) = entry.absent.remove(&id) else {
             return;
         };
-        tracing::info!(topic = %entry.name, id, role = %absent.role, "an absent member is gone");
+        note!(topic = %entry.name, id, role = %absent.role, "an absent member is gone");
         match absent.role {
             Role::Publisher => entry.rings.give_back(id),
             Role::Subscriber => {

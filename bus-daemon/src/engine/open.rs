@@ -20,6 +20,7 @@ use super::topic::Topic;
 use super::world::World;
 use crate::accounts::Charge;
 use crate::limits::{MAX_IDLE_TOPICS, MAX_TOPICS};
+use crate::report::note;
 
 /// How a topic is to be opened.
 #[derive(Clone, Debug)]
@@ -282,7 +283,7 @@ impl<W: World> Engine<W> {
         }
         let creator = self.sessions.get(&session).map(|session| session.peer.uid);
         self.keep_places(topic, creator)?;
-        tracing::debug!(topic = %name, ?settings, "topic created");
+        note!(topic = %name, ?settings, "topic created");
         self.tell_watches(topic, true);
         Ok(topic)
     }
@@ -472,7 +473,7 @@ impl<W: World> Engine<W> {
         let (name, places) = (entry.name.clone(), std::mem::take(&mut entry.places));
         entry.charge = None;
         drop(places);
-        tracing::debug!(topic = %name, "topic closed");
+        note!(topic = %name, "topic closed");
         self.store_stale = true;
         if self.names.get(&name) == Some(&topic) {
             self.names.remove(&name);

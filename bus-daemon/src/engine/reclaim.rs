@@ -18,6 +18,7 @@ use super::state::Engine;
 use super::topic::Absent;
 use super::world::World;
 use crate::limits::{MAX_PRESENTED_PROCESSES, MAX_PUBLISHERS, MAX_TOPICS};
+use crate::report::note;
 
 /// What a handle presents itself with.
 pub(crate) struct Reclaim<F> {
@@ -127,7 +128,7 @@ impl<W: World> Engine<W> {
         }
         entry.decided |= claim.role == Role::Publisher;
         let (role, id, index) = (claim.role, claim.id, claim.index);
-        tracing::info!(topic = %name, id, %role, client = %owner.client, pid = owner.pid, "reclaimed");
+        note!(topic = %name, id, %role, client = %owner.client, pid = owner.pid, "reclaimed");
         let member = Member {
             session,
             handle,
@@ -265,7 +266,7 @@ impl<W: World> Engine<W> {
         }
         let charge = self.charge_anyway(session, topic_amounts())?;
         let topic = self.new_topic(name, claim.schema.clone(), claim.settings, charge)?;
-        tracing::info!(topic = %name, "a topic is there again");
+        note!(topic = %name, "a topic is there again");
         self.tell_watches(topic, true);
         Ok(topic)
     }

@@ -2,9 +2,9 @@
 //!
 //! Promises: a file that somebody else could have written is no policy.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::Policy;
@@ -17,7 +17,7 @@ const MAX_BYTES: u64 = 1 << 20;
 
 /// The path of the policy, and whether it must be there: `$BUS_POLICY`, which must, else `/etc/bus/bus.toml`.
 pub fn default_path() -> (PathBuf, bool) {
-    match std::env::var_os("BUS_POLICY").filter(|path| !path.is_empty()) {
+    match bus_core::control::variable("BUS_POLICY") {
         Some(path) => (path.into(), true),
         None => (DEFAULT_PATH.into(), false),
     }
@@ -66,7 +66,13 @@ impl Source {
             path: self.path.clone(),
             why,
         };
-        let file = match File::open(&self.path) {
+        // A pipe does not make this wait: it is no regular file, and refused for that.
+        let mut options = OpenOptions::new();
+        let file = match options
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&self.path)
+        {
             Err(e) if e.kind() == io::ErrorKind::NotFound && !self.required => {
                 return Ok(Policy::own(own));
             }

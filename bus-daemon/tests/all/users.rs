@@ -117,6 +117,54 @@ fn a_broker_of_another_user_is_used_only_if_that_user_is_named() {
     bob.ok("take publisher t");
 }
 
+/// A name would have to be asked of a service that may be slow, and the broker's only thread would wait for it.
+#[test]
+fn a_refusal_names_users_by_their_numbers() {
+    if !can_act() {
+        return;
+    }
+    let host = Host::governed(
+        r#"
+        [[allow]]
+        topics = "t"
+        users = [12345, 65534]
+        may = ["publish", "subscribe"]
+        "#,
+    );
+    let mut bob = Actor::start(&host.path, BOB, &[]);
+    bob.ok("take subscriber t");
+    let mut alice = Actor::start(&host.path, ALICE, &[]);
+    let why = alice.refused("take publisher t", "NotAllowed");
+    assert!(
+        why.contains("subscribers of user 65534 that could"),
+        "{why}"
+    );
+}
+
+/// In a user namespace all users that have no number there look alike.
+#[test]
+fn a_client_whose_user_has_no_number_is_nobody_that_a_policy_names() {
+    if !can_act() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let policy = dir.path().join("bus.toml");
+    let rule = "[[allow]]\ntopics = \"t\"\nusers = [65534]\nmay = \"publish\"\n";
+    std::fs::write(&policy, rule).unwrap();
+    let setup = format!(
+        "export BUS_POLICY={}; exec unshare --user --map-root-user \"$0\" --socket \"$1\"",
+        policy.display()
+    );
+    let busd = Busd::start(&dir.path().join("bus.sock"), &setup);
+    let mut alice = Actor::start(&busd.path, ALICE, &[]);
+    let why = alice.refused("take publisher t", "NotAllowed");
+    assert!(
+        why.contains("no number in the broker's user namespace"),
+        "{why}"
+    );
+}
+
 const MARKET: &str = r#"
     [[allow]]
     topics = ["market/**"]

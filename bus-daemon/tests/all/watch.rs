@@ -300,6 +300,7 @@ fn what_is_wrong_with_a_watch_is_said() {
 /// A watch that stands still: the broker serves the others, keeps a bounded number of topics for it, and it hears of what is left.
 #[test]
 fn a_watch_that_does_not_read_costs_a_bounded_amount() {
+    bus_daemon::raise_descriptor_limit();
     let host = Host::new();
     let watch = Watch::open(&host, "**");
     let rounds = 4 * MAX_IDLE_TOPICS;
