@@ -13,10 +13,11 @@
 
 use std::num::NonZeroUsize;
 
-use rkyv::api::high::{HighDeserializer, HighSerializer};
+use rkyv::api::high::HighDeserializer;
+use rkyv::api::low::{LowSerializer, to_bytes_in_with_alloc};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{self, Strategy};
-use rkyv::ser::allocator::ArenaHandle;
+use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::util::AlignedVec;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Archive, Archived, Deserialize, Serialize};
@@ -83,13 +84,16 @@ impl Message for Event {
     }
 }
 
+/// The scratch memory is this call's own. That of rkyv's `to_bytes` is a thread-local: a handle that
+/// ends in a destructor of a thread-local would find it destroyed, and the process would abort.
 fn pack<M>(message: &M, kind: u16) -> Result<Packet>
 where
-    M: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
+    M: for<'a> Serialize<LowSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
 {
     let mut bytes = AlignedVec::new();
     bytes.extend_from_slice(&[0; PREFIX]);
-    let mut bytes = rkyv::api::high::to_bytes_in::<_, rancor::Error>(message, bytes)
+    let mut scratch = Arena::new();
+    let mut bytes = to_bytes_in_with_alloc::<_, _, rancor::Error>(message, bytes, scratch.acquire())
         .map_err(|error| Error::Control(format!("cannot pack it: {error}")))?;
     if bytes.len() > MAX_PACKET {
         return Err(Error::Control(format!(
