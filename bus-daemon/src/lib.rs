@@ -11,6 +11,7 @@
 //!  client     one connection;   outbox   what it has not read yet
 //!  census     who takes part, in a file for the broker that comes after this one
 //!  store      what a service manager keeps for the broker that comes after this one;   retained   what that is
+//!  systemd    what systemd is told about this broker
 //!  farewell   what is done where no broker is there
 //!  awaited    who took part in the one before;   resume   how they come back;   parked   who waits for them
 //! ```
@@ -54,6 +55,7 @@ mod resume;
 mod retained;
 mod rings;
 mod store;
+mod systemd;
 mod thread;
 mod topic;
 mod waste;
