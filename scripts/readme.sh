@@ -36,6 +36,7 @@ shows 'cargo test --workspace'
 shows 'cargo run -p bus-client --example strategy &'
 shows 'cargo run -p bus-client --example feed'
 shows 'cargo install --path bus-cli --locked'
+shows 'cargo install --path bus-daemon --features busd --locked'
 shows '| bus pub raw &'
 shows 'bus sub raw | sha256sum'
 
@@ -49,7 +50,7 @@ holds "$place/examples" '2 passed' "the README's examples"
 echo "ok      they compile"
 
 echo "-- the demo"
-cargo build --release --locked -p bus-cli -p bus-daemon
+cargo build --release --locked -p bus-cli
 code=0
 timeout 120 cargo run --release --locked -p bus-cli -- demo --seconds 3 > "$place/demo" || code=$?
 cat "$place/demo"
@@ -72,8 +73,9 @@ done
 
 echo "-- the pipe: a real tar through the bus"
 cargo install --path bus-cli --locked --root "$place/installed" --quiet
+cargo install --path bus-daemon --features busd --locked --root "$place/installed" --quiet
 bus="$place/installed/bin/bus"
-busd="$target/release/busd"
+busd="$place/installed/bin/busd"
 # As in the README; what is not there on every machine is replaced by what is: this clone.
 tree="${CARGO_HOME:-$HOME/.cargo}/registry"
 [ -d "$tree" ] || tree=$PWD/.git

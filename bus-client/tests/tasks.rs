@@ -7,7 +7,10 @@ mod common;
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bus_client::{AsyncPublisher, AsyncSubscriber, Delivery, Error};
@@ -304,9 +307,119 @@ fn a_wait_outside_of_a_runtime_is_an_error() {
     let stage = Hosted::new();
     let (_publisher, mut subscriber) = pair(&stage, 2);
     let mut receive = pin!(subscriber.recv());
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut context = Context::from_waker(Waker::noop());
     let Poll::Ready(Err(error)) = receive.as_mut().poll(&mut context) else {
         panic!("it waits without a runtime");
     };
     assert!(error.to_string().contains("runtime"), "{error}");
+}
+
+/// Counts how often a task is told to poll again.
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        // ORDERING: a count, read by the thread that was woken or never.
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Polls a future twice with a task of its own, in a runtime. A future that waits is polled again when
+/// something has happened, and nothing has.
+fn waits_quietly(runtime: &Runtime, future: Pin<&mut impl Future>) {
+    let wakes = Arc::new(Wakes::default());
+    let _guard = runtime.enter();
+    let waker = Waker::from(wakes.clone());
+    let polled = future.poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending(), "nothing has come, and it is over");
+    // ORDERING: of this thread.
+    let wakes = wakes.0.load(Ordering::Relaxed);
+    assert_eq!(wakes, 0, "it polls for ever instead of waiting");
+}
+
+/// Runs this on a thread of its own: a handle that never gives its thread back fails the test.
+fn on_a_thread(work: impl FnOnce() + Send + 'static) {
+    let (done, is_done) = channel();
+    let worker = std::thread::spawn(move || {
+        work();
+        done.send(()).unwrap();
+    });
+    match is_done.recv_timeout(WATCHDOG) {
+        Err(RecvTimeoutError::Timeout) => panic!("the thread was not given back"),
+        _ => worker.join().unwrap(),
+    }
+}
+
+/// The first runtime is gone, or is there and driven by nobody.
+#[test]
+fn a_subscriber_that_is_awaited_in_a_second_runtime_is_woken_there() {
+    for gone in [true, false] {
+        on_a_thread(move || {
+            let stage = Hosted::new();
+            let (mut publisher, mut subscriber) = pair(&stage, 2);
+            let first = one_thread();
+            waits_quietly(&first, pin!(subscriber.recv()));
+            let kept = (!gone).then_some(first);
+            let second = one_thread();
+            waits_quietly(&second, pin!(subscriber.recv()));
+            let received = second.block_on(within(async {
+                let sender = tokio::spawn(async move { publisher.send(&7).await.map(drop) });
+                let received = subscriber.recv().await.map(|n| n.to_native());
+                sender.await.unwrap().unwrap();
+                received
+            }));
+            assert_eq!(received.unwrap(), 7);
+            drop(kept);
+        });
+    }
+}
+
+#[test]
+fn a_publisher_that_is_awaited_in_a_second_runtime_is_woken_there() {
+    for gone in [true, false] {
+        on_a_thread(move || {
+            let stage = Hosted::new();
+            let (mut publisher, mut subscriber) = pair(&stage, 2);
+            publisher.try_send(&0).unwrap();
+            publisher.try_send(&1).unwrap();
+            let first = one_thread();
+            waits_quietly(&first, pin!(publisher.send(&2)));
+            let kept = (!gone).then_some(first);
+            let second = one_thread();
+            waits_quietly(&second, pin!(publisher.send(&2)));
+            let sent = second.block_on(within(async {
+                let receiver = tokio::spawn(async move {
+                    for n in 0..3_u64 {
+                        assert_eq!(*subscriber.recv().await.unwrap(), n);
+                    }
+                });
+                let sent = publisher.send(&2).await;
+                receiver.await.unwrap();
+                sent
+            }));
+            assert_eq!(sent.unwrap(), 2);
+            drop(kept);
+        });
+    }
+}
+
+/// A task that waits in the runtime's own last moments: nobody would wake it.
+#[test]
+fn a_wait_in_a_runtime_that_has_shut_down_is_an_error() {
+    on_a_thread(|| {
+        let stage = Hosted::new();
+        let (_publisher, mut subscriber) = pair(&stage, 2);
+        let runtime = one_thread();
+        let handle = runtime.handle().clone();
+        waits_quietly(&runtime, pin!(subscriber.recv()));
+        drop(runtime);
+        let _guard = handle.enter();
+        let mut context = Context::from_waker(Waker::noop());
+        let polled = pin!(subscriber.recv()).poll(&mut context);
+        let Poll::Ready(Err(error)) = polled else {
+            panic!("it waits in a runtime that is gone");
+        };
+        assert!(matches!(error, Error::Selector { .. }), "{error}");
+    });
 }

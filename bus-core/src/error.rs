@@ -63,6 +63,19 @@ pub enum Error {
     #[error("cannot serialise the message: {0}")]
     Serialise(String),
 
+    /// A type is outside the limits of what a topic carries.
+    #[error("a topic cannot carry this type: {0}")]
+    Type(String),
+
+    /// A value nests deeper than subscribers follow. Nothing was published.
+    #[error(
+        "cannot send the message: it nests deeper than {limit} levels; a container inside a container is one level (Box, Vec, String, maps); send a flat form, such as a Vec of nodes that name each other by index"
+    )]
+    TooDeep {
+        /// Levels that a message may have.
+        limit: usize,
+    },
+
     /// A received message does not hold what its type promises.
     #[error("message {sequence} is not valid: {why}; its publisher is faulty or hostile")]
     Corrupt {

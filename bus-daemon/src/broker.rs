@@ -20,11 +20,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use sd_notify::NotifyState;
 
 use crate::endpoint::{BACKLOG, Endpoint};
 use crate::engine::{End, Engine, Refused, Start};
-use crate::governed::{Governed, tell_systemd};
+use crate::governed::Governed;
 use crate::kernel::{Kernel, Token};
 use crate::limits::{ACCEPTS_PER_TURN, REQUESTS_PER_TURN, raise_descriptor_limit};
 use crate::marker::{self, Marker};
@@ -34,6 +33,7 @@ use crate::report;
 use crate::reserve::{Accepted, Reserve, is_exhaustion};
 use crate::retained::Retained;
 use crate::store::{Store, Stored, is_stored};
+use crate::systemd::{self, State};
 use crate::waste;
 use crate::{Error, Result};
 
@@ -308,7 +308,7 @@ impl Running {
 
     fn run(mut self) -> Result<()> {
         tracing::info!("listening on {}", self.endpoint.path().display());
-        self.tell(&[NotifyState::Ready]);
+        self.tell(State::Ready);
         // What a service manager has kept and nobody wants goes now; no event may come for long.
         self.retained.update(&mut self.engine);
         self.retry()?;
@@ -494,9 +494,9 @@ impl Running {
         }
     }
 
-    fn tell(&self, state: &[NotifyState<'_>]) {
+    fn tell(&self, state: State) {
         if self.is_told {
-            tell_systemd(state);
+            systemd::tell(state);
         }
     }
 
@@ -590,7 +590,7 @@ impl Running {
     /// instance. At a socket that is kept they wait for the next broker.
     fn begin_to_stop(&mut self) -> Result<()> {
         if self.end.is_none() {
-            self.tell(&[NotifyState::Stopping]);
+            self.tell(State::Stopping);
             if !self.endpoint.is_kept() {
                 let mut turns = 0..=BACKLOG as usize / ACCEPTS_PER_TURN;
                 while turns.next().is_some() && self.accept()? {}

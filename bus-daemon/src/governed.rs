@@ -8,10 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::Result;
-use sd_notify::NotifyState;
-
 use crate::endpoint::Endpoint;
 use crate::policy::{Policy, Quota, Source};
+use crate::systemd::{self, State};
 
 /// The policy that is to be followed, and where it comes from.
 #[derive(Debug)]
@@ -53,11 +52,9 @@ impl Governed {
             tracing::info!("told to read the policy again, and there is none");
             return None;
         }
-        let mut reloading = vec![NotifyState::Reloading];
-        reloading.extend(NotifyState::monotonic_usec_now());
-        tell_systemd(&reloading);
+        systemd::tell(State::Reloading);
         let policy = self.reread(endpoint);
-        tell_systemd(&[NotifyState::Ready]);
+        systemd::tell(State::Ready);
         policy
     }
 
@@ -80,13 +77,6 @@ impl Governed {
                 None
             }
         }
-    }
-}
-
-/// Tells systemd, if it has started this process and asked to be told.
-pub(crate) fn tell_systemd(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "cannot tell systemd");
     }
 }
 

@@ -10,6 +10,7 @@
 //!  store      what a service manager keeps for the next broker;   retained   what that is
 //!  waste      descriptors that nobody wants
 //!  report     what is logged of clients that come, go and are refused
+//!  systemd    what systemd is told about this broker
 //! ```
 //! Promises: no message of any topic goes through it; no client, dead, stopped, or hostile, makes it wait, stop or
 //! take unbounded memory; with nothing to do it takes no processor time. It asks for a path that belongs to its
@@ -43,6 +44,7 @@ mod report;
 mod reserve;
 mod retained;
 mod store;
+mod systemd;
 mod thread;
 mod waste;
 

@@ -55,6 +55,17 @@ use proc_macro::TokenStream;
 /// behind a pointer (`Option<Box<Node>>`, `Vec<Node>`), called by its plain name. Where types hold each other
 /// in a circle, put `#[rkyv(omit_bounds)]` on one of the fields that close it.
 ///
+/// Types of the standard library that are no part of a message: tuples of more than 6 elements,
+/// `Wrapping`, `Ordering`, `RangeInclusive`, `Rc`, `Arc`. Name the elements in a struct of your own,
+/// which is a message as well.
+///
+/// A value has at most 255 levels: itself, and one for each container inside a container. Only a type that
+/// holds itself can exceed that; sending such a value is an error. A value of many thousand levels can
+/// overflow the stack of the thread that sends it.
+///
+/// The archived form is aligned to 16 bytes at most. A type with `#[repr(align(32))]` or more cannot be
+/// opened as a topic.
+///
 /// What is generated: rkyv's `Archive`, `Serialize` and `Deserialize`, with an `ArchivedTick` that subscribers
 /// read; `Describe`; and `Debug` for `ArchivedTick`, unless `#[rkyv(derive(Debug))]` asks rkyv for one.
 /// Other attributes stay as they are, also `#[rkyv(…)]`. A field with `#[rkyv(with = …)]` is compared by

@@ -4,8 +4,8 @@
 //! messages or room is woken by its doorbell, which is rung only then. While there is something, no call makes a system call. A
 //! handle that always has something lets other tasks in, as everything of tokio does.
 //!
-//! It asks for a runtime with its I/O driver, and its clock where the broker may go or a topic evicts (`enable_all`), and for one
-//! runtime in the life of a handle. Before it waits it looks again for as long as the handle spins, 5 microseconds at most, for its thread
+//! It asks for a runtime with its I/O driver, and its clock where the broker may go or a topic evicts (`enable_all`). A handle may be
+//! awaited in one runtime and later in another: it registers with the runtime of the task that waits. Before it waits it looks again for as long as the handle spins, 5 microseconds at most, for its thread
 //! has other tasks: zero spin looks once.
 
 mod publisher;

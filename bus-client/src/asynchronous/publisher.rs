@@ -14,8 +14,8 @@ use crate::{Delivery, Publisher, Result};
 
 /// A [`Publisher`] that waits for room as tokio's tasks do. [`Publisher::into_async`] makes it.
 pub struct AsyncPublisher<T: Payload> {
-    /// Made when it first has to wait. Dropped first.
-    watch: Option<Watch>,
+    /// Registers when it first has to wait. Dropped first.
+    watch: Watch,
     inner: Publisher<T>,
     budget: SpinBudget,
     /// How this wait began.
@@ -26,7 +26,7 @@ impl<T: Payload> AsyncPublisher<T> {
     pub(crate) fn new(inner: Publisher<T>) -> Self {
         let budget = SpinBudget::new(inner.outlet.spin().min(SPIN));
         Self {
-            watch: None,
+            watch: Watch::default(),
             inner,
             budget,
             spin: None,
@@ -38,7 +38,8 @@ impl<T: Payload> AsyncPublisher<T> {
     /// A future that is dropped has sent nothing, or was done.
     ///
     /// # Errors
-    /// As for [`Publisher::send`]; [`Error::Selector`](crate::Error::Selector) outside of a runtime.
+    /// As for [`Publisher::send`]; [`Error::Selector`](crate::Error::Selector) outside of a runtime, and
+    /// in one that is shutting down.
     ///
     /// # Panics
     /// Where the runtime has no I/O driver, or has no clock when it is needed: as tokio does.
@@ -109,13 +110,7 @@ impl<T: Payload> AsyncPublisher<T> {
                 }
             }
         }
-        let watch = match &mut self.watch {
-            Some(watch) => watch,
-            none => {
-                let own = outlet.own()?.clone();
-                none.insert(Watch::new(&own)?)
-            }
-        };
+        let mut watch = self.watch.here(|| outlet.own().cloned())?;
         for _ in 0..LOOKS {
             // The time that a slow subscriber is allowed counts only while somebody looks.
             let look_around = match outlet.settings().delivery {
@@ -123,8 +118,9 @@ impl<T: Payload> AsyncPublisher<T> {
                 _ => None,
             };
             match watch.poll(cx, look_around) {
-                Poll::Ready(()) => {
+                Poll::Ready(rung) => {
                     outlet.unpark();
+                    rung?;
                     outlet.look_around()?;
                 }
                 Poll::Pending if outlet.arm()? => return Poll::Pending,

@@ -32,8 +32,8 @@ use crate::{Error, HeldValue, Received, Result, Subscriber};
 /// A message borrows its subscriber, which one thread at a time may use: a task that is to move between threads drops it, or
 /// [holds](Received::hold) it, before its next `await`.
 pub struct AsyncSubscriber<T: Payload> {
-    /// Made when it first has to wait. Dropped first.
-    watch: Option<Watch>,
+    /// Registers when it first has to wait. Dropped first.
+    watch: Watch,
     inner: Subscriber<T>,
     budget: SpinBudget,
     /// How this wait began.
@@ -44,7 +44,7 @@ impl<T: Payload> AsyncSubscriber<T> {
     pub(crate) fn new(inner: Subscriber<T>) -> Self {
         let budget = SpinBudget::new(inner.inlet.spin().min(SPIN));
         Self {
-            watch: None,
+            watch: Watch::default(),
             inner,
             budget,
             spin: None,
@@ -54,7 +54,8 @@ impl<T: Payload> AsyncSubscriber<T> {
     /// The next message; waits for it. A future that is dropped has received nothing, or was done.
     ///
     /// # Errors
-    /// As for [`Subscriber::recv`]; [`Error::Selector`] outside of a runtime.
+    /// As for [`Subscriber::recv`]; [`Error::Selector`] outside of a runtime, and in one that is shutting
+    /// down.
     ///
     /// # Panics
     /// Where the runtime has no I/O driver, or has no clock when it is needed: as tokio does.
@@ -114,13 +115,13 @@ impl<T: Payload> AsyncSubscriber<T> {
             }
             self.spin = Some(spin);
         }
-        let watch = match &mut self.watch {
-            Some(watch) => watch,
-            none => none.insert(Watch::new(inlet.own()?)?),
-        };
+        let mut watch = self.watch.here(|| inlet.own().cloned())?;
         loop {
             match watch.poll(cx, None) {
-                Poll::Ready(_) => inlet.unpark(),
+                Poll::Ready(rung) => {
+                    inlet.unpark();
+                    rung?;
+                }
                 Poll::Pending if inlet.parked() => return Poll::Pending,
                 Poll::Pending => {
                     inlet.park()?;

@@ -12,7 +12,7 @@ use bus_core::publish::Payload;
 use bus_core::receive::{self, Copied};
 use bus_core::schema::Schema;
 use rkyv::api::high::HighDeserializer;
-use rkyv::rancor;
+use rkyv::rancor::Failure;
 use rkyv::{Archive, Deserialize};
 
 use super::entry::{ArchivedEntry, Entry};
@@ -28,7 +28,7 @@ pub trait Key:
 impl<K> Key for K where K: Clone + Eq + Hash + Payload + Archive<Archived: Deserialize<K, KeyMaker>> {}
 
 /// Makes a key anew.
-pub type KeyMaker = HighDeserializer<rancor::Error>;
+pub type KeyMaker = HighDeserializer<Failure>;
 
 /// Reads the latest value of each key of a state.
 ///
@@ -230,8 +230,8 @@ impl<K: Key, V: Payload> Table<K, V> {
                 return Ok(false);
             }
         };
-        let key = rkyv::deserialize::<K, rancor::Error>(key).map_err(|why| {
-            let why = why.to_string();
+        let key = rkyv::deserialize::<K, Failure>(key).map_err(|_| {
+            let why = format!("its key makes no value of type {}", K::kind());
             bus_core::Error::Corrupt { sequence, why }
         })?;
         let new = Latest {

@@ -11,7 +11,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use bus_core::publish::{Payload, to_bytes};
-use bus_core::schema::Schema;
+use bus_core::schema::{Nesting, Schema};
 use rkyv::util::AlignedVec;
 
 use super::keyed::Key;
@@ -27,6 +27,7 @@ pub struct KeyedStateWriter<K: Key, V: Payload> {
     sent: VecDeque<(u64, K)>,
     /// Most keys.
     keys: usize,
+    nesting: Nesting,
     _writes: std::marker::PhantomData<fn(V)>,
 }
 
@@ -46,6 +47,7 @@ impl<K: Key, V: Payload> KeyedStateWriter<K, V> {
             latest: HashMap::new(),
             sent: VecDeque::new(),
             keys: keys as usize,
+            nesting: Nesting::of::<Entry<K, V>>(),
             _writes: std::marker::PhantomData,
         };
         // Who comes later hears of this writer's ring, perhaps no more of the one before.
@@ -114,7 +116,7 @@ impl<K: Key, V: Payload> KeyedStateWriter<K, V> {
 
     fn serialise(&self, entry: &Entry<K, V>) -> Result<AlignedVec> {
         let limit = self.outlet.settings().max_payload as usize;
-        to_bytes(entry, limit).map_err(|e| self.outlet.wrap(e))
+        to_bytes(entry, limit, self.nesting).map_err(|e| self.outlet.wrap(e))
     }
 
     fn put(&mut self, key: K, bytes: AlignedVec) -> Result<()> {

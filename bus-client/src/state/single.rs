@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bus_core::publish::{Payload, to_bytes};
 use bus_core::receive::{self, Copied};
-use bus_core::schema::Schema;
+use bus_core::schema::{Nesting, Schema};
 use rkyv::util::AlignedVec;
 
 use super::DEPTH;
@@ -148,6 +148,7 @@ fn take<T: Payload>(
 /// Writes a state. There is one writer at a time; the value stays when it ends.
 pub struct StateWriter<T: Payload> {
     outlet: Outlet,
+    nesting: Nesting,
     _writes: PhantomData<fn(&T)>,
 }
 
@@ -162,6 +163,7 @@ impl<T: Payload> StateWriter<T> {
         }
         Ok(Self {
             outlet,
+            nesting: Nesting::of::<T>(),
             _writes: PhantomData,
         })
     }
@@ -173,7 +175,7 @@ impl<T: Payload> StateWriter<T> {
     /// readers protect so many old values that there is no room; the value stays what it was.
     pub fn set(&mut self, value: &T) -> Result<u64> {
         let limit = self.outlet.settings().max_payload as usize;
-        let bytes = to_bytes(value, limit).map_err(|e| self.outlet.wrap(e))?;
+        let bytes = to_bytes(value, limit, self.nesting).map_err(|e| self.outlet.wrap(e))?;
         self.outlet.send_kept(&bytes)
     }
 

@@ -310,3 +310,21 @@ fn a_wrong_type_or_setting_names_both_sides_and_disturbs_nobody() {
     ticker.finish();
     host.finish();
 }
+
+#[bus_client::message]
+#[rkyv(attr(repr(C, align(64))))]
+struct Line {
+    bytes: [u8; 64],
+}
+
+#[test]
+fn a_type_that_is_aligned_too_far_is_named_as_the_cause() {
+    let stage = Stage::new();
+    let bus = connect(&stage.path, true).unwrap();
+    let text = told(
+        bus.publisher::<Line>("t"),
+        &["cannot carry this type", "aligned to 64 bytes", "limit is 16"],
+    );
+    assert!(!text.contains("control message"), "{text}");
+    told(bus.subscriber::<Line>("t"), &["cannot carry this type"]);
+}

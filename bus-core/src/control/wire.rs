@@ -17,7 +17,8 @@
 
 use std::num::NonZeroUsize;
 
-use rkyv::api::high::{HighDeserializer, HighSerializer};
+use rkyv::api::high::HighDeserializer;
+use rkyv::api::low::{LowSerializer, to_bytes_in_with_alloc};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{self, Strategy};
 use rkyv::ser::allocator::{Arena, ArenaHandle};
@@ -93,17 +94,14 @@ pub trait Message: Sized {
 /// dropped at the end of its thread.
 pub(super) fn pack<M>(message: &M, kind: u16, handle: u32) -> Result<Packet>
 where
-    M: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
+    M: for<'a> Serialize<LowSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
 {
-    let mut arena = Arena::new();
+    let mut scratch = Arena::new();
     let mut bytes = AlignedVec::new();
     bytes.extend_from_slice(&[0; PREFIX]);
-    let mut bytes = rkyv::api::high::to_bytes_in_with_alloc::<_, _, rancor::Error>(
-        message,
-        bytes,
-        arena.acquire(),
-    )
-    .map_err(|error| Error::Control(format!("cannot pack it: {error}")))?;
+    let mut bytes =
+        to_bytes_in_with_alloc::<_, _, rancor::Error>(message, bytes, scratch.acquire())
+            .map_err(|error| Error::Control(format!("cannot pack it: {error}")))?;
     debug_assert!(bytes.len() >= PREFIX, "the prefix is there");
     if bytes.len() > MAX_PACKET {
         return Err(Error::Control(format!(

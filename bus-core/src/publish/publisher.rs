@@ -15,7 +15,7 @@ use rkyv::util::AlignedVec;
 use super::arena::Arena;
 use super::floor::Overdue;
 use super::ring::{Claim, RingPublisher};
-use super::serialise::{Payload, into_span};
+use super::serialise::{Payload, check_levels, into_span, may_be_deep};
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::fork::{Unshared, unshared};
 use crate::memory::layout::{MAX_PUBLISHERS, NOWHERE, READER_MAGIC, RING_MAGIC};
@@ -23,6 +23,7 @@ use crate::memory::placement::{Placement, PlacementReport};
 use crate::memory::registry::Seat;
 use crate::memory::segment::{self, Kind};
 use crate::memory::{reader_bytes, registry, ring_bytes};
+use crate::schema::Nesting;
 use crate::wake::Relay;
 use crate::{Delivery, Error, Result, TopicSettings};
 
@@ -38,6 +39,8 @@ pub struct Publisher {
     nowhere: AlignedVec,
     /// The last value did not fit a slot: try the arena first.
     spilled: bool,
+    /// How deep values of its type may nest, once it had to know.
+    nesting: Option<Nesting>,
     placement: Placement,
     /// What became of it.
     report: PlacementReport,
@@ -92,6 +95,7 @@ impl Publisher {
             scratch: allocator::Arena::new(),
             nowhere: AlignedVec::new(),
             spilled: false,
+            nesting: None,
             placement,
             report,
         })
@@ -295,7 +299,19 @@ impl Publisher {
         let mut span = self.span(claim, claim.capacity as usize);
         // SAFETY: the claim gives this publisher the span until it is committed or dropped, and `self` is
         // borrowed for as long; what lies nowhere is a buffer of its own.
-        into_span(value, unsafe { span.as_mut() }, &mut self.scratch)
+        let span = unsafe { span.as_mut() };
+        let len = into_span(value, span, &mut self.scratch)?;
+        if let Some(len) = len.filter(|len| may_be_deep(*len)) {
+            self.check_levels::<T>(&span[..len as usize])?;
+        }
+        Ok(len)
+    }
+
+    /// A publisher sends values of one type.
+    #[inline(never)]
+    fn check_levels<T: Payload>(&mut self, payload: &[u8]) -> Result<()> {
+        let nesting = *self.nesting.get_or_insert_with(Nesting::of::<T>);
+        check_levels::<T>(payload, nesting)
     }
 
     #[inline(always)]

@@ -8,14 +8,16 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 
 use rkyv::api::low::{LowSerializer, LowValidator, to_bytes_in_with_alloc};
+use rkyv::boxed::ArchivedBox;
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::{self, Failure, Source};
+use rkyv::rancor::{BoxedError, Failure, Source};
 use rkyv::ser::allocator::{Allocator, Arena, ArenaHandle};
 use rkyv::ser::{Positional, Writer};
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Serialize};
 
-use crate::schema::Describe;
+use crate::receive::{MAX_LEVELS, check};
+use crate::schema::{Describe, Nesting};
 use crate::{Error, Result};
 
 /// Writes into a span of shared memory that this process owns.
@@ -93,6 +95,15 @@ pub type SlotSerializer<'a, E = Failure> = LowSerializer<SlotWriter<'a>, Scratch
 ///
 /// `#[bus_client::message]` makes a type one. Shared pointers (`Rc`, `Arc`) inside a message are not supported.
 ///
+/// # How deep a value may nest
+/// A message has at most 255 levels. The value itself is the first one, and each container inside a
+/// container (`Box`, `Vec`, `String`, maps) is one more. Only a type that holds itself, such as a list or
+/// a tree, can exceed that. Sending such a value fails with [`Error::TooDeep`], and nothing is published.
+///
+/// A publisher serialises a value by recursion, before it can count the levels. A value of many thousand
+/// levels can overflow the stack of its thread, which ends the process. Dropping such a value in Rust has
+/// the same limit.
+///
 /// # While its publisher rewrites it
 /// A message is validated once. A publisher of another user cannot change what was validated: its messages are
 /// [copied](crate::control::Trust). One of the same user that breaks the protocol on purpose can. Where
@@ -103,26 +114,18 @@ pub type SlotSerializer<'a, E = Failure> = LowSerializer<SlotWriter<'a>, Scratch
 pub trait Payload:
     'static
     + Describe
-    + Archive<
-        Archived: 'static
-                      + for<'a> CheckBytes<LowValidator<'a, Failure>>
-                      + for<'a> CheckBytes<LowValidator<'a, rancor::Error>>,
-    >
+    + Archive<Archived: 'static + for<'a> CheckBytes<LowValidator<'a, Failure>>>
     + for<'a> Serialize<SlotSerializer<'a>>
-    + for<'a> Serialize<SlotSerializer<'a, rancor::Error>>
+    + for<'a> Serialize<SlotSerializer<'a, BoxedError>>
 {
 }
 
 impl<T> Payload for T where
     T: 'static
         + Describe
-        + Archive<
-            Archived: 'static
-                          + for<'a> CheckBytes<LowValidator<'a, Failure>>
-                          + for<'a> CheckBytes<LowValidator<'a, rancor::Error>>,
-        >
+        + Archive<Archived: 'static + for<'a> CheckBytes<LowValidator<'a, Failure>>>
         + for<'a> Serialize<SlotSerializer<'a>>
-        + for<'a> Serialize<SlotSerializer<'a, rancor::Error>>
+        + for<'a> Serialize<SlotSerializer<'a, BoxedError>>
 {
 }
 
@@ -153,11 +156,31 @@ pub(super) fn into_span<T: Payload>(
     }
 }
 
+/// Longest payload that needs no look at its levels: each level has a relative pointer to the next one.
+const SHALLOW: u32 = (MAX_LEVELS * size_of::<ArchivedBox<u8>>()) as u32;
+
+/// Whether a serialised value may have too many levels, by its length alone.
+#[inline(always)]
+pub(super) fn may_be_deep(len: u32) -> bool {
+    len > SHALLOW
+}
+
+/// Checks the levels of a serialised value: subscribers would refuse it.
+///
+/// # Errors
+/// [`Error::TooDeep`].
+pub(super) fn check_levels<T: Payload>(bytes: &[u8], nesting: Nesting) -> Result<()> {
+    match nesting {
+        Nesting::OfValue if check::<T>(bytes).is_err() => Err(Error::TooDeep { limit: MAX_LEVELS }),
+        Nesting::OfValue | Nesting::OfType => Ok(()),
+    }
+}
+
 /// Serialises into memory of this process, for who needs the bytes of a message beside the message.
 ///
 /// # Errors
-/// [`Error::TooLarge`] where it needs more than `limit` bytes; [`Error::Serialise`].
-pub fn to_bytes<T: Payload>(value: &T, limit: usize) -> Result<AlignedVec> {
+/// [`Error::TooLarge`] where it needs more than `limit` bytes; [`Error::TooDeep`]; [`Error::Serialise`].
+pub fn to_bytes<T: Payload>(value: &T, limit: usize, nesting: Nesting) -> Result<AlignedVec> {
     let mut scratch = Arena::new();
     let mut bytes = AlignedVec::new();
     let mut room = size_of::<T::Archived>().max(64);
@@ -165,6 +188,9 @@ pub fn to_bytes<T: Payload>(value: &T, limit: usize) -> Result<AlignedVec> {
         bytes.resize(room.min(limit), 0);
         if let Some(len) = into_span(value, &mut bytes, &mut scratch)? {
             bytes.resize(len as usize, 0);
+            if may_be_deep(len) {
+                check_levels::<T>(&bytes, nesting)?;
+            }
             return Ok(bytes);
         }
         if room >= limit {
@@ -186,7 +212,7 @@ fn explain<T: Payload>(value: &T, span: &mut [u8], scratch: &mut Arena) -> Error
         pos: 0,
         outgrown: &outgrown,
     };
-    let result = to_bytes_in_with_alloc::<_, _, rancor::Error>(
+    let result = to_bytes_in_with_alloc::<_, _, BoxedError>(
         value,
         writer,
         Scratch(Acquired::Not(Some(scratch))),

@@ -22,4 +22,5 @@ pub use message::{Arrival, Batch, Message};
 pub use receiver::Receiver;
 pub use ring::{Found, Holding, Refused, RingReader};
 pub use subscriber::{Start, Subscriber};
-pub use typed::{HeldValue, Received, Typed, access};
+pub(crate) use typed::check;
+pub use typed::{HeldValue, MAX_LEVELS, Received, Typed, access};

@@ -11,9 +11,7 @@ use std::ptr::NonNull;
 
 use rkyv::Archive;
 use rkyv::api::access_with_context;
-use rkyv::api::low::LowValidator;
-use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::{self, Failure, Source};
+use rkyv::rancor::Failure;
 use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 
@@ -21,38 +19,37 @@ use super::{Held, Message};
 use crate::publish::Payload;
 use crate::{Error, Result};
 
-/// Pointers inside pointers that a message may have: bounds the validator's stack.
-const MAX_NESTING: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// Containers inside containers that a message may have, itself included: bounds the validator's stack.
+/// A publisher sends no message that is deeper.
+pub const MAX_LEVELS: usize = 255;
+/// The validator counts one more.
+const MAX_NESTING: NonZeroUsize = NonZeroUsize::new(MAX_LEVELS + 1).unwrap();
 
 /// Checks that the bytes are one `T`, and gives it in place.
 ///
 /// # Errors
-/// [`Error::Corrupt`] with the validator's words.
+/// [`Error::Corrupt`].
 #[inline(always)]
 pub fn access<T: Payload>(bytes: &[u8], sequence: u64) -> Result<&T::Archived> {
-    match check::<T::Archived, Failure>(bytes) {
+    match check::<T>(bytes) {
         Ok(value) => Ok(value),
-        Err(_) => Err(explain::<T>(bytes, sequence)),
+        Err(_) => Err(corrupt::<T>(bytes.len(), sequence)),
     }
 }
 
+/// Checks that the bytes are one `T` of at most [`MAX_LEVELS`] levels.
 #[inline(always)]
-fn check<T, E: Source>(bytes: &[u8]) -> Result<&T, E>
-where
-    T: rkyv::Portable + for<'a> CheckBytes<LowValidator<'a, E>>,
-{
+pub(crate) fn check<T: Payload>(bytes: &[u8]) -> Result<&T::Archived, Failure> {
     let archive = ArchiveValidator::with_max_depth(bytes, Some(MAX_NESTING));
-    access_with_context::<T, _, E>(bytes, &mut Validator::new(archive, ()))
+    access_with_context::<T::Archived, _, Failure>(bytes, &mut Validator::new(archive, ()))
 }
 
-/// Does it again with an error type that keeps the reason.
 #[cold]
-fn explain<T: Payload>(bytes: &[u8], sequence: u64) -> Error {
-    let why = match check::<T::Archived, rancor::Error>(bytes) {
-        Ok(_) => "it changed while it was checked".into(),
-        Err(why) => why.to_string(),
-    };
-    Error::Corrupt { sequence, why }
+fn corrupt<T: Payload>(len: usize, sequence: u64) -> Error {
+    Error::Corrupt {
+        sequence,
+        why: format!("its {len} bytes are no value of type {}", T::kind()),
+    }
 }
 
 /// A message and the value in it.

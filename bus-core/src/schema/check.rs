@@ -21,9 +21,9 @@ impl Schema {
     /// Checks a schema against the limits. To be called before anything of a peer's schema is used.
     ///
     /// # Errors
-    /// [`Error::Control`], which names the limit that is broken.
+    /// [`Error::Type`], which names the limit that is broken.
     pub fn check(&self) -> Result<(), Error> {
-        let refuse = |why: String| Err(Error::Control(format!("refused a schema: {why}")));
+        let refuse = |why: String| Err(Error::Type(why));
         if self.fields.len() > MAX_FIELDS {
             return refuse(format!(
                 "it has {} fields, the limit is {MAX_FIELDS}",
@@ -38,7 +38,7 @@ impl Schema {
         }
         if !self.align.is_power_of_two() || self.align > MAX_ALIGN {
             return refuse(format!(
-                "its alignment is {} bytes; it has to be a power of two up to {MAX_ALIGN}",
+                "its archived form is aligned to {} bytes, and the limit is {MAX_ALIGN}, a power of two; leave out repr(align)",
                 self.align
             ));
         }

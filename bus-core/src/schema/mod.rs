@@ -34,7 +34,7 @@ mod walk;
 
 pub use check::{MAX_ALIGN, MAX_FIELDS, MAX_NESTING, MAX_SIZE, MAX_TEXT};
 pub use describe::Describe;
-pub use walk::{Variant, Walk};
+pub use walk::{Nesting, Variant, Walk};
 
 use rkyv::{Archive, Deserialize, Serialize};
 

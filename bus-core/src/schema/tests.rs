@@ -162,8 +162,8 @@ fn a_peers_schema_is_held_to_the_limits() {
         ("the limit is 32768", |s| {
             s.fields[0].kind = "x".repeat(MAX_TEXT)
         }),
-        ("alignment is 0", |s| s.align = 0),
-        ("alignment is 32", |s| s.align = 32),
+        ("aligned to 0 bytes", |s| s.align = 0),
+        ("aligned to 32 bytes, and the limit is 16", |s| s.align = 32),
         ("size is 12 bytes", |s| s.size = 12),
         ("size is 4294967288", |s| s.size = u32::MAX - 7),
         ("empty", |s| s.name.clear()),

@@ -27,6 +27,34 @@ pub struct Walk {
     open: Vec<&'static str>,
     /// Types inside types that this walk enters.
     nesting: usize,
+    /// A type holds itself, or holds what this walk does not look into.
+    open_ended: bool,
+}
+
+/// How deep the values of a type may nest: how many containers lie inside each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nesting {
+    /// Only as deep as the type itself, which is far less than any limit.
+    OfType,
+    /// As deep as a value makes it: the type holds itself, such as a list or a tree.
+    OfValue,
+}
+
+impl Nesting {
+    /// How deep values of `T` may nest. [`OfValue`](Self::OfValue) also where that cannot be told, as
+    /// for a field with `#[rkyv(with = …)]`.
+    pub fn of<T: Describe>() -> Self {
+        if T::FIXED {
+            return Self::OfType;
+        }
+        let mut walk = Walk::new(0, MAX_NESTING);
+        walk.inside::<T>();
+        if walk.open_ended || walk.full {
+            Self::OfValue
+        } else {
+            Self::OfType
+        }
+    }
 }
 
 /// What became of the inside of a type.
@@ -39,19 +67,24 @@ enum Inside {
 }
 
 impl Walk {
+    fn new(text: usize, nesting: usize) -> Self {
+        Self {
+            fields: Vec::new(),
+            text,
+            full: false,
+            path: String::new(),
+            base: 0,
+            open: Vec::new(),
+            nesting,
+            open_ended: false,
+        }
+    }
+
     /// The fields of `T`, nested as deep as the limits allow. `text` bytes are taken already.
     pub(super) fn within_limits<T: Describe>(text: usize) -> Vec<Field> {
         let mut nesting = MAX_NESTING;
         loop {
-            let mut walk = Self {
-                fields: Vec::new(),
-                text,
-                full: false,
-                path: String::new(),
-                base: 0,
-                open: Vec::new(),
-                nesting,
-            };
+            let mut walk = Self::new(text, nesting);
             walk.inside::<T>();
             if !walk.full || nesting == 1 {
                 return walk.fields;
@@ -71,6 +104,7 @@ impl Walk {
     /// A field whose archived form is told by its size only, such as one with `#[rkyv(with = …)]`.
     /// `kind` says what it is, `size` is in bytes.
     pub fn opaque(&mut self, name: &str, kind: &str, offset: usize, size: usize) {
+        self.open_ended = true;
         self.at(&format!(".{name}"), offset, |walk| {
             walk.push(kind.to_owned(), size);
         });
@@ -114,10 +148,13 @@ impl Walk {
         // versions of one crate, nested in each other) are taken for one: then the
         // inner one is named and not described.
         let name = std::any::type_name::<T>();
-        if self.full || self.open.contains(&name) {
+        let is_inside = self.open.contains(&name);
+        self.open_ended |= is_inside;
+        if self.full || is_inside {
             return Inside::Told;
         }
         if self.open.len() == self.nesting {
+            self.open_ended = true;
             return Inside::Folded;
         }
         self.open.push(name);

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 
 use bus_core::publish::{Payload, to_bytes};
 use bus_core::receive::access;
+use bus_core::schema::Nesting;
 use rkyv::util::AlignedVec;
 
 /// Fewer rounds where each takes a thousand times as long.
@@ -31,10 +32,10 @@ fn round_trip<T: Payload>(value: &T, same: impl Fn(&T::Archived) -> bool)
 where
     T::Archived: Debug,
 {
-    let bytes = to_bytes(value, 1 << 16).unwrap();
+    let bytes = to_bytes(value, 1 << 16, Nesting::OfType).unwrap();
     assert!(same(access::<T>(&bytes, 0).unwrap()));
     for limit in 0..bytes.len() {
-        assert!(to_bytes(value, limit).is_err(), "it fits {limit} bytes");
+        assert!(to_bytes(value, limit, Nesting::OfType).is_err(), "it fits {limit} bytes");
         // What is left of it may be a value as well, and is read whole.
         look(access::<T>(&bytes[..limit], 0));
         let mut shifted = AlignedVec::<16>::new();

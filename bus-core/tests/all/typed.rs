@@ -2,7 +2,7 @@
 //! leaves the ring as it was.
 
 use bus_core::Error;
-use bus_core::receive::{HeldValue, Received};
+use bus_core::receive::{HeldValue, Received, access};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -102,4 +102,17 @@ fn a_value_too_large_is_refused_and_the_next_is_sent() {
             );
         }
     }
+}
+
+/// The words of the library that validates depend on how it was built, and tell a user nothing.
+#[test]
+fn the_sentence_of_a_message_that_is_not_valid_names_its_type_and_its_length() {
+    let mut bytes = rkyv::util::AlignedVec::<16>::new();
+    bytes.resize(32, 0xff);
+    let error = access::<Value>(&bytes, 5).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "message 5 is not valid: its 32 bytes are no value of type (u32, String, Vec<u16>); \
+         its publisher is faulty or hostile"
+    );
 }

@@ -10,8 +10,8 @@ use super::problem::{Problem, Problems};
 /// A value with its place.
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 
-/// How alike a key must be to one that is allowed to be suggested, from 0 to 1.
-const ALIKE: f64 = 0.75;
+/// A word is suggested for one that differs from it in one of so many letters, at most.
+const LETTERS: usize = 3;
 
 /// The text that is read, and what is wrong with it so far.
 pub(super) struct Reader<'t> {
@@ -202,7 +202,21 @@ pub(super) fn shown(value: &DeValue<'_>) -> String {
 pub(super) fn closest<'a>(word: &str, allowed: &[&'a str]) -> Option<&'a str> {
     let alike = allowed
         .iter()
-        .map(|known| (strsim::jaro_winkler(word, known), *known));
-    let best = alike.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (best.0 >= ALIKE).then_some(best.1)
+        .map(|known| (edits(word, known), *known))
+        .filter(|(edits, known)| edits * LETTERS <= known.len());
+    Some(alike.min_by_key(|(edits, _)| *edits)?.1)
+}
+
+/// How many letters have to be inserted, left out, or replaced to make one word of the other.
+fn edits(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
+    for (above, letter) in from.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], above + 1);
+        for (place, other) in to.chars().enumerate() {
+            let replaced = diagonal + usize::from(letter != other);
+            diagonal = row[place + 1];
+            row[place + 1] = replaced.min(diagonal + 1).min(row[place] + 1);
+        }
+    }
+    row[row.len() - 1]
 }

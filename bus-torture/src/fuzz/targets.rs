@@ -14,7 +14,7 @@ use bus_core::memory::registry::Registry;
 use bus_core::memory::{reader_bytes, ring_bytes};
 use bus_core::publish::{Payload, Publisher};
 use bus_core::receive::{Start, Subscriber, access};
-use bus_core::schema::{Describe, Schema};
+use bus_core::schema::{Describe, Nesting, Schema};
 use bus_core::{ClientName, Delivery, Error, Pattern, Settings, TopicName, TopicSettings};
 use bus_daemon::policy::Policy;
 
@@ -415,7 +415,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
                 letter: 'ä',
                 pair: (true, [1, 2, 3]),
             };
-            let bytes = bus_core::publish::to_bytes(&order, 1 << 12);
+            let bytes = bus_core::publish::to_bytes(&order, 1 << 12, Nesting::OfType);
             bytes.into_iter().map(|bytes| bytes.to_vec()).collect()
         }
         "names" => vec![

@@ -14,6 +14,7 @@ use std::{fs, thread};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bus_core::publish::to_bytes;
+use bus_core::schema::Nesting;
 use clap::ValueEnum;
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
@@ -181,8 +182,8 @@ fn values() -> Result<[Vec<u8>; 2]> {
     let plain: Plain = (1, [2, 3, 4, 5], u64::MAX);
     let value: Value = (7, Some("nine bytes".into()), vec![(true, "a".into())]);
     Ok([
-        to_bytes(&plain, 1 << 12)?.to_vec(),
-        to_bytes(&value, 1 << 12)?.to_vec(),
+        to_bytes(&plain, 1 << 12, Nesting::OfType)?.to_vec(),
+        to_bytes(&value, 1 << 12, Nesting::OfType)?.to_vec(),
     ])
 }
 
