@@ -21,5 +21,5 @@ pub use held::Held;
 pub use message::{Arrival, Batch, Message};
 pub use receiver::Receiver;
 pub use ring::{Found, Holding, Refused, RingReader};
-pub use subscriber::{Start, Subscriber};
+pub use subscriber::{Start, Subscriber, published};
 pub use typed::{HeldValue, Received, Typed, access};
