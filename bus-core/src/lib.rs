@@ -11,6 +11,7 @@
 //! | [`receive`] | a subscriber finds it, checks it, reads it in place, releases it |
 //! | [`wake`] | who finds nothing spins, then sleeps, and is woken once |
 //! | [`fork`] | what a forked child gets: nothing that it could do harm with |
+//! | [`thread`] | how the broker and the client start threads in the user's process |
 //! | [`backend`] | the atomics and fences underneath: real ones here, modelled ones in `loom-tests` |
 //!
 //! Promises: no locked instruction, no system call, no allocation and no division by a run-time value
@@ -38,6 +39,7 @@ pub mod receive;
 pub mod schema;
 mod settings;
 mod size;
+pub mod thread;
 pub mod wake;
 
 pub use delivery::{Delivery, Overrun};
