@@ -71,6 +71,23 @@ impl Connection {
     /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) exactly if no one is there, so that a broker could be
     /// started; it is something else if somebody else is there.
     pub fn connect(path: &Path) -> Result<Self> {
+        match Self::connect_waiting(path, true)? {
+            Some(connection) => Ok(connection),
+            // A connect that waits has ended with success or with an error.
+            None => Err(Error::Timeout),
+        }
+    }
+
+    /// As [`connect`](Self::connect), but never waits: `None` where a broker is there and takes no connection now,
+    /// because it is stopped or many ask at once. Try again a little later.
+    ///
+    /// # Errors
+    /// As for [`connect`](Self::connect).
+    pub fn try_connect(path: &Path) -> Result<Option<Self>> {
+        Self::connect_waiting(path, false)
+    }
+
+    fn connect_waiting(path: &Path, waits: bool) -> Result<Option<Self>> {
         const WHAT: &str = "cannot reach the broker";
         super::check_socket_path(path)?;
         let failed = |e: Errno| Error::io(WHAT, explain_connect(path, e));
@@ -80,12 +97,18 @@ impl Connection {
             socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
         })
         .map_err(failed)?;
-        // A full backlog makes a blocking connect wait, for this long; a non-blocking one would have to spin.
-        setsockopt(&fd, sockopt::SendTimeout, &TimeVal::new(CONNECT_SECONDS, 0)).map_err(failed)?;
+        if waits {
+            // A full backlog makes a blocking connect wait, for this long; a non-blocking one would have to spin.
+            setsockopt(&fd, sockopt::SendTimeout, &TimeVal::new(CONNECT_SECONDS, 0))
+                .map_err(failed)?;
+        } else {
+            fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
+        }
         loop {
             match connect(fd.as_raw_fd(), &address) {
                 Ok(()) => break,
                 Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) if !waits => return Ok(None),
                 Err(e) => return Err(failed(e)),
             }
         }
@@ -116,7 +139,7 @@ impl Connection {
                 io::Error::new(io::ErrorKind::PermissionDenied, why),
             ));
         }
-        Ok(connection)
+        Ok(Some(connection))
     }
 
     /// Two connections, each the other's peer.
@@ -250,11 +273,32 @@ impl Connection {
     /// # Errors
     /// As for [`try_recv`](Self::try_recv).
     pub fn try_recv_or<M: Message>(&self, refused: &mut Vec<OwnedFd>) -> Result<Option<Frame<M>>> {
+        Ok(self.take(false, refused)?.map(|(frame, _)| frame))
+    }
+
+    /// As [`try_recv`](Self::try_recv), but a message arrives also where this process had no room for its descriptors:
+    /// then with those for which there was room, and `true`.
+    ///
+    /// # Errors
+    /// As for [`try_recv`](Self::try_recv), but never [`Error::DescriptorsLost`].
+    pub fn try_recv_bereft<M: Message>(&self) -> Result<Option<(Frame<M>, bool)>> {
+        self.take(true, &mut Vec::new())
+    }
+
+    /// Takes a message, also one of which descriptors were lost if `bereft` says so; and whether any were.
+    fn take<M: Message>(
+        &self,
+        bereft: bool,
+        refused: &mut Vec<OwnedFd>,
+    ) -> Result<Option<(Frame<M>, bool)>> {
         loop {
             let Some(packet) = self.receive()? else {
                 return Ok(None);
             };
-            let opened = if packet.truncated || packet.descriptors.len() > MAX_DESCRIPTORS {
+            let lost = has_lost_descriptors(&packet);
+            let opened = if (packet.truncated && !(lost && bereft))
+                || packet.descriptors.len() > MAX_DESCRIPTORS
+            {
                 Err(cut_short(&packet))
             } else if packet.bytes.is_empty() {
                 // Nobody sends empty packets, so this is the end.
@@ -267,11 +311,12 @@ impl Connection {
                     handle,
                     message: Some(message),
                 }) => {
-                    return Ok(Some(Frame {
+                    let frame = Frame {
                         handle,
                         message,
                         descriptors: packet.descriptors,
-                    }));
+                    };
+                    return Ok(Some((frame, lost)));
                 }
                 Ok(Addressed { message: None, .. }) => refused.extend(packet.descriptors),
                 Err(error) => {
@@ -361,10 +406,17 @@ impl Connection {
     }
 }
 
+/// Whether nothing but descriptors is missing of a packet. There is room for more descriptors than a packet can
+/// carry: where they are cut short, the kernel could not install them.
+fn has_lost_descriptors(packet: &Received) -> bool {
+    packet.truncated
+        && packet.bytes.len() < MAX_PACKET
+        && packet.descriptors.len() <= MAX_DESCRIPTORS
+}
+
 /// Why a packet did not arrive whole.
 fn cut_short(packet: &Received) -> Error {
-    // There is room for more descriptors than a packet can carry. Where they are cut short, the kernel could not install them.
-    if packet.bytes.len() < MAX_PACKET && packet.descriptors.len() <= MAX_DESCRIPTORS {
+    if has_lost_descriptors(packet) {
         return Error::DescriptorsLost {
             handle: handle_of(&packet.bytes).unwrap_or(SESSION),
         };

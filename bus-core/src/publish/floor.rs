@@ -217,11 +217,20 @@ impl<B: Backend> RingPublisher<B> {
 
     /// As [`sleep`](Self::sleep), where something below the floor is held: wakes also when that is given back, by whomever.
     #[cold]
-    pub(super) fn sleep_for_kept(&mut self, deadline: Option<Instant>) {
+    pub(super) fn sleep_for_kept(
+        &mut self,
+        extra: Option<(&B::Word32, u32)>,
+        deadline: Option<Instant>,
+    ) {
         let version = (&self.registry.subscribers.0, self.version);
         let mut words = [version; MAX_WORDS];
         let mut count = 1;
-        for (word, follower) in words[1..].iter_mut().zip(&self.followers) {
+        if let Some(extra) = extra {
+            words[count] = extra;
+            count += 1;
+        }
+        let first = count;
+        for (word, follower) in words[first..].iter_mut().zip(&self.followers) {
             let bell = &follower.reader.header().bell.bell;
             // ORDERING: an old value makes the kernel return at once.
             *word = (bell, B::load32(bell, site::RELAXED));

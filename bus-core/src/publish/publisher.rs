@@ -24,7 +24,7 @@ use crate::memory::registry::Seat;
 use crate::memory::segment::{self, Kind};
 use crate::memory::{reader_bytes, registry, ring_bytes};
 use crate::schema::Nesting;
-use crate::wake::Relay;
+use crate::wake::{Poked, Relay};
 use crate::{Delivery, Error, Result, TopicSettings};
 
 /// Writes one topic's messages into its own ring.
@@ -192,8 +192,14 @@ impl Publisher {
     }
 
     /// See [`RingPublisher::sleep_for_subscribers`].
-    pub fn sleep_for_subscribers(&mut self, known: usize, deadline: Option<Instant>) {
-        self.ring.sleep_for_subscribers(known, deadline);
+    pub fn sleep_for_subscribers(
+        &mut self,
+        known: usize,
+        poke: Option<Poked<'_>>,
+        deadline: Option<Instant>,
+    ) {
+        let poke = poke.map(Poked::word);
+        self.ring.sleep_for_subscribers(known, poke, deadline);
     }
 
     /// The subscriber furthest behind and its lag in messages, when room was last looked for.
@@ -227,7 +233,12 @@ impl Publisher {
 
     /// Sleeps until there may be room. See [`RingPublisher::sleep`].
     pub fn sleep(&mut self, deadline: Option<Instant>) {
-        self.ring.sleep(deadline);
+        self.ring.sleep(None, deadline);
+    }
+
+    /// As [`sleep`](Self::sleep); also ends when the word was poked since it was looked at.
+    pub fn sleep_or_poked(&mut self, poke: Poked<'_>, deadline: Option<Instant>) {
+        self.ring.sleep(Some(poke.word()), deadline);
     }
 
     /// Publishes a value; its sequence number, or none where there is no room.

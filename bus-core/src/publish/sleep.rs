@@ -12,13 +12,14 @@ use crate::backend::{Backend, ReaderMemory, RingMemory, site};
 use crate::wake::MAX_WORDS;
 
 impl<B: Backend> RingPublisher<B> {
-    /// Sleeps until the slowest subscriber moves or leaves, the set of subscribers moves, or the deadline.
+    /// Sleeps until the slowest subscriber moves or leaves, the set of subscribers moves, `extra` no longer holds
+    /// its value, or the deadline.
     ///
     /// Returns at once when that has happened since the claim failed. May return early; claim again.
     #[cold]
-    pub fn sleep(&mut self, deadline: Option<Instant>) {
+    pub fn sleep(&mut self, extra: Option<(&B::Word32, u32)>, deadline: Option<Instant>) {
         if self.floor.as_ref().is_some_and(Floor::keeps) {
-            return self.sleep_for_kept(deadline);
+            return self.sleep_for_kept(extra, deadline);
         }
         let Some(slowest) = self.slowest_follower() else {
             return;
@@ -31,7 +32,10 @@ impl<B: Backend> RingPublisher<B> {
             .announce::<B>(waiting, site::SLEEP_PUBLISHER_FENCE);
         if self.still_behind(slowest) {
             let version = (&self.registry.subscribers.0, self.version);
-            B::sleep(&[(its_bell, bell), version], deadline);
+            match extra {
+                Some(extra) => B::sleep(&[(its_bell, bell), version, extra], deadline),
+                None => B::sleep(&[(its_bell, bell), version], deadline),
+            }
         }
         self.sleeper.retract::<B>(waiting);
     }
@@ -69,20 +73,31 @@ impl<B: Backend> RingPublisher<B> {
         self.sleeper.retract::<B>(&self.ring.header().waiting.0);
     }
 
-    /// Sleeps until other than `known` subscribers have joined, the set of subscribers moves, or the deadline.
+    /// Sleeps until other than `known` subscribers have joined, the set of subscribers moves, `extra` no longer holds
+    /// its value, or the deadline.
     ///
-    /// Returns at once when that has happened already. May return early. Of more than 127 that are joining, it watches 127: it ends
+    /// Returns at once when that has happened already. May return early. Of more than 126 that are joining, it watches 126: it ends
     /// when one of those has.
     #[cold]
-    pub fn sleep_for_subscribers(&mut self, known: usize, deadline: Option<Instant>) {
+    pub fn sleep_for_subscribers(
+        &mut self,
+        known: usize,
+        extra: Option<(&B::Word32, u32)>,
+        deadline: Option<Instant>,
+    ) {
         let version = (&self.registry.subscribers.0, self.version);
         let mut words = [version; MAX_WORDS];
         let mut count = 1;
+        if let Some(extra) = extra {
+            words[count] = extra;
+            count += 1;
+        }
         let joining = || {
             let there = self.followers.iter().filter(|f| !f.evicted);
             there.filter(|f| !f.joined())
         };
-        for (word, follower) in words[1..].iter_mut().zip(joining()) {
+        let first = count;
+        for (word, follower) in words[first..].iter_mut().zip(joining()) {
             let bell = &follower.reader.header().bell.bell;
             // ORDERING: an old value makes the kernel return at once.
             *word = (bell, B::load32(bell, site::RELAXED));

@@ -21,6 +21,6 @@ pub use held::Held;
 pub use message::{Arrival, Batch, Message};
 pub use receiver::Receiver;
 pub use ring::{Found, Holding, Refused, RingReader};
-pub use subscriber::{Start, Subscriber};
+pub use subscriber::{Start, Subscriber, published};
 pub(crate) use typed::check;
 pub use typed::{HeldValue, MAX_LEVELS, Received, Typed, access};

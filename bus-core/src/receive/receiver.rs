@@ -179,6 +179,11 @@ impl<B: Backend> Receiver<B> {
         freed
     }
 
+    /// So many messages were lost of rings that are not attached.
+    pub fn count_lost(&self, messages: u64) {
+        self.lost.set(self.lost.get().wrapping_add(messages));
+    }
+
     /// Messages lost so far, of all rings.
     pub fn lost(&self) -> u64 {
         // What a hostile ring claims may be as much as there is.
@@ -265,12 +270,20 @@ impl<B: Backend> Receiver<B> {
         self.stale().is_some() || self.rings().any(|ring| ring.ready() || ring.end_unseen())
     }
 
-    /// Sleeps until the set of publishers moves, or the deadline. May return early.
+    /// Sleeps until the set of publishers moves, until `extra` no longer holds its value, or until the
+    /// deadline. May return early.
     #[cold]
-    pub fn sleep_for_publishers(&self, deadline: Option<Instant>) {
+    pub fn sleep_for_publishers(
+        &self,
+        extra: Option<(&B::Word32, u32)>,
+        deadline: Option<Instant>,
+    ) {
         // The broker wakes who sleeps here with every move, so there is nothing to announce.
         let publishers = (&self.registry.publishers.0, self.version.get());
-        B::sleep(&[publishers], deadline);
+        match extra {
+            Some(extra) => B::sleep(&[publishers, extra], deadline),
+            None => B::sleep(&[publishers], deadline),
+        }
     }
 
     /// Parks: from now on its doorbell is rung when a publisher publishes or closes. After a heavy fence, which several may share, look
@@ -284,16 +297,19 @@ impl<B: Backend> Receiver<B> {
         self.sleeper.retract::<B>(&self.reader.header().waiting.0);
     }
 
-    /// Sleeps until [`ready`](Self::ready), until `extra` no longer holds its value, or until the deadline.
+    /// Sleeps until [`ready`](Self::ready), until one of `extra` (two at most) no longer holds its value, or until
+    /// the deadline.
     ///
     /// May return early.
     #[cold]
-    pub fn sleep(&self, extra: Option<(&B::Word32, u32)>, deadline: Option<Instant>) {
+    pub fn sleep(&self, extra: &[(&B::Word32, u32)], deadline: Option<Instant>) {
         let publishers = (&self.registry.publishers.0, self.version.get());
-        let mut words = [publishers; MAX_PUBLISHERS + 2];
+        let mut words = [publishers; MAX_PUBLISHERS + 3];
+        debug_assert!(extra.len() <= 2, "there is room for two more words");
         let bells = self.rings().map(|ring| ring.bell());
         let mut count = 1;
-        for (word, bell) in words[1..].iter_mut().zip(extra.into_iter().chain(bells)) {
+        let all = extra.iter().copied().chain(bells);
+        for (word, bell) in words[1..].iter_mut().zip(all) {
             *word = bell;
             count += 1;
         }

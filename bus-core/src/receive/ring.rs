@@ -465,6 +465,24 @@ impl<B: Backend> RingReader<B> {
         self.ended.set(true);
     }
 
+    /// The publisher is gone, and its index goes to another one: what was not received is lost. Only where publishers
+    /// may go past subscribers; on another topic this is an [`end`](Self::end).
+    pub fn abandon(&self) {
+        self.end();
+        let Some(shield) = &self.shield else {
+            return;
+        };
+        if !shield.is_evicted() {
+            let head = head::find::<B>(&self.ring, REPLACED);
+            let unread = head.wrapping_sub(self.next.get());
+            // What a hostile ring claims may lie behind.
+            if unread as i64 > 0 {
+                shield.lose(unread);
+                self.next.set(head);
+            }
+        }
+    }
+
     /// Whether the ring has ended: no message is added any more.
     ///
     /// A clean end is read from the ring itself, so it needs no broker.

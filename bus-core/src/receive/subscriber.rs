@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::copies::{Chain, Spares};
+use super::head;
 use super::held::{Desk, Returned};
 use super::message::{Arrival, Batch, Message, copy, payload, refuse};
 use super::receiver::Receiver;
@@ -18,12 +19,12 @@ use crate::backend::doorbell::Doorbell;
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::control::Trust;
 use crate::fork::{Birth, Unshared, unshared};
-use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, RING_MAGIC};
+use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, REPLACED, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
 use crate::memory::registry::Seat;
 use crate::memory::segment::{self, Kind};
 use crate::memory::{reader_bytes, registry, ring_bytes};
-use crate::wake::Relay;
+use crate::wake::{Poked, Relay};
 use crate::{Error, Result, TopicSettings};
 
 /// Reads one topic's messages from the rings of its publishers.
@@ -59,6 +60,18 @@ pub enum Start {
         /// Messages to go back, as far as there are so many.
         history: u32,
     },
+}
+
+/// Messages that were ever published in a ring of a topic with these settings.
+///
+/// # Errors
+/// [`Error::Segment`] where it is no such ring.
+pub fn published(settings: &TopicSettings, ring: &impl AsFd) -> Result<u64> {
+    let settings = settings.check()?;
+    let mapping = segment::open(ring, Kind::Ring, ring_bytes(&settings))?;
+    let ring = MappedRing::new(Arc::new(mapping), &settings);
+    ring.check_identity(RING_MAGIC)?;
+    Ok(head::find::<Native>(&ring, REPLACED))
 }
 
 impl Subscriber {
@@ -221,6 +234,21 @@ impl Subscriber {
                 ring.end();
             }
         }
+    }
+
+    /// The publisher is gone, and its ring's index goes to another one: what was not received counts as
+    /// [lost](Self::lost). Only on topics whose publishers go past subscribers.
+    pub fn abandon(&self, publisher: u64) {
+        for ring in self.receiver().rings() {
+            if ring.publisher() == publisher {
+                ring.abandon();
+            }
+        }
+    }
+
+    /// So many messages were [lost](Self::lost) of rings that were never attached: see [`published`].
+    pub fn count_lost(&self, messages: u64) {
+        self.receiver().count_lost(messages);
     }
 
     /// The publishers whose rings were drained since the last call.
@@ -420,17 +448,30 @@ impl Subscriber {
     }
 
     /// See [`Receiver::sleep_for_publishers`].
-    pub fn sleep_for_publishers(&self, deadline: Option<Instant>) {
-        self.receiver().sleep_for_publishers(deadline);
+    pub fn sleep_for_publishers(&self, poke: Option<Poked<'_>>, deadline: Option<Instant>) {
+        let poke = poke.map(Poked::word);
+        self.receiver().sleep_for_publishers(poke, deadline);
     }
 
     /// Sleeps until there may be something, a message held is given back, or the deadline. May return early.
     #[cold]
     pub fn sleep(&self, deadline: Option<Instant>) {
+        self.sleep_or_poked(None, deadline);
+    }
+
+    /// As [`sleep`](Self::sleep); also ends when the word was poked since it was looked at.
+    #[cold]
+    pub fn sleep_or_poked(&self, poke: Option<Poked<'_>>, deadline: Option<Instant>) {
         let bell = self.desk.bell();
         let held = self.held.get() > 0;
         self.take_back();
-        self.receiver().sleep(held.then_some(bell), deadline);
+        let poke = poke.map(Poked::word);
+        match (held, poke) {
+            (true, Some(poke)) => self.receiver().sleep(&[bell, poke], deadline),
+            (true, None) => self.receiver().sleep(&[bell], deadline),
+            (false, Some(poke)) => self.receiver().sleep(&[poke], deadline),
+            (false, None) => self.receiver().sleep(&[], deadline),
+        }
     }
 }
 

@@ -25,8 +25,12 @@
 /// Words that one sleep can watch.
 pub const MAX_WORDS: usize = 128;
 
+mod lock;
+mod poke;
 mod spin;
 
+pub use lock::{Guard, Lock};
+pub use poke::{Poke, Poked};
 pub use spin::{Spin, SpinBudget};
 
 use std::cell::Cell;

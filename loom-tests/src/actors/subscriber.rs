@@ -221,7 +221,7 @@ impl Subscriber {
                 return None;
             }
             match self.own.get() {
-                None => self.receiver.sleep(None, None),
+                None => self.receiver.sleep(&[], None),
                 Some(own) => self.park(own),
             }
         }

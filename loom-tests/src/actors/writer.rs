@@ -97,7 +97,7 @@ impl Writer {
 
     fn sleep(&mut self) {
         match &self.own {
-            None => self.ring.sleep(None),
+            None => self.ring.sleep(None, None),
             Some(own) => {
                 if self.ring.park() {
                     own.sleep();
@@ -240,7 +240,7 @@ impl Writer {
             if self.ring.joined() > 0 {
                 return;
             }
-            self.ring.sleep_for_subscribers(0, None);
+            self.ring.sleep_for_subscribers(0, None, None);
         }
     }
 
