@@ -36,6 +36,8 @@ pub(super) struct Reclaim {
     to_present: VecDeque<u32>,
     /// Handles whose answer is to come.
     awaited: HashSet<u32>,
+    /// The broker was told that there are some, and waits for the end.
+    announced: bool,
 }
 
 impl State {
@@ -46,7 +48,12 @@ impl State {
     }
 
     /// The next broker has let the session in: presents the handles to it.
-    pub(super) fn begin_reclaim(&mut self, connection: Connection, welcome: Welcome) {
+    pub(super) fn begin_reclaim(
+        &mut self,
+        connection: Connection,
+        welcome: Welcome,
+        announced: u32,
+    ) {
         debug_assert!(self.link.is_none() && !self.ready);
         self.link = Some(Arc::new(connection));
         self.number += 1;
@@ -61,6 +68,7 @@ impl State {
         self.reclaim = Some(Reclaim {
             to_present: to_present.into(),
             awaited: HashSet::new(),
+            announced: announced > 0,
         });
         self.present_processes();
         self.present_more();
@@ -152,15 +160,21 @@ impl State {
 
     /// Tells the broker when all handles are answered and have its registries.
     pub(super) fn complete(&mut self) {
-        let done = |reclaim: &Reclaim| reclaim.to_present.is_empty() && reclaim.awaited.is_empty();
-        if self.link.is_none() || !self.reclaim.as_ref().is_some_and(done) {
+        let done = |reclaim: &mut Reclaim| {
+            reclaim.to_present.is_empty() && reclaim.awaited.is_empty()
+        };
+        if self.link.is_none() {
             return;
         }
-        self.reclaim = None;
+        let Some(reclaim) = self.reclaim.take_if(done) else {
+            return;
+        };
         self.ready = true;
         self.down = None;
         self.news = true;
-        self.post(SESSION, &Request::ReclaimComplete {}, Vec::new());
+        if reclaim.announced {
+            self.post(SESSION, &Request::ReclaimComplete {}, Vec::new());
+        }
         tracing::debug!("the handles have found a broker again");
     }
 }

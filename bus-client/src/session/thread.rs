@@ -163,7 +163,7 @@ impl Thread {
         match greeted {
             Greeted::Welcome(welcome) => {
                 let mut state = self.shared.state.lock();
-                state.begin_reclaim(connection, welcome);
+                state.begin_reclaim(connection, welcome, reclaims);
                 state.spread(&self.shared.pokes);
                 self.misunderstood = false;
                 true
