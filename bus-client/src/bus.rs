@@ -7,7 +7,7 @@ use std::time::Duration;
 use bus_core::publish::Payload;
 use bus_core::{ClientName, TopicName};
 
-use crate::host::Host;
+use crate::session::{Connector, Session};
 use crate::{
     BytesPublisher, BytesSubscriber, PatternBytesSubscriber, PatternSubscriber, Publisher, Result,
     Subscriber, TopicBuilder,
@@ -19,13 +19,13 @@ const DEFAULT_SPIN: Duration = Duration::from_micros(20);
 /// A connection to the bus; cheap to clone. Handles made from it keep what they need alive.
 ///
 /// When the broker goes, handles go on among each other and turn to the next one by themselves: one that is started, or hosted here or by another
-/// process. While a handle is open, a thread sleeps that sees to that.
+/// process. A thread of this library sees to that, for as long as this or any handle made from it lives. It sleeps while nothing changes.
 ///
 /// With no broker at the socket, the first process to connect hosts one on a thread, for as long as
 /// this or any handle made from it lives.
 #[derive(Clone)]
 pub struct Bus {
-    pub(crate) host: Arc<Host>,
+    pub(crate) session: Arc<Session>,
     pub(crate) spin: Duration,
 }
 
@@ -63,7 +63,7 @@ impl Bus {
 
     /// Whether this process hosts the broker.
     pub fn hosts_broker(&self) -> bool {
-        self.host.embedded()
+        self.session.hosts()
     }
 
     /// A topic, to be opened with settings of its own.
@@ -167,10 +167,9 @@ impl BusBuilder {
             Some(path) => path,
             None => bus_core::control::socket_path()?,
         };
-        let host = Host::new(name, path, self.embedded);
-        host.connect()?;
+        let connector = Connector::new(name, path, self.embedded);
         Ok(Bus {
-            host: Arc::new(host),
+            session: Arc::new(Session::start(connector)?),
             spin: self.spin,
         })
     }

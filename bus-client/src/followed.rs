@@ -17,11 +17,10 @@ use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
 use bus_core::{Pattern, TopicName};
 
-use crate::host::AGAIN;
 use crate::inlet::Inlet;
-use crate::member::ANSWER;
+use crate::session::{AGAIN, ANSWER};
 use crate::topic::Place;
-use crate::wait::{PATROL, Step, Wait, deadline};
+use crate::wait::{Step, Wait, deadline};
 use crate::watch::{Change, Watch};
 use crate::{Bus, Error, Peer, Result, TopicBuilder};
 use berth::{Berth, Moored};
@@ -59,6 +58,14 @@ pub(crate) struct Entry {
     /// It is of no use any more, and was put with those that are skipped.
     failed: Cell<bool>,
     moored: Moored,
+}
+
+impl Entry {
+    /// The broker says that the topic is closed: its subscriber only reads what is there.
+    fn set_gone(&self) {
+        self.gone.set(true);
+        self.inlet.set_closed(true);
+    }
 }
 
 /// A list that grows while its elements are borrowed.
@@ -186,7 +193,7 @@ impl Followed {
                 self.topics
                     .iter()
                     .filter(|entry| entry.id.get() == id)
-                    .for_each(|entry| entry.gone.set(true));
+                    .for_each(Entry::set_gone);
                 None
             }
             Change::Anew => {
@@ -290,7 +297,7 @@ impl Followed {
                     appeared
                         .iter()
                         .filter(|entry| entry.id.get() == id)
-                        .for_each(|entry| entry.gone.set(true));
+                        .for_each(Entry::set_gone);
                 }
                 Ok(Some(change)) => appeared.extend(self.take(change)),
                 Ok(None) => {
@@ -344,14 +351,16 @@ impl Followed {
             return Ok(Some(found));
         }
         let mut wait = Wait::new(&self.spin.borrow(), deadline(timeout));
-        let mut patrol = Instant::now() + PATROL;
         loop {
             let over = match wait.step() {
                 Step::Again => false,
                 Step::Sleep(until) => {
+                    // Before the look: what is told after it rings again.
+                    self.watch.own().drain();
                     self.look_around()?;
+                    self.patrol()?;
                     self.nothing()?;
-                    self.berth.sleep(&self.watch, || self.in_use(), until)?;
+                    self.berth.sleep(|| self.in_use(), until)?;
                     false
                 }
                 Step::Over => {
@@ -365,10 +374,6 @@ impl Followed {
             }
             if over {
                 return self.nothing().map(|()| None);
-            }
-            if self.watch.is_down() && Instant::now() >= patrol {
-                patrol = Instant::now() + PATROL;
-                self.patrol()?;
             }
         }
     }
@@ -388,7 +393,8 @@ impl Followed {
 
     /// While there is no broker, asks the kernel which publishers are gone.
     fn patrol(&self) -> Result<()> {
-        self.in_use().try_for_each(|entry| entry.inlet.patrol())
+        self.in_use()
+            .try_for_each(|entry| entry.inlet.look_around())
     }
 
     fn in_use(&self) -> impl Iterator<Item = &Entry> {
@@ -490,7 +496,7 @@ impl Followed {
 fn open_watch(bus: &Bus, pattern: &Pattern, schema: &Schema) -> Result<(Watch, Vec<Change>)> {
     let deadline = Instant::now() + ANSWER;
     loop {
-        match Watch::open(&bus.host, pattern, schema, deadline) {
+        match Watch::open(&bus.session, pattern, schema, deadline) {
             Err(Error::Disconnected { .. }) if Instant::now() < deadline => {
                 std::thread::sleep(AGAIN);
             }

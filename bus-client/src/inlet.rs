@@ -3,21 +3,20 @@
 mod park;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus_core::TopicSettings;
 use bus_core::backend::doorbell::Doorbell;
-use bus_core::control::{Event, Role};
+use bus_core::control::Role;
 use bus_core::receive::{self, Arrival, Start};
 use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
 
 use crate::fall_backs::FallBacks;
-use crate::line::{Standing, Told};
-use crate::member::{Member, Peers};
-use crate::wait::{Attempts, PATROL, Step, Wait, deadline};
+use crate::handle::{Membership, Patience, Peers};
+use crate::session::{Next, Standing, Told};
+use crate::wait::{Attempts, Step, Wait, deadline};
 use crate::{Error, Peer, PlacementReport, Result, TopicBuilder};
 
 /// Messages between two looks whether rings of who has left are drained.
@@ -26,10 +25,12 @@ const SETTLE: u32 = 64;
 /// A subscriber of whatever type. No name of the crate leads here: it is shown to selectors only.
 pub struct Inlet {
     pub(crate) core: receive::Subscriber,
-    member: Arc<Member>,
+    member: Arc<Membership>,
     peers: RefCell<Peers>,
     /// Publishers that have left, of whose rings something may still be unread or outstanding.
     left: RefCell<Vec<u64>>,
+    /// Publishers whose ring has the index of one that is still read.
+    later: RefCell<Vec<Told>>,
     /// Messages since somebody left whose ring is not let go of yet; none where there is nobody.
     leaving: Cell<Option<u32>>,
     spin: RefCell<SpinBudget>,
@@ -37,7 +38,7 @@ pub struct Inlet {
     history: u32,
     /// A place was kept for it since the topic's first message.
     whole: bool,
-    /// Whether [`Event::Joined`] came: rings that come later are newer than this subscriber.
+    /// Whether [`Told::Joined`] came: rings that come later are newer than this subscriber.
     joined: Cell<bool>,
     ends: bool,
     /// Rings ever followed, and those of them that were drained.
@@ -55,7 +56,7 @@ pub struct Inlet {
 
 impl Inlet {
     pub(crate) fn open(builder: &TopicBuilder, schema: &Schema, deadline: Instant) -> Result<Self> {
-        let (member, opened) = Member::open(builder, Role::Subscriber, schema, deadline)?;
+        let (member, opened) = Membership::open(builder, Role::Subscriber, schema, deadline)?;
         let member = Arc::new(member);
         let core = receive::Subscriber::create_placed(
             &opened.settings,
@@ -69,6 +70,7 @@ impl Inlet {
             member,
             peers: RefCell::default(),
             left: RefCell::default(),
+            later: RefCell::default(),
             leaving: Cell::default(),
             spin: RefCell::new(SpinBudget::new(builder.spin)),
             version: Cell::new(0),
@@ -89,7 +91,7 @@ impl Inlet {
         inlet.warn_of_fall_backs();
         // What was sent before the answer to `Open` is read now, so that the cursors are near the heads
         // before anybody waits for them.
-        while let Some(told) = inlet.member.pending()? {
+        while let Some(told) = inlet.member.answered()? {
             inlet.take_in(told)?;
         }
         inlet.member.join(Standing {
@@ -97,10 +99,10 @@ impl Inlet {
             index: opened.index,
             segment: Arc::clone(inlet.core.segment()),
             seat: inlet.core.seat().clone(),
-        })?;
+        });
         loop {
             match inlet.member.answer()? {
-                (Event::Joined { version }, _) => {
+                Told::Joined { version } => {
                     if inlet.whole {
                         inlet.core.joined_at_first();
                     } else {
@@ -109,71 +111,38 @@ impl Inlet {
                     inlet.joined.set(true);
                     inlet.version.set(version);
                     inlet.core.set_version(version);
-                    inlet.member.keep()?;
                     return Ok(inlet);
                 }
-                (event, descriptors) => inlet.apply(event, descriptors)?,
+                told => inlet.take_in(told)?,
             }
+        }
+    }
+
+    /// Who left or died while nobody could say so.
+    fn part_from_who_left(&self) {
+        let mut gone = self.peers.borrow().dead();
+        gone.extend(self.peers.borrow().ids().filter(|id| self.core.closed(*id)));
+        for id in gone {
+            self.member.forget_peer(id);
+            self.end(id);
         }
     }
 
     /// Takes in what a broker said.
     fn take_in(&self, told: Told) -> Result<()> {
         match told {
-            Told::Event {
-                event: Event::PublisherJoined { version, id, .. },
-                descriptors,
-                again: true,
-            } => {
-                // Its ring is read already, or was read to its end.
-                let (_, doorbell) = self.member.introduction(descriptors)?;
-                if let Some(doorbell) = doorbell {
-                    self.core.set_notify(id, doorbell);
-                }
-                self.version.set(version);
+            told @ Told::Publisher { index, .. } if self.core.uses(index) => {
+                self.later.borrow_mut().push(told);
             }
-            Told::Event {
-                event, descriptors, ..
-            } => self.apply(event, descriptors)?,
-            Told::Resumed {
-                version, notified, ..
-            } => {
-                self.version.set(version);
-                self.notified.set(self.notified.get() || notified);
-                self.part_from_who_left();
-                // Who was missed, another broker tells of: a ring waits for its subscribers.
-                self.member.caught_up();
-            }
-        }
-        Ok(())
-    }
-
-    /// Who left or died while nobody could say so.
-    fn part_from_who_left(&self) {
-        let mut gone = self.peers.borrow().dead();
-        let there = self.peers.borrow().list();
-        gone.extend(
-            there
-                .iter()
-                .map(|p| p.id)
-                .filter(|id| self.core.closed(*id)),
-        );
-        gone.into_iter().for_each(|id| self.end(id));
-    }
-
-    fn apply(&self, event: Event, descriptors: Vec<OwnedFd>) -> Result<()> {
-        match event {
-            Event::PublisherJoined {
-                version,
-                index,
+            Told::Publisher {
                 id,
-                client,
-                pid,
+                process,
+                index,
                 ended,
                 trust,
-                user,
+                ring,
+                button,
             } => {
-                let ([ring, pidfd], doorbell) = self.member.introduction(descriptors)?;
                 let start = if self.whole || self.joined.get() {
                     Start::First
                 } else {
@@ -184,16 +153,9 @@ impl Inlet {
                 match self.core.attach(id, index, &ring, start, trust) {
                     Ok(()) => {
                         self.followed.set(self.followed.get() + 1);
-                        let peer = Peer {
-                            id,
-                            client,
-                            pid,
-                            user,
-                            trust: Some(trust),
-                        };
-                        self.peers.borrow_mut().insert(peer, pidfd);
-                        if let Some(doorbell) = doorbell {
-                            self.core.set_notify(id, doorbell);
+                        self.peers.borrow_mut().insert(id, process, Some(trust));
+                        if let Some(button) = button {
+                            self.core.set_notify(id, button);
                         }
                         self.warn_of_fall_backs();
                         if ended {
@@ -202,30 +164,68 @@ impl Inlet {
                     }
                     // A segment that is no ring hurts its own publisher only.
                     Err(error @ bus_core::Error::Segment { .. }) => {
+                        let identity = process.identity();
+                        let (client, pid) = (identity.client, identity.pid);
                         tracing::warn!(client, pid, %error, "not followed");
-                        self.member.released(index);
+                        self.member.released(id);
                     }
                     Err(error) => return Err(self.member.give_up(error.to_string())),
                 }
-                self.version.set(version);
             }
-            Event::PublisherLeft { version, id, .. } => {
-                self.end(id);
+            Told::PublisherLeft { id, dropped } => self.publisher_left(id, dropped),
+            Told::Lost { messages } => self.core.count_lost(messages),
+            Told::Doorbell { id, button } => self.core.set_notify(id, button),
+            Told::DoorbellRegistered => self.notified.set(true),
+            Told::Synced { version } => self.version.set(version),
+            Told::Reclaimed {
+                version,
+                registered,
+                ..
+            } => {
+                // A publisher that was missed waits for its subscribers: another broker tells of it.
                 self.version.set(version);
+                self.notified.set(self.notified.get() || registered);
+                self.part_from_who_left();
             }
-            Event::PublisherNotify { version, id } => {
-                if let Some(doorbell) = self.member.button(descriptors)? {
-                    self.core.set_notify(id, doorbell);
-                }
-                self.version.set(version);
-            }
-            Event::Notified { version } => {
-                self.notified.set(true);
-                self.version.set(version);
-            }
-            event => return Err(self.member.unexpected(&event)),
+            told => return Err(self.member.unexpected(&told)),
         }
         Ok(())
+    }
+
+    /// A publisher has left. Where it was `dropped`, its index goes to another one, and what is unread is lost.
+    fn publisher_left(&self, publisher: u64, dropped: bool) {
+        let is_later = |told: &Told| matches!(told, Told::Publisher { id, .. } if *id == publisher);
+        let waits = self.later.borrow().iter().position(is_later);
+        match waits {
+            Some(at) if dropped => {
+                let told = self.later.borrow_mut().remove(at);
+                if let Told::Publisher { ring, .. } = told {
+                    let messages = receive::published(&self.settings, &ring);
+                    self.core.count_lost(messages.unwrap_or_default());
+                }
+                self.member.released(publisher);
+            }
+            Some(at) => {
+                if let Some(Told::Publisher { ended, .. }) = self.later.borrow_mut().get_mut(at) {
+                    *ended = true;
+                }
+            }
+            None => {
+                if dropped {
+                    self.core.abandon(publisher);
+                }
+                self.end(publisher);
+            }
+        }
+    }
+
+    /// Attaches rings that waited for the end of another one with their index.
+    fn attach_later(&self) -> Result<()> {
+        if self.later.borrow().is_empty() {
+            return Ok(());
+        }
+        let later = self.later.take();
+        later.into_iter().try_for_each(|told| self.take_in(told))
     }
 
     fn warn_of_fall_backs(&self) {
@@ -252,26 +252,43 @@ impl Inlet {
     pub(crate) fn refresh(&self) -> Result<()> {
         match self.core.stale() {
             None => Ok(()),
-            Some(version) => self.sync(version),
+            Some(_) => self.sync(),
         }
     }
 
+    /// Takes in everything up to the version of now.
     #[cold]
-    fn sync(&self, version: u32) -> Result<()> {
-        self.member.check_here()?;
-        // Where it was seen at a broker that is gone by now, this leads beyond it.
-        while let Some(told) = self.member.pending()? {
-            self.take_in(told)?;
-        }
-        while (version.wrapping_sub(self.version.get()) as i32) > 0 {
+    fn sync(&self) -> Result<()> {
+        let mut patience = Patience::new();
+        loop {
+            let moved = self.member.moved();
             match self.member.next()? {
-                Some(told) => self.take_in(told)?,
-                // It went before it had told of a publisher. The ring of that one waits until the next broker does.
-                None => break,
+                Next::Told(told) => {
+                    self.take_in(told)?;
+                    patience.renew();
+                }
+                // Where a broker went before it had told of a publisher, the ring of that one waits until the next
+                // broker does.
+                Next::Nothing { version, down } if down || self.knows(version) => {
+                    self.core.set_version(version);
+                    self.settle();
+                    return Ok(());
+                }
+                Next::Nothing { .. } => self.member.wait(moved, &patience)?,
             }
         }
-        self.core.set_version(version);
-        self.settle();
+    }
+
+    /// Whether everybody was told of up to this version, which is one of the broker that spoke last.
+    fn knows(&self, version: u32) -> bool {
+        version.wrapping_sub(self.version.get()) as i32 <= 0
+    }
+
+    /// Takes in what was told already.
+    fn take_in_all(&self) -> Result<()> {
+        while let Next::Told(told) = self.member.next()? {
+            self.take_in(told)?;
+        }
         Ok(())
     }
 
@@ -284,15 +301,19 @@ impl Inlet {
         if left.is_empty() {
             return;
         }
-        self.core.retire(&left, |index| self.member.released(index));
+        self.core.retire(&left, |_| ());
         left.retain(|id| {
             let there = self.core.reads(*id);
             if !there {
                 self.peers.borrow_mut().remove(*id);
+                self.member.released(*id);
             }
             there
         });
         self.leaving.set((!left.is_empty()).then_some(1));
+        drop(left);
+        // Why a ring cannot be attached is said by the next call.
+        let _ = self.attach_later();
     }
 
     /// A message was found. Where others never let it run dry, the rings of who has left are let go of now and then.
@@ -316,12 +337,13 @@ impl Inlet {
     pub(crate) fn finished(&self) -> Result<bool> {
         self.refresh()?;
         self.settle();
-        Ok(self.drained.get() >= self.followed.get())
+        Ok(self.drained.get() >= self.followed.get() && self.later.borrow().is_empty())
     }
 
     fn over(&self) -> bool {
         let followed = self.followed.get();
-        self.ends && followed > 0 && self.drained.get() >= followed
+        let waits = !self.later.borrow().is_empty();
+        self.ends && followed > 0 && !waits && self.drained.get() >= followed
     }
 
     /// Whether a look would find nothing new, neither a message nor somebody who joined or left.
@@ -452,12 +474,11 @@ impl Inlet {
             match wait.step() {
                 Step::Again => {}
                 Step::Sleep(until) => {
+                    let news = self.member.news();
+                    self.look_around()?;
                     self.nothing::<()>()?;
-                    self.core.sleep(Some(until));
+                    self.core.sleep_or_poked(Some(news), until);
                     self.no_longer_parked();
-                    if Instant::now() >= until {
-                        self.patrol()?;
-                    }
                 }
                 Step::Over => {
                     if self.attempts.failed() {
@@ -475,27 +496,39 @@ impl Inlet {
         }
     }
 
-    /// Whether the last broker that took it back has it in the topic with this number; none if it has not come to the broker that numbers it so.
+    /// Whether the broker of now has it in the topic with this number; none if that broker has not taken it back yet.
     pub(crate) fn is_in(&self, topic: u64) -> Option<bool> {
         if self.member.fate().is_some() {
             return Some(false);
         }
-        let number = self.member.topic_number()?;
-        let broker = |number: u64| number >> 32;
-        (broker(number) == broker(topic)).then_some(number == topic)
+        if !self.has_broker() {
+            return None;
+        }
+        Some(self.member.topic_number() == Some(topic))
     }
 
-    /// Whether its broker is there at this moment: also one that has just gone, of which nobody has heard, is not.
+    /// Whether a broker has it, as far as is known.
     pub(crate) fn has_broker(&self) -> bool {
-        self.member.has_broker()
+        !self.member.is_down()
+    }
+
+    /// Its watch was told that the topic is closed, or that it is not.
+    pub(crate) fn set_closed(&self, closed: bool) {
+        self.member.set_closed(closed);
+    }
+
+    /// While there is no broker, looks now and then which publishers are gone.
+    pub(crate) fn look_around(&self) -> Result<()> {
+        if self.member.is_down() && self.attempts.due() {
+            self.patrol()?;
+        }
+        Ok(())
     }
 
     /// While there is no broker, takes the last words of the one that went, and asks the kernel which publishers are gone.
     pub(crate) fn patrol(&self) -> Result<()> {
         if self.member.is_down() {
-            while let Some(told) = self.member.pending()? {
-                self.take_in(told)?;
-            }
+            self.take_in_all()?;
             self.part_from_who_left();
             self.settle();
         }
@@ -509,7 +542,7 @@ impl Inlet {
     }
 
     pub(crate) fn peer(&self, id: u64) -> Option<Peer> {
-        self.peers.borrow().get(id).cloned()
+        self.peers.borrow().get(id)
     }
 
     pub(crate) fn wait_for_publishers(
@@ -526,10 +559,9 @@ impl Inlet {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(self.member.timeout("publishers"));
             }
-            let patrol = Instant::now() + PATROL;
-            let until = deadline.map_or(patrol, |deadline| deadline.min(patrol));
-            self.core.sleep_for_publishers(Some(until));
+            let news = self.member.news();
             self.patrol()?;
+            self.core.sleep_for_publishers(Some(news), deadline);
         }
     }
 

@@ -28,10 +28,9 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `bus` | [`Bus`]: a process's way in |
-//! | `host` | finding the broker, or becoming its host |
 //! | `topic` | [`TopicBuilder`]: settings, then a handle |
-//! | `member` | opening, joining, and the events of one handle |
-//! | `line`, `keeper` | following handles from broker to broker |
+//! | `session` | the connection to the broker, its thread, and the way to the next broker |
+//! | `handle` | opening, joining, and what one handle is told |
 //! | `affinity`, `fall_backs` | threads on processors; what memory was not had as asked |
 //! | `outlet`, `publisher`, `bytes_publisher`, `loan` | sending |
 //! | `watch`, `followed`, `pattern` | receiving from all topics that match a pattern |
@@ -40,9 +39,9 @@
 //! | `selector` | [`Selector`]: one sleep over many things |
 //! | `asynchronous` | with the feature `tokio`: handles whose waits are futures |
 //!
-//! Promises: sending and receiving make no system call, no allocation and no copy that is not needed while the peer is awake and there is room; two
-//! threads at most are started, which sleep: that of the embedded broker in the one process that hosts it, and, while handles are open, one for each
-//! [`Bus`] that takes them to the next broker when theirs goes. Handles are `Send` and not `Sync`:
+//! Promises: sending and receiving make no system call, no allocation and no copy that is not needed while the peer is awake and there is room. Two
+//! threads at most are started, which sleep while nothing changes: that of the embedded broker in the one process that hosts it, and one for each
+//! [`Bus`], which reads what the broker says and goes to the next broker. Handles are `Send` and not `Sync`:
 //! one thread at a time uses a handle; threads that share a topic open one handle each.
 
 #[cfg(not(target_os = "linux"))]
@@ -59,16 +58,14 @@ mod bytes_subscriber;
 mod error;
 mod fall_backs;
 mod followed;
-mod host;
+mod handle;
 mod inlet;
-mod keeper;
-mod line;
 mod loan;
-mod member;
 mod outlet;
 mod pattern;
 mod publisher;
 mod selector;
+mod session;
 mod stall;
 mod state;
 mod subscriber;
@@ -90,8 +87,8 @@ pub use bytes_publisher::BytesPublisher;
 pub use bytes_subscriber::{BytesBatch, BytesSubscriber};
 pub use error::{Error, Result};
 pub use followed::SkippedTopic;
+pub use handle::Peer;
 pub use loan::{BytesLoan, Loan};
-pub use member::Peer;
 pub use pattern::{PatternBytesSubscriber, PatternSubscriber, TopicMessage};
 pub use publisher::Publisher;
 pub use rkyv;

@@ -4,31 +4,32 @@ mod park;
 mod room;
 
 use std::iter::Peekable;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus_core::backend::doorbell::Doorbell;
-use bus_core::control::{Event, Role};
+use bus_core::control::Role;
 use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
 use bus_core::{Delivery, TopicSettings, publish};
 
 use crate::fall_backs::FallBacks;
-use crate::line::{Standing, Told};
-use crate::member::{Member, Peers};
+use crate::handle::{Membership, Patience, Peers};
+use crate::session::{Next, Standing, Told};
 use crate::stall::{Stall, Stalls};
-use crate::wait::{Attempts, PATROL, deadline};
+use crate::wait::{Attempts, deadline};
 use crate::{Error, Peer, PlacementReport, Result, TopicBuilder};
 
 pub(crate) struct Outlet {
     pub(crate) core: publish::Publisher,
-    member: Arc<Member>,
+    member: Arc<Membership>,
     peers: Peers,
     /// Those of them that are places kept for who is to come.
     places: Vec<u64>,
     spin: SpinBudget,
     version: u32,
+    /// The broker before this one had not told of everybody, and this one has not made up for it yet.
+    behind: bool,
     id: u64,
     settings: TopicSettings,
     attempts: Attempts,
@@ -42,7 +43,7 @@ pub(crate) struct Outlet {
 
 impl Outlet {
     pub(crate) fn open(builder: &TopicBuilder, schema: &Schema, deadline: Instant) -> Result<Self> {
-        let (member, opened) = Member::open(builder, Role::Publisher, schema, deadline)?;
+        let (member, opened) = Membership::open(builder, Role::Publisher, schema, deadline)?;
         let core = publish::Publisher::create_placed(
             &opened.settings,
             &opened.registry,
@@ -55,7 +56,7 @@ impl Outlet {
             index: opened.index,
             segment: Arc::clone(core.segment()),
             seat: core.seat().clone(),
-        })?;
+        });
         let mut outlet = Self {
             core,
             member: Arc::new(member),
@@ -63,6 +64,7 @@ impl Outlet {
             places: Vec::new(),
             spin: SpinBudget::new(builder.spin),
             version: 0,
+            behind: false,
             id: opened.id,
             settings: opened.settings,
             attempts: Attempts::default(),
@@ -75,49 +77,14 @@ impl Outlet {
         outlet.warn_of_fall_backs();
         loop {
             match outlet.member.answer()? {
-                (Event::Joined { version }, _) => {
+                Told::Joined { version } => {
                     outlet.version = version;
                     outlet.core.set_version(version);
-                    outlet.member.keep()?;
                     return Ok(outlet);
                 }
-                (event, descriptors) => outlet.apply(event, descriptors)?,
+                told => outlet.take_in(told)?,
             }
         }
-    }
-
-    /// Takes in what a broker said.
-    fn take_in(&mut self, told: Told) -> Result<()> {
-        match told {
-            Told::Event {
-                event: Event::SubscriberJoined { version, id, .. },
-                descriptors,
-                again: true,
-            } => {
-                let (_, doorbell) = self.member.introduction(descriptors)?;
-                if let Some(doorbell) = doorbell {
-                    self.core.set_notify(id, doorbell);
-                }
-                self.version = version;
-            }
-            Told::Event {
-                event, descriptors, ..
-            } => self.apply(event, descriptors)?,
-            Told::Resumed {
-                version,
-                behind,
-                notified,
-            } => {
-                if behind {
-                    return Err(self.member.give_up_on_peers());
-                }
-                self.version = version;
-                self.notified |= notified;
-                self.part_from_who_left();
-                self.give_up_places();
-            }
-        }
-        Ok(())
     }
 
     /// Nobody will come any more and take a place that a broker kept who is gone.
@@ -129,67 +96,61 @@ impl Outlet {
     /// Who left or died while nobody could say so.
     fn part_from_who_left(&mut self) {
         let mut gone = self.peers.dead();
-        let there = self.peers.list();
-        gone.extend(
-            there
-                .iter()
-                .map(|p| p.id)
-                .filter(|id| self.core.has_left(*id)),
-        );
-        gone.into_iter().for_each(|id| self.drop_peer(id));
+        gone.extend(self.peers.ids().filter(|id| self.core.has_left(*id)));
+        for id in gone {
+            self.member.forget_peer(id);
+            self.drop_peer(id);
+        }
     }
 
-    fn apply(&mut self, event: Event, descriptors: Vec<OwnedFd>) -> Result<()> {
-        match event {
-            Event::SubscriberJoined {
-                version,
+    /// Takes in what a broker said.
+    fn take_in(&mut self, told: Told) -> Result<()> {
+        match told {
+            Told::Subscriber {
                 id,
-                client,
-                pid,
+                process,
                 kept,
-                user,
+                reader,
+                button,
             } => {
-                let ([reader, pidfd], doorbell) = self.member.introduction(descriptors)?;
                 match self.core.adopt(id, &reader) {
                     Ok(()) => {
-                        let peer = Peer {
-                            id,
-                            client,
-                            pid,
-                            user,
-                            trust: None,
-                        };
-                        self.peers.insert(peer, pidfd);
+                        self.peers.insert(id, process, None);
                         self.stalls.add(id);
-                        if let Some(doorbell) = doorbell {
-                            self.core.set_notify(id, doorbell);
+                        if let Some(button) = button {
+                            self.core.set_notify(id, button);
                         }
                         self.places.extend(kept.then_some(id));
                         self.warn_of_fall_backs();
                     }
                     // A segment that is not one hurts its own subscriber only.
                     Err(error @ bus_core::Error::Segment { .. }) => {
+                        let identity = process.identity();
+                        let (client, pid) = (identity.client, identity.pid);
                         tracing::warn!(client, pid, %error, "not adopted");
                     }
                     Err(error) => return Err(self.member.give_up(error.to_string())),
                 }
+            }
+            Told::SubscriberLeft { id } => self.drop_peer(id),
+            Told::Doorbell { id, button } => self.core.set_notify(id, button),
+            Told::DoorbellRegistered => self.notified = true,
+            Told::Synced { version } => {
+                self.behind = false;
                 self.version = version;
             }
-            Event::SubscriberLeft { version, id, .. } => {
-                self.drop_peer(id);
+            Told::Reclaimed {
+                version,
+                behind,
+                registered,
+            } => {
+                self.behind = behind;
                 self.version = version;
+                self.notified |= registered;
+                self.part_from_who_left();
+                self.give_up_places();
             }
-            Event::SubscriberNotify { version, id } => {
-                if let Some(doorbell) = self.member.button(descriptors)? {
-                    self.core.set_notify(id, doorbell);
-                }
-                self.version = version;
-            }
-            Event::Notified { version } => {
-                self.notified = true;
-                self.version = version;
-            }
-            event => return Err(self.member.unexpected(&event)),
+            told => return Err(self.member.unexpected(&told)),
         }
         Ok(())
     }
@@ -215,26 +176,47 @@ impl Outlet {
     pub(crate) fn refresh(&mut self) -> Result<()> {
         match self.core.stale() {
             None => Ok(()),
-            Some(version) => self.sync(version),
+            Some(_) => self.sync(),
         }
     }
 
+    /// Takes in everything up to the version of now. Nothing may be written over what somebody reads of whom this
+    /// publisher does not know: so it waits, also for the next broker.
     #[cold]
-    fn sync(&mut self, version: u32) -> Result<()> {
-        self.member.check_here()?;
-        // Where it was seen at a broker that is gone by now, this leads beyond it.
-        while let Some(told) = self.member.pending()? {
-            self.take_in(told)?;
-        }
-        while (version.wrapping_sub(self.version) as i32) > 0 {
-            match self.member.next()? {
-                Some(told) => self.take_in(told)?,
-                None => self.member.await_broker(
+    fn sync(&mut self) -> Result<()> {
+        let member = Arc::clone(&self.member);
+        let mut patience = Patience::new();
+        loop {
+            let moved = member.moved();
+            match member.next()? {
+                Next::Told(told) => {
+                    self.take_in(told)?;
+                    patience.renew();
+                }
+                Next::Nothing { version, .. } if self.knows(version) => {
+                    self.core.set_version(version);
+                    return Ok(());
+                }
+                Next::Nothing { down: true, .. } => member.await_broker(
+                    moved,
+                    &patience,
                     "it went before it had told of everybody who joined; this goes on when one is there again",
                 )?,
+                Next::Nothing { .. } => member.wait(moved, &patience)?,
             }
         }
-        self.core.set_version(version);
+    }
+
+    /// Whether everybody was told of up to this version, which is one of the broker that spoke last.
+    fn knows(&self, version: u32) -> bool {
+        !self.behind && version.wrapping_sub(self.version) as i32 <= 0
+    }
+
+    /// Takes in what was told already.
+    fn take_in_all(&mut self) -> Result<()> {
+        while let Next::Told(told) = self.member.next()? {
+            self.take_in(told)?;
+        }
         Ok(())
     }
 
@@ -275,9 +257,7 @@ impl Outlet {
     /// While there is no broker, takes the last words of the one that went, and asks the kernel which subscribers are gone.
     pub(crate) fn patrol(&mut self) -> Result<()> {
         if self.member.is_down() {
-            while let Some(told) = self.member.pending()? {
-                self.take_in(told)?;
-            }
+            self.take_in_all()?;
             self.part_from_who_left();
             if self.member.is_long_down() {
                 self.give_up_places();
@@ -390,7 +370,7 @@ impl Outlet {
 
     pub(crate) fn slowest(&self) -> Option<(Peer, u64)> {
         let (id, lag) = self.core.slowest()?;
-        Some((self.peers.get(id)?.clone(), lag))
+        Some((self.peers.get(id)?, lag))
     }
 
     pub(crate) fn subscribers(&mut self) -> Result<Vec<Peer>> {
@@ -416,10 +396,11 @@ impl Outlet {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(self.member.timeout("subscribers"));
             }
-            let patrol = Instant::now() + PATROL;
-            let until = deadline.map_or(patrol, |deadline| deadline.min(patrol));
-            self.core.sleep_for_subscribers(joined, Some(until));
+            let member = Arc::clone(&self.member);
+            let news = member.news();
             self.patrol()?;
+            self.core
+                .sleep_for_subscribers(joined, Some(news), deadline);
         }
     }
 

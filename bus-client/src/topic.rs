@@ -9,9 +9,9 @@ use bus_core::publish::Payload;
 use bus_core::schema::Schema;
 use bus_core::{Delivery, Settings, TopicName};
 
-use crate::host::AGAIN;
 use crate::inlet::Inlet;
 use crate::outlet::Outlet;
+use crate::session::AGAIN;
 use crate::{Bus, BytesPublisher, BytesSubscriber, Error, Publisher, Result, Subscriber};
 
 /// How long a handle waits for a broker: one that leaves its path, or is started again.

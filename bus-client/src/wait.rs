@@ -1,7 +1,7 @@
 //! A wait: spin, then sleep, until something is there or the time is over.
 //!
-//! A sleep is bounded by [`PATROL`]: that wakes nobody who has a message, it is when a waiting handle looks
-//! whether the broker still lives, and asks the kernel for its peers if not. Who polls patrols as often, by [`Attempts`].
+//! A sleep has no limit but the caller's: the session ends it when the broker goes, and every [`PATROL`] while there is none, so that
+//! the handle asks the kernel for its peers. Who polls patrols as often, by [`Attempts`].
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use bus_core::backend::Native;
 use bus_core::wake::{Spin, SpinBudget};
 
-/// Longest sleep without looking whether the broker lives.
-pub(crate) const PATROL: Duration = Duration::from_millis(100);
+/// Between two looks for peers that are gone, while there is no broker that would tell of them.
+const PATROL: Duration = Duration::from_millis(100);
 
 /// When a time that is allowed is over; never, for one that no clock reaches.
 pub(crate) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
@@ -57,8 +57,8 @@ pub(crate) struct Wait {
 pub(crate) enum Step {
     /// Look again.
     Again,
-    /// Sleep, until then at the latest; then look again.
-    Sleep(Instant),
+    /// Sleep, until then at the latest if there is a limit; then look again.
+    Sleep(Option<Instant>),
     /// The time is over.
     Over,
 }
@@ -81,12 +81,9 @@ impl Wait {
 
     #[cold]
     fn sleep(&self) -> Step {
-        let now = Instant::now();
-        let patrol = now + PATROL;
         match self.deadline {
-            Some(deadline) if now >= deadline => Step::Over,
-            Some(deadline) => Step::Sleep(deadline.min(patrol)),
-            None => Step::Sleep(patrol),
+            Some(deadline) if Instant::now() >= deadline => Step::Over,
+            deadline => Step::Sleep(deadline),
         }
     }
 

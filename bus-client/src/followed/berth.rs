@@ -14,21 +14,17 @@ use bus_core::wake::fence_parked;
 use super::Entry;
 use crate::Result;
 use crate::inlet::Inlet;
-use crate::selector::Interest;
 use crate::selector::poller::{Fired, Poller};
-use crate::watch::Watch;
 
 /// Between two looks at topics that nobody can ring for.
 const NAP: Duration = Duration::from_millis(1);
-/// The number of the watch, of its connection and its doorbell; topics follow.
+/// The number of the watch's doorbell; topics follow.
 const WATCH: u32 = 0;
 
 pub(super) struct Berth {
     poller: Poller,
     /// Topics numbered so far.
     numbered: Cell<u32>,
-    /// Which connection of the watch is watched, if one is.
-    watches: Cell<Option<u64>>,
     /// Numbers, for one sleep; empty but for its room.
     numbers: RefCell<Vec<u32>>,
 }
@@ -62,7 +58,6 @@ impl Berth {
         Ok(Self {
             poller,
             numbered: Cell::new(WATCH),
-            watches: Cell::new(None),
             numbers: RefCell::default(),
         })
     }
@@ -70,19 +65,16 @@ impl Berth {
     /// Sleeps until there may be something, or until then.
     pub(super) fn sleep<'a, I: Iterator<Item = &'a Entry>>(
         &self,
-        watch: &Watch,
         entries: impl Fn() -> I,
-        until: Instant,
+        until: Option<Instant>,
     ) -> Result<()> {
-        watch.own().drain();
-        self.turn_to(watch)?;
         let mut numbers = self.numbers.borrow_mut();
         numbers.clear();
-        let mut longest = until.saturating_duration_since(Instant::now());
+        let mut longest = until.map(|until| until.saturating_duration_since(Instant::now()));
         for entry in entries().filter(|entry| !entry.moored.parked.get()) {
             match self.park(entry) {
                 Some(number) => numbers.push(number),
-                None => longest = longest.min(NAP),
+                None => longest = Some(longest.map_or(NAP, |longest| longest.min(NAP))),
             }
         }
         if !numbers.is_empty() {
@@ -94,7 +86,7 @@ impl Berth {
             }
             numbers.clear();
         }
-        self.poller.wait(Some(longest), |fired| {
+        self.poller.wait(longest, |fired| {
             if let Fired::Ready(number) = fired {
                 numbers.push(number);
             }
@@ -102,21 +94,6 @@ impl Berth {
         for entry in entries().filter(|entry| entry.moored.is_one_of(&numbers)) {
             entry.inlet.drain();
             entry.moored.cast_off(&entry.inlet);
-        }
-        Ok(())
-    }
-
-    /// Watches the connection of now, if there is one: the end of another would be readable for ever.
-    fn turn_to(&self, watch: &Watch) -> Result<()> {
-        let (number, connection) = watch.connection();
-        if watch.is_down() {
-            if self.watches.take().is_some() {
-                self.poller.forget(connection.as_fd());
-            }
-        } else if self.watches.replace(Some(number)) != Some(number) {
-            let connection = connection.as_fd();
-            self.poller
-                .watch_descriptor(WATCH, connection, Interest::Readable)?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! Promises: from [`Inlet::park`] and a fence on, whatever there is to see rings the doorbell; nothing rings it while the handle is awake, but the
 //! broker. It does not sleep: that is for whoever has the descriptor. While there is no broker nobody rings for a publisher that died; then the
-//! keeper rings every 100 ms, and who waits looks around.
+//! session rings every 100 ms, and who waits looks around.
 
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ use {bus_core::backend::Native, bus_core::wake::Spin, std::time::Duration};
 
 use super::Inlet;
 use crate::Result;
-use crate::member::NEEDED;
+use crate::handle::{NEEDED, Patience};
+use crate::session::Next;
 
 impl Inlet {
     /// The doorbell that it parks at. Made, and told to everybody whom it concerns, at the first call.
@@ -37,12 +38,21 @@ impl Inlet {
                 self.own.get_or_init(|| Arc::new(own))
             }
         };
-        self.member.notify(own)?;
+        self.member.check_here()?;
+        self.member.register(own);
+        let mut patience = Patience::new();
         // An answer that was too late for the last call is still to come.
         while !self.notified.get() {
+            let moved = self.member.moved();
             match self.member.next()? {
-                Some(told) => self.take_in(told)?,
-                None => self.member.await_broker(NEEDED)?,
+                Next::Told(told) => {
+                    self.take_in(told)?;
+                    patience.renew();
+                }
+                Next::Nothing { down: true, .. } => {
+                    self.member.await_broker(moved, &patience, NEEDED)?;
+                }
+                Next::Nothing { .. } => self.member.wait(moved, &patience)?,
             }
         }
         Ok(())
@@ -54,10 +64,8 @@ impl Inlet {
         if self.core.has_message() {
             return Ok(true);
         }
-        // While there is no broker, the keeper wakes who waits for this.
-        if self.member.is_down() && self.attempts.due() {
-            self.patrol()?;
-        }
+        // While there is no broker, the session wakes who waits for this.
+        self.look_around()?;
         self.settle();
         Ok(self.over())
     }

@@ -1,7 +1,7 @@
 //! A publisher that sleeps for room on a descriptor of its own.
 //!
 //! Promises: from [`Outlet::arm`] on, whatever may make room rings the doorbell. It does not sleep: that is for whoever has the
-//! descriptor. While there is no broker nobody rings for a subscriber that died; then the keeper rings every 100 ms, and who waits looks around.
+//! descriptor. While there is no broker nobody rings for a subscriber that died; then the session rings every 100 ms, and who waits looks around.
 
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use super::Outlet;
 use crate::Result;
-use crate::member::NEEDED;
+use crate::handle::{NEEDED, Patience};
+use crate::session::Next;
 
 impl Outlet {
     /// The doorbell that it parks at. Made, and told to everybody whom it concerns, at the first call.
@@ -35,12 +36,22 @@ impl Outlet {
                 self.own.insert(Arc::new(own))
             }
         };
-        self.member.notify(own)?;
+        let member = Arc::clone(&self.member);
+        member.check_here()?;
+        member.register(own);
+        let mut patience = Patience::new();
         // An answer that was too late for the last call is still to come.
         while !self.notified {
-            match self.member.next()? {
-                Some(told) => self.take_in(told)?,
-                None => self.member.await_broker(NEEDED)?,
+            let moved = member.moved();
+            match member.next()? {
+                Next::Told(told) => {
+                    self.take_in(told)?;
+                    patience.renew();
+                }
+                Next::Nothing { down: true, .. } => {
+                    member.await_broker(moved, &patience, NEEDED)?
+                }
+                Next::Nothing { .. } => member.wait(moved, &patience)?,
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Waiting for room, as the topic says: as long as it takes, as long as the user allows, until somebody is evicted, or not at all.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus_core::{Delivery, publish};
@@ -100,20 +101,16 @@ impl Outlet {
                 .begin(wait.spin().began(), self.core.slowest().map(|(id, _)| id));
             let until = match self.settings.delivery {
                 Delivery::Evict { after_us } => {
-                    until.min(Instant::now() + Duration::from_micros(after_us / 8 + 1))
+                    let look = Instant::now() + Duration::from_micros(after_us / 8 + 1);
+                    Some(until.map_or(look, |until| until.min(look)))
                 }
                 _ => until,
             };
-            self.core.sleep(Some(until));
-            self.patrol_at(until)?;
+            let member = Arc::clone(&self.member);
+            let news = member.news();
+            self.look_around()?;
+            self.core.sleep_or_poked(news, until);
         }
         Ok(step)
-    }
-
-    fn patrol_at(&mut self, until: Instant) -> Result<()> {
-        if Instant::now() >= until {
-            self.patrol()?;
-        }
-        Ok(())
     }
 }

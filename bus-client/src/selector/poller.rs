@@ -18,7 +18,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::Interest;
-use crate::member::here;
+use crate::handle::here;
 use crate::{Error, Result};
 
 /// Events that are taken from the kernel at a time.

@@ -269,6 +269,12 @@ impl Subscriber {
         }
     }
 
+    /// Whether a ring with this index is attached.
+    pub fn uses(&self, index: u16) -> bool {
+        let mut rings = self.receiver().rings();
+        rings.any(|ring| ring.index() == usize::from(index))
+    }
+
     /// Whether the ring of this publisher is attached.
     pub fn reads(&self, publisher: u64) -> bool {
         self.receiver()

@@ -160,11 +160,7 @@ impl<W: World> Engine<W> {
         let Some(session) = self.sessions.get_mut(&number) else {
             return Ok(());
         };
-        if !session.acknowledged(descriptors) {
-            return Err(Refused::protocol(
-                "Received names more descriptors than were sent",
-            ));
-        }
+        session.acknowledged(descriptors);
         self.flush(number);
         // Others of this user may have waited for the same.
         for starved in std::mem::take(&mut self.starved) {

@@ -145,17 +145,15 @@ impl<W: World> Session<W> {
         self.charge.account().add_in_flight(descriptors);
     }
 
-    /// The client has taken descriptors out of its socket. False if it claims more than were sent.
-    pub(crate) fn acknowledged(&mut self, descriptors: u32) -> bool {
-        let Some(left) = self.outbox.in_flight.checked_sub(descriptors) else {
-            return false;
-        };
-        self.outbox.in_flight = left;
-        self.charge.account().remove_in_flight(descriptors);
+    /// The client has taken descriptors out of its socket. It may name more than were sent: one that had no room for the
+    /// descriptors of a message cannot know how many there were.
+    pub(crate) fn acknowledged(&mut self, descriptors: u32) {
+        let taken = descriptors.min(self.outbox.in_flight);
+        self.outbox.in_flight -= taken;
+        self.charge.account().remove_in_flight(taken);
         if self.outbox.blocked == Some(Blocked::Credit) {
             self.outbox.blocked = None;
         }
-        true
     }
 
     /// Whether to stop reading it, because it does not take its answers.

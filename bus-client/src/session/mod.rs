@@ -1,0 +1,499 @@
+//! A process's session with the broker: one connection for all handles of a [`Bus`](crate::Bus).
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `state` | behind the lock: the connection, what is sent and received |
+//! | `entry` | one handle: its queue, its peers |
+//! | `told` | what a handle takes out of its queue |
+//! | `thread` | the thread that reads at all times |
+//! | `reclaim` | going to the next broker |
+//! | `connector` | finding the broker, or hosting one |
+//! | `processes` | peer processes by number |
+//! | `reserve` | spare descriptors |
+//!
+//! ```text
+//!  handle                                       thread
+//!  a version has moved                          the socket is readable
+//!    lock                                         lock
+//!    own queue; else the socket                   the socket: each message into its handle's queue
+//!    unlock                                       unlock, poke
+//!    nothing: sleep, 1 ms, until poked
+//! ```
+//!
+//! Promises: what the broker says is taken out of the kernel at once, however idle a handle is. A handle that sees a
+//! version reads what leads to it by itself: no thread of the library has to be scheduled for that. The lock lends its
+//! holder the waiter's priority, and nothing is waited for while it is held. Dropping the session ends the thread at once.
+
+mod connector;
+mod entry;
+mod processes;
+mod reclaim;
+mod reserve;
+mod state;
+mod thread;
+mod told;
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bus_core::backend::doorbell::Doorbell;
+use bus_core::control::{
+    Connection, Event, PROTOCOL_VERSIONS, Refusal, Request, Role, SESSION, Secret,
+};
+use bus_core::fork::{Birth, Unshared};
+use bus_core::schema::Schema;
+use bus_core::wake::{Lock, Poke, Poked};
+use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+pub(crate) use connector::{AGAIN, Connector};
+pub(crate) use entry::{Part, Signals, Standing};
+pub(crate) use processes::Process;
+pub(crate) use told::{Next, Silence, Told};
+
+use crate::handle::here;
+use crate::{Error, Result};
+use entry::{Entry, Stage};
+use state::{Carried, State};
+use thread::Thread;
+
+/// How long the broker may take for an answer.
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+/// Until a handle that waits reads the socket itself.
+const SELF: Duration = Duration::from_millis(1);
+
+/// A session.
+pub(crate) struct Session {
+    /// None once it has ended.
+    thread: Option<JoinHandle<()>>,
+    shared: Arc<Shared>,
+}
+
+/// What the thread has as well.
+struct Shared {
+    /// Dropped first: the connection is closed before a broker that is hosted here ends.
+    state: Lock<State>,
+    pokes: Pokes,
+    secret: Secret,
+    /// The process whose session it is.
+    birth: Birth,
+    connector: Connector,
+}
+
+/// What wakes threads of this process.
+struct Pokes {
+    /// Handles were told something, or the connection is another one: for those that wait for an answer.
+    moved: Poke,
+    /// There is no broker, or one again: for those that wait for messages, room or peers.
+    news: Poke,
+    /// Wakes the thread.
+    bell: Unshared<EventFd>,
+}
+
+impl Pokes {
+    fn ring(&self) {
+        // It can only fail if the count is at its limit, and then the thread is being told already.
+        while self.bell.write(1) == Err(Errno::EINTR) {}
+    }
+
+    fn drain(&self) {
+        // Nothing there is no error.
+        let _ = self.bell.read();
+    }
+}
+
+/// What a broker says that lets a session in.
+#[derive(Clone, Copy, Debug)]
+struct Welcome {
+    generation: u64,
+}
+
+/// What a broker says to a newcomer.
+enum Greeted {
+    Welcome(Welcome),
+    Refused(Refusal, String),
+    /// It says nothing, or nobody waits for it any more.
+    Gone,
+}
+
+impl Session {
+    /// Connects, and starts the thread.
+    pub(crate) fn start(connector: Connector) -> Result<Self> {
+        let failed = |error: bus_core::Error| connector.failed(error.to_string());
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let bell = Unshared::of(|| EventFd::from_flags(flags), |bell| bell.as_raw_fd());
+        let bell = bell.map_err(|e| failed(bus_core::Error::io("cannot make an eventfd", e)))?;
+        let secret = draw_secret().map_err(failed)?;
+        let (connection, welcome) = first_connection(&connector, secret)?;
+        let shared = Arc::new(Shared {
+            state: Lock::new(State::new(connection, welcome.generation)),
+            pokes: Pokes {
+                moved: Poke::default(),
+                news: Poke::default(),
+                bell,
+            },
+            secret,
+            birth: Birth::here(),
+            connector,
+        });
+        let thread = Thread::new(Arc::clone(&shared));
+        let thread = bus_core::thread::spawn_quiet("bus-session", move || thread.run());
+        let thread = thread.map_err(|e| {
+            let error = bus_core::Error::io("cannot start a thread", e);
+            shared.connector.failed(error.to_string())
+        })?;
+        Ok(Self {
+            thread: Some(thread),
+            shared,
+        })
+    }
+
+    /// Whether this process hosts the broker.
+    pub(crate) fn hosts(&self) -> bool {
+        self.shared.connector.hosts()
+    }
+
+    pub(crate) fn disconnected(&self) -> Error {
+        self.shared.connector.disconnected()
+    }
+
+    pub(crate) fn failed(&self, why: String) -> Error {
+        self.shared.connector.failed(why)
+    }
+
+    /// A new handle, and what it reads without the lock. Waits until then for a broker that has this session.
+    ///
+    /// # Errors
+    /// [`Error::Broker`] where there is none; [`Error::Forked`] in a fork.
+    pub(crate) fn open(
+        &self,
+        part: Part,
+        schema: &Schema,
+        doorbell: Option<Arc<Doorbell>>,
+        deadline: Instant,
+    ) -> Result<(u32, Arc<Signals>)> {
+        here(self.shared.birth)?;
+        let mut waits = false;
+        let opened = loop {
+            let moved = self.moved();
+            let mut state = self.shared.state.lock();
+            if state.ready {
+                let entry = Entry::new(part, schema.clone(), doorbell);
+                let signals = Arc::clone(&entry.signals);
+                break Ok((state.add(entry), signals));
+            }
+            if Instant::now() >= deadline {
+                break Err(state.refused.clone());
+            }
+            if !std::mem::replace(&mut waits, true) {
+                state.waiting += 1;
+            }
+            drop(state);
+            self.shared.pokes.ring();
+            moved.sleep(Some(deadline));
+        };
+        if waits {
+            self.shared.state.lock().waiting -= 1;
+        }
+        opened.map_err(|refused| match refused {
+            Some(why) => self.failed(why),
+            None => self.shared.connector.nobody(),
+        })
+    }
+
+    /// The handle is dropped: the broker is told, if there is one.
+    pub(crate) fn close(&self, handle: u32) {
+        let mut state = self.shared.state.lock();
+        if let Some(entry) = state.handles.remove(&handle)
+            && entry.is_on_link()
+        {
+            state.post(handle, &Request::Close {}, Vec::new());
+        }
+        state.answered(handle);
+        state.complete();
+        self.hand_over(state);
+    }
+
+    /// Where something could not be sent at once, the thread sends it.
+    fn hand_over(&self, state: bus_core::wake::Guard<'_, State>) {
+        let unsent = state.unsent() > 0;
+        drop(state);
+        if unsent {
+            self.shared.pokes.ring();
+        }
+    }
+
+    /// Sends a request about a handle, if a broker has it.
+    pub(crate) fn post(&self, handle: u32, request: &Request) {
+        let mut state = self.shared.state.lock();
+        if state.handles.get(&handle).is_some_and(Entry::is_on_link) {
+            state.post(handle, request, Vec::new());
+        }
+        self.hand_over(state);
+    }
+
+    /// Asks to be a member, as this.
+    pub(crate) fn join(&self, handle: u32, standing: Standing) {
+        let mut state = self.shared.state.lock();
+        let segment = Carried::Segment(Arc::clone(&standing.segment));
+        if let Some(entry) = state.handles.get_mut(&handle) {
+            debug_assert!(entry.standing.is_none(), "a handle joins once");
+            entry.standing = Some(standing);
+            if entry.is_on_link() {
+                state.post(handle, &Request::Join {}, vec![segment]);
+            }
+        }
+        self.hand_over(state);
+    }
+
+    /// Tells the broker, and all that come later, how to wake this handle. [`Told::DoorbellRegistered`] follows, or
+    /// [`Told::Reclaimed`] that says so.
+    pub(crate) fn register_doorbell(&self, handle: u32, doorbell: &Arc<Doorbell>) {
+        let mut state = self.shared.state.lock();
+        if let Some(entry) = state.handles.get_mut(&handle)
+            && entry.doorbell.is_none()
+        {
+            entry.doorbell = Some(Arc::clone(doorbell));
+            if entry.is_on_link() {
+                let button = Carried::Button(Arc::clone(doorbell));
+                state.post(handle, &Request::RegisterDoorbell {}, vec![button]);
+            }
+        }
+        self.hand_over(state);
+    }
+
+    /// The subscriber reads this ring no more.
+    pub(crate) fn release(&self, handle: u32, ring: u64) {
+        let mut state = self.shared.state.lock();
+        state.release(handle, ring);
+        self.hand_over(state);
+    }
+
+    /// The handle has found out by itself that this peer is gone: the next broker is not told of it.
+    pub(crate) fn forget_peer(&self, handle: u32, peer: u64, role: Role) {
+        let mut state = self.shared.state.lock();
+        if let Some(entry) = state.handles.get_mut(&handle) {
+            match role {
+                Role::Publisher => drop(entry.known.remove(&peer)),
+                Role::Subscriber => {
+                    if let Some(known) = entry.known.get_mut(&peer) {
+                        known.left = true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The watch of this subscriber was told that the topic is closed, or that it is not.
+    pub(crate) fn set_closed(&self, handle: u32, closed: bool) {
+        if let Some(entry) = self.shared.state.lock().handles.get_mut(&handle) {
+            entry.closed = closed;
+        }
+    }
+
+    /// The next thing that a handle is told. Reads the socket where nothing was told yet.
+    ///
+    /// # Errors
+    /// Why there is nothing, and will be nothing.
+    pub(crate) fn next(&self, handle: u32) -> Result<Next, Silence> {
+        let mut state = self.shared.state.lock();
+        loop {
+            let Some(entry) = state.handles.get_mut(&handle) else {
+                return Err(Silence::Broken);
+            };
+            if let Some(told) = entry.queue.pop_front() {
+                return Ok(Next::Told(told));
+            }
+            match entry.stage {
+                Stage::Broken => return Err(Silence::Broken),
+                Stage::Over => {
+                    let why = entry.fate.clone().unwrap_or_default();
+                    return Err(Silence::Over(why));
+                }
+                _ => {}
+            }
+            if state.receive(&self.shared.pokes, 1) > 0 {
+                continue;
+            }
+            let Some(entry) = state.handles.get_mut(&handle) else {
+                return Err(Silence::Broken);
+            };
+            if entry.stage == Stage::Broken || !entry.queue.is_empty() {
+                continue;
+            }
+            let version = entry.version();
+            let down = entry.is_waiting();
+            entry.seen = version;
+            self.hand_over(state);
+            return Ok(Next::Nothing { version, down });
+        }
+    }
+
+    /// What changes with everything that handles are told; to be taken before [`next`](Self::next).
+    pub(crate) fn moved(&self) -> Poked<'_> {
+        self.shared.pokes.moved.seen()
+    }
+
+    /// What changes when a broker goes or comes, and again and again while there is none.
+    pub(crate) fn news(&self) -> Poked<'_> {
+        self.shared.pokes.news.seen()
+    }
+
+    /// For how long there has been no broker that has the handles.
+    pub(crate) fn down_for(&self) -> Option<Duration> {
+        self.shared.state.lock().down.map(|since| since.elapsed())
+    }
+
+    /// Whether what is to be sent waits, because too many descriptors of this user are on their way.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.shared.state.lock().is_stuck()
+    }
+
+    /// Why no broker takes this handle any more, if so.
+    pub(crate) fn fate(&self, handle: u32) -> Option<String> {
+        let state = self.shared.state.lock();
+        let entry = state.handles.get(&handle)?;
+        (entry.stage == Stage::Over).then(|| entry.fate.clone().unwrap_or_default())
+    }
+
+    /// The number of the topic at the broker of now, if that took the handle back from an earlier one.
+    pub(crate) fn topic_number(&self, handle: u32) -> Option<u64> {
+        let state = self.shared.state.lock();
+        state.handles.get(&handle)?.topic
+    }
+}
+
+/// Sleeps until something was told, but not longer than until this thread is to read the socket itself.
+pub(crate) fn wait_for_word(moved: Poked<'_>, deadline: Instant) {
+    moved.sleep(Some(deadline.min(Instant::now() + SELF)));
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        if !self.shared.birth.is_here() {
+            // In a fork there is no such thread, and one that is not there may have the lock.
+            std::mem::forget(thread);
+            return;
+        }
+        self.shared.state.lock().closing = true;
+        self.shared.pokes.ring();
+        if thread.join().is_err() {
+            tracing::error!("the thread of the session did not end well");
+        }
+        if let Some(link) = self.shared.state.lock().link.take() {
+            link.shut_down();
+        }
+    }
+}
+
+/// A first connection, over which the broker has let the session in.
+fn first_connection(connector: &Connector, secret: Secret) -> Result<(Connection, Welcome)> {
+    let deadline = Instant::now() + ANSWER;
+    loop {
+        let connection = connector.connect()?;
+        let wait = |connection: &Connection| wait_for_answer(connection, deadline);
+        match say_hello(connector, secret, &connection, 0, 0, wait) {
+            Greeted::Welcome(welcome) => return Ok((connection, welcome)),
+            Greeted::Refused(Refusal::Version, why) => return Err(connector.failed(why)),
+            Greeted::Refused(_, why) => return Err(Error::Refused(why)),
+            // It met a broker on its way out.
+            Greeted::Gone if Instant::now() < deadline => std::thread::sleep(AGAIN),
+            Greeted::Gone => {
+                return Err(connector.failed(
+                    "who listens there did not answer in 5 seconds; it may be stopped, or no broker"
+                        .into(),
+                ));
+            }
+        }
+    }
+}
+
+/// Waits for something to read until then; whether there is time left.
+fn wait_for_answer(connection: &Connection, deadline: Instant) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+    let _ = poll(
+        &mut [PollFd::new(connection.as_fd(), PollFlags::POLLIN)],
+        timeout,
+    );
+    Instant::now() < deadline
+}
+
+fn greet(
+    shared: &Shared,
+    connection: &Connection,
+    reclaims: u32,
+    generation: u64,
+    wait: impl FnMut(&Connection) -> bool,
+) -> Greeted {
+    let (connector, secret) = (&shared.connector, shared.secret);
+    say_hello(connector, secret, connection, reclaims, generation, wait)
+}
+
+/// Introduces this process to a broker. `wait` waits for an answer, and says whether to go on waiting.
+fn say_hello(
+    connector: &Connector,
+    secret: Secret,
+    connection: &Connection,
+    reclaims: u32,
+    generation: u64,
+    mut wait: impl FnMut(&Connection) -> bool,
+) -> Greeted {
+    let hello = Request::Hello {
+        versions: PROTOCOL_VERSIONS,
+        features: 0,
+        client: connector.client().to_string(),
+        secret,
+        reclaims,
+        generation,
+    };
+    // An empty socket has room for one packet. A broker that is gone may have said why.
+    let _ = connection.try_send(SESSION, &hello, &[]);
+    loop {
+        match connection.try_recv::<Event>() {
+            Ok(Some(frame)) => match frame.message {
+                Event::Welcome { generation, .. } => {
+                    return Greeted::Welcome(Welcome { generation });
+                }
+                Event::Refused { kind, why } => return Greeted::Refused(kind, why),
+                event => {
+                    tracing::debug!(?event, "this is no answer to a greeting");
+                    return Greeted::Gone;
+                }
+            },
+            Ok(None) => {
+                if !wait(connection) {
+                    return Greeted::Gone;
+                }
+            }
+            Err(error @ bus_core::Error::Version { .. }) => {
+                return Greeted::Refused(Refusal::Version, error.to_string());
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a broker does not let this process in");
+                return Greeted::Gone;
+            }
+        }
+    }
+}
+
+/// A secret that nobody else has.
+fn draw_secret() -> bus_core::Result<Secret> {
+    use std::io::Read;
+
+    let failed = |e| bus_core::Error::io("cannot read random numbers", e);
+    let mut bytes = [0; 16];
+    let mut source = std::fs::File::open("/dev/urandom").map_err(failed)?;
+    source.read_exact(&mut bytes).map_err(failed)?;
+    let (low, high) = bytes.split_at(8);
+    let number = |half: &[u8]| half.try_into().map_or(0, u64::from_le_bytes);
+    Ok(Secret(number(low), number(high)))
+}
