@@ -14,6 +14,7 @@
 use std::fmt::Display;
 use std::io::{Write, stderr};
 use std::panic::Location;
+use std::process::Command;
 use std::thread;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -48,6 +49,35 @@ pub fn descriptors(count: u64) -> bool {
         ));
     }
     enough
+}
+
+/// Arguments of `unshare` (util-linux) that run a program in a process namespace of its own, as the same user. The program ends when
+/// `unshare` does.
+pub const PROCESS_NAMESPACE: [&str; 5] = [
+    "--user",
+    "--map-current-user",
+    "--pid",
+    "--fork",
+    "--kill-child",
+];
+
+/// Whether this process may start another one in a process namespace of its own, with [`PROCESS_NAMESPACE`].
+#[must_use = "a test that lacks what it needs returns"]
+#[track_caller]
+pub fn process_namespace() -> bool {
+    let tried = Command::new("unshare")
+        .args(PROCESS_NAMESPACE)
+        .arg("true")
+        .output();
+    let why = match tried {
+        Ok(output) if output.status.success() => return true,
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    skipped(format_args!(
+        "needs a process namespace, which `unshare` does not give: {why}"
+    ));
+    false
 }
 
 /// Says that the calling test is skipped, and why. The harness names a thread after its test; with one thread of tests it does not,

@@ -24,6 +24,10 @@ pub struct Credentials {
     pub uid: u32,
 }
 
+/// Why there is no pidfd of a process that has no number here. The kernel's word follows.
+const UNSEEN: &str = "the process at the other end is in a process namespace that is not visible from here; Linux 6.5 or \
+    later can tell which it is, and this kernel cannot: run both ends in one process namespace, or on a newer kernel";
+
 impl Connection {
     /// The credentials of the process at the other end.
     ///
@@ -54,7 +58,8 @@ impl Connection {
     /// A pidfd of the process at the other end: it turns readable when the process ends.
     ///
     /// # Errors
-    /// [`Error::Closed`] if the process is gone already, [`Error::Io`] with what the kernel said.
+    /// [`Error::Closed`] if the process is gone already, [`Error::Io`] with what the kernel said. On Linux before 6.5 that is also an
+    /// error where the process is in a process namespace that is not visible from here: it has no number here.
     pub fn peer_pidfd(&self) -> Result<OwnedFd> {
         match getsockopt(self, sockopt::PeerPidfd) {
             Ok(pidfd) => Ok(pidfd),
@@ -62,6 +67,9 @@ impl Connection {
             // peer has died since: its connection is closed in that case, which is noticed as well.
             Err(Errno::ENOPROTOOPT) => {
                 let pid = self.credentials()?.pid;
+                if pid == 0 {
+                    return Err(Error::io(UNSEEN, Errno::ENOPROTOOPT));
+                }
                 sys::pidfd_open(pid as libc::pid_t).map_err(|e| match e.raw_os_error() {
                     Some(libc::ESRCH | libc::EINVAL) => Error::Closed,
                     _ => Error::io("cannot open a pidfd", e),

@@ -8,6 +8,7 @@
 mod common;
 
 mod join;
+mod namespaces;
 mod notify;
 mod policy;
 mod policy_docs;

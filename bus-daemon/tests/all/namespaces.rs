@@ -1,0 +1,131 @@
+//! A broker in a process namespace of its own: it sees no process outside by a number.
+//!
+//! Class of bugs: a client is dropped without a word, because the kernel cannot say which process it is. Linux before 6.5 lacks the
+//! option that says so in any namespace. A filter of system calls stands in for such a kernel: it refuses that one
+//! option with the error of a kernel that does not know it.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use bus_core::control::{Connection, Event, Refusal, Role};
+use bus_testkit::needs;
+use nix::libc;
+
+use crate::common::{next, open_request, refusal, until};
+
+/// Loads the system call's number; `getsockopt` goes on to its third argument, others are let through; `SO_PEERPIDFD` is unknown.
+fn without_peer_pidfd() -> [libc::sock_filter; 6] {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, k, jf| libc::sock_filter { code, jt: 0, jf, k };
+    // Offsets in `seccomp_data`: the number, and the low half of the third argument.
+    let third = 16 + 2 * 8 + if cfg!(target_endian = "big") { 4 } else { 0 };
+    [
+        step(LOAD, 0, 0),
+        step(EQUAL, libc::SYS_getsockopt as u32, 3),
+        step(LOAD, third, 0),
+        step(EQUAL, libc::SO_PEERPIDFD as u32, 1),
+        step(
+            RETURN,
+            libc::SECCOMP_RET_ERRNO | libc::ENOPROTOOPT as u32,
+            0,
+        ),
+        step(RETURN, libc::SECCOMP_RET_ALLOW, 0),
+    ]
+}
+
+/// Puts the filter on the calling process and all that it becomes.
+fn install(filter: &mut [libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: both calls change the calling process only; `program` outlives the second, which reads it.
+    let done = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
+    };
+    done.then_some(()).ok_or_else(io::Error::last_os_error)
+}
+
+/// `busd`, maybe in a namespace of its own, maybe on a kernel that does not tell peers.
+struct Away {
+    child: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Away {
+    fn start(apart: bool, old: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(if apart { "unshare" } else { "env" });
+        if apart {
+            command.args(needs::PROCESS_NAMESPACE);
+        }
+        command
+            .args([env!("CARGO_BIN_EXE_busd"), "--socket"])
+            .arg(dir.path().join("bus.sock"))
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
+        if old {
+            let mut filter = without_peer_pidfd();
+            // SAFETY: between fork and exec it makes two system calls, and allocates nothing.
+            unsafe { command.pre_exec(move || install(&mut filter)) };
+        }
+        let child = command.spawn().unwrap();
+        let away = Self { child, dir };
+        until(|| away.path().exists());
+        away
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.dir.path().join("bus.sock")
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        // What was started in a namespace ends with it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ask(path: &Path) -> Connection {
+    let connection = Connection::connect(path).unwrap();
+    // Who is turned away at once may find the socket closed.
+    let _ = connection.send(&open_request(Role::Publisher, "t"), &[]);
+    connection
+}
+
+#[test]
+fn a_client_outside_of_the_brokers_process_namespace_is_served() {
+    if !needs::process_namespace() {
+        return;
+    }
+    let away = Away::start(true, false);
+    let event = next(&ask(&away.path())).0;
+    assert!(matches!(event, Event::Opened { .. }), "{event:?}");
+}
+
+#[test]
+fn a_kernel_that_cannot_tell_a_peer_serves_those_whose_number_it_knows() {
+    let away = Away::start(false, true);
+    let event = next(&ask(&away.path())).0;
+    assert!(matches!(event, Event::Opened { .. }), "{event:?}");
+}
+
+#[test]
+fn a_client_that_the_kernel_cannot_tell_the_broker_is_refused_with_the_reason() {
+    if !needs::process_namespace() {
+        return;
+    }
+    let away = Away::start(true, true);
+    let (kind, why) = refusal(&ask(&away.path()));
+    assert_eq!(kind, Refusal::Limit);
+    for part in ["process namespace", "Linux 6.5", "newer kernel"] {
+        assert!(why.contains(part), "{why}");
+    }
+}
