@@ -444,13 +444,10 @@ impl Member {
         if matches!(error, bus_core::Error::Closed) {
             return self.host.disconnected();
         }
-        self.host.failed(match error {
-            bus_core::Error::Timeout => {
-                "who listens there did not answer in 5 seconds; it may be stopped, or no broker"
-                    .into()
-            }
-            error => error.to_string(),
-        })
+        if matches!(error, bus_core::Error::Timeout) {
+            return self.host.does_not_answer(&self.line.connection().1);
+        }
+        self.host.failed(error.to_string())
     }
 }
 

@@ -108,6 +108,7 @@ impl Watch {
     fn failed(&self, error: bus_core::Error) -> Error {
         match error {
             bus_core::Error::Closed => self.host.disconnected(),
+            bus_core::Error::Timeout => self.host.does_not_answer(&self.line.connection().1),
             error => self.host.failed(error.to_string()),
         }
     }

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bus_client::{Bus, Error};
+use bus_client::Error;
 
 use common::role::{Given, hear, play, say, wait_for};
 use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect, told};
+use common::stage::{Stage, connect, hosting, told};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept, bind, listen, recv,
     send, socket,
@@ -251,7 +251,7 @@ fn bad_names_are_quoted_with_the_rule() {
             bus.subscriber::<u64>(name).map(drop),
             bus.bytes_publisher(name).map(drop),
             bus.bytes_subscriber(name).map(drop),
-            Bus::builder(name).socket(&stage.path).connect().map(drop),
+            hosting(name, &stage.path).connect().map(drop),
         ];
         for result in results {
             assert!(matches!(result, Err(Error::Argument(_))));

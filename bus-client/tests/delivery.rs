@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use bus_client::{Bus, Delivery, Error};
 use common::process::WATCHDOG;
-use common::stage::Stage;
+use common::stage::{Stage, hosting};
 
 fn named(stage: &Stage, name: &str) -> Bus {
-    Bus::builder(name).socket(&stage.path).connect().unwrap()
+    hosting(name, &stage.path).connect().unwrap()
 }
 
 #[test]

@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use common::process::{Process, WATCHDOG};
 use common::role::{Given, hear, play, say, wait_for};
 use common::roles::{HOST, start_host};
-use common::stage::{Stage, connect};
+use common::stage::{Stage, connect, hosting};
 
 const SOON: Option<Duration> = Some(WATCHDOG);
 
@@ -164,7 +164,7 @@ fn hosts_starved(given: &Given) {
     let first_free = fs::File::open("/dev/null").unwrap().as_raw_fd();
     let limit = first_free as u64 + given.get::<u64>("spare");
     setrlimit(Resource::RLIMIT_NOFILE, limit, limit).unwrap();
-    let bus = Bus::builder("host").socket(given.get::<String>("socket"));
+    let bus = hosting("host", given.get::<String>("socket"));
     let tried = bus.connect().and_then(|bus| {
         let mut publisher = bus.publisher::<u64>("t")?;
         publisher.send(&1)?;

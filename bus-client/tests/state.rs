@@ -12,7 +12,7 @@ use bus_client::{Bus, Error, KeyedState, KeyedStateWriter};
 use common::process::WATCHDOG;
 use common::role::{Given, play, say};
 use common::roles::{HOST, start_host};
-use common::stage::Stage;
+use common::stage::{Stage, hosting};
 use proptest::prelude::*;
 
 #[bus_client::message]
@@ -40,7 +40,7 @@ fn right(value: &ArchivedValue) -> u64 {
 }
 
 fn connect(stage: &Stage) -> Bus {
-    Bus::builder("test").socket(&stage.path).connect().unwrap()
+    hosting("test", &stage.path).connect().unwrap()
 }
 
 #[test]
