@@ -200,8 +200,12 @@ impl Seeker {
         if !self.try_host()? {
             return Ok(None);
         }
-        let connection = Connection::connect(&self.path);
-        connection.map(Some).map_err(|e| self.failed(e.to_string()))
+        match Connection::connect(&self.path) {
+            Ok(connection) => Ok(Some(connection)),
+            // Somebody has removed the socket already; the broker takes its path again.
+            Err(error) if nobody_there(&error) => Ok(None),
+            Err(error) => Err(self.failed(error.to_string())),
+        }
     }
 
     /// Writes down that these have ended, where no broker is there to hear it; whether that is done. Only who may host one does: the list belongs
