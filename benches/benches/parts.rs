@@ -11,7 +11,6 @@ use bus_core::receive::access;
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 /// A message of a fixed size: 40 bytes, as archived.
 #[bus_client::message]
@@ -59,20 +58,12 @@ fn quote() -> Quote {
 /// A broker and the topics of one benchmark.
 struct Stage {
     bus: Bus,
-    _directory: TempDir,
 }
 
 impl Stage {
     fn new() -> Self {
-        let directory = TempDir::new().expect("a temporary folder");
-        let bus = Bus::builder("parts")
-            .socket(directory.path().join("bus.sock"))
-            .connect()
-            .expect("a broker");
-        Self {
-            bus,
-            _directory: directory,
-        }
+        let bus = Bus::private("parts").expect("a broker");
+        Self { bus }
     }
 
     fn topic(&self, name: &str) -> TopicBuilder {

@@ -31,6 +31,7 @@ impl Broker {
             .context("making a folder for the broker's socket failed")?;
         let bus = bus_client::Bus::builder("bus-bench")
             .socket(socket_in(directory.path()))
+            .embedded(true)
             .connect()
             .context("starting the broker failed")?;
         Ok(Self {

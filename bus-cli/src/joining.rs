@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::ensure;
 use bus_client::{Bus, Delivery, TopicBuilder};
+use bus_core::control::SocketPlace;
 use clap::Args;
 
-use crate::{delivery, size};
+use crate::{delivery, place, size};
 
 /// How to join a topic.
 #[derive(Debug, Args)]
@@ -18,7 +19,8 @@ pub struct Joining {
     #[arg(long, value_name = "CLIENT")]
     name: Option<String>,
 
-    /// The broker's socket [default: $BUS_SOCKET, else $XDG_RUNTIME_DIR/bus.sock, else one for this user under the temporary directory]
+    /// The broker's socket [default: $BUS_SOCKET, else bus.sock in this user's runtime directory, else one for this user under the
+    /// temporary directory; see `bus where`]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 
@@ -58,10 +60,9 @@ pub struct Joining {
 }
 
 impl Joining {
-    /// Connects, and gives a function that prepares the topic's opening; it may be opened several times.
-    pub fn connect(&self, default_name: &str) -> anyhow::Result<impl Fn() -> TopicOpening + '_> {
-        let bus = self.bus(default_name)?;
-        Ok(move || self.open(&bus))
+    /// Whether rings of ended publishers are to be kept.
+    pub fn retains(&self) -> bool {
+        self.retain.is_some_and(|rings| rings > 0)
     }
 
     /// The pattern that the topic's name is, if it is one.
@@ -85,8 +86,11 @@ impl Joining {
     pub fn bus(&self, default_name: &str) -> anyhow::Result<Bus> {
         let name = self.name.as_deref().unwrap_or(default_name);
         let mut builder = Bus::builder(name).embedded(!self.no_embedded);
-        if let Some(socket) = &self.socket {
-            builder = builder.socket(socket);
+        // Nothing here uses `select()`.
+        builder = builder.raise_descriptor_limit();
+        match &self.socket {
+            Some(socket) => builder = builder.socket(socket),
+            None => place::warn(&SocketPlace::find().map_err(bus_client::Error::from)?),
         }
         Ok(builder.connect()?)
     }

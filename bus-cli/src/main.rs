@@ -4,6 +4,7 @@
 //!  publish    standard input to a topic       input, lines
 //!  subscribe  a topic to standard output      output
 //!  demo       three processes in a pipeline, measured, and beside sockets and pipes
+//!  place      where the bus is, and which process answers there
 //!  policy     what a policy of the broker means
 //!  peers      who comes and goes on the other side, and how it is trusted
 //!  joining    what pub and sub have in common: the way to the broker, the topic's settings
@@ -23,6 +24,7 @@ mod joining;
 mod lines;
 mod output;
 mod peers;
+mod place;
 mod policy;
 mod progress;
 mod publish;
@@ -60,6 +62,8 @@ enum Command {
     /// A topic to standard output
     #[command(name = "sub")]
     Subscribe(subscribe::Arguments),
+    /// Which bus this is: the path of its socket, why that path, and which process answers there
+    Where(place::Arguments),
     /// What the broker's policy means: who may do what on which topics
     Policy(policy::Arguments),
     /// One of the demo's processes
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Publish(arguments) => publish::run(&arguments),
         Command::Subscribe(arguments) => subscribe::run(&arguments),
+        Command::Where(arguments) => place::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
         Command::DemoPart(arguments) => demo::part(&arguments),
     };

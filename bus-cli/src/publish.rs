@@ -69,7 +69,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let chunk = chunk(arguments)?;
     let interrupt = Interrupt::watch(interrupt::cut_short)?;
     let progress = Progress::new(!arguments.joining.quiet);
-    let open = arguments.joining.connect("bus-pub")?;
+    let bus = arguments.joining.bus("bus-pub")?;
+    if arguments.joining.retains() && bus.hosts_broker() {
+        progress.say("bus pub: no busd is running, so this process hosts the broker: what it retains ends with this process");
+    }
+    let open = || arguments.joining.open(&bus);
     let mut peers = Peers::new(Side::Subscribers, arguments.joining.verbose);
     let opened = open_with(
         arguments.subscribers,

@@ -2,6 +2,7 @@
 //!
 //! Promises: what is published after it joined comes out once, in each publisher's order. It ends when its publishers have ended,
 //! when nobody reads its output, or when asked to; with `--follow`, and with a pattern, only the last two. It outlives the broker.
+//! With a pattern, what goes wrong on one topic is said, and the other topics go on.
 
 use std::time::Duration;
 
@@ -24,9 +25,9 @@ const TICK: Duration = Duration::from_millis(50);
 /// each in its own order, one publisher's beside another's.
 ///
 /// With a pattern, all topics of raw bytes that match, also those to come: '*' stands for any one part of a name, '**' for any number of them. It
-/// stays for topics to come.
+/// stays for topics to come. What goes wrong on one of them is said on standard error, and the others go on.
 ///
-/// Exit codes: 0 fine, also when nobody reads the output any more and after Ctrl-C; 1 error; 2 wrong usage.
+/// Exit codes: 0 fine, also when nobody reads the output any more and after Ctrl-C; 1 error, also one on a topic of a pattern; 2 wrong usage.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   bus sub raw | sha256sum
@@ -82,6 +83,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
         peers: Peers::new(Side::Publishers, arguments.joining.verbose),
         interrupt,
         left: arguments.count,
+        complaint: None,
     };
     let source = match pattern {
         Some(pattern) => Source::Pattern(Box::new(bus.pattern_bytes_subscriber(pattern)?)),
@@ -165,6 +167,14 @@ impl Source {
     }
 }
 
+/// Whether an error is about one topic: a pattern goes on with its others.
+fn is_of_one_topic(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Topic { .. } | Error::Evicted { .. } | Error::Unusable { .. }
+    )
+}
+
 struct Receiving {
     output: Output,
     progress: Progress,
@@ -172,6 +182,8 @@ struct Receiving {
     interrupt: Interrupt,
     /// Messages still to come, if they are counted.
     left: Option<u64>,
+    /// What has gone wrong last on a topic of a pattern.
+    complaint: Option<String>,
 }
 
 impl Receiving {
@@ -186,7 +198,10 @@ impl Receiving {
                 "bus sub: {lost} messages were lost: this topic does not wait for who reads too slowly"
             );
         }
-        stop
+        stop.map(|code| match self.complaint {
+            Some(_) => code.max(1),
+            None => code,
+        })
     }
 
     fn receive(&mut self, source: &mut Source) -> anyhow::Result<u8> {
@@ -224,6 +239,16 @@ impl Receiving {
                     // All of them, which is what this error says.
                     self.peers.look([], &self.progress);
                     return Ok(0);
+                }
+                Err(error) if is_of_one_topic(&error) && matches!(source, Source::Pattern(_)) => {
+                    // One that comes at each call must not keep the processor busy.
+                    time = TICK;
+                    let complaint = error.to_string();
+                    if self.complaint.as_ref() != Some(&complaint) {
+                        self.progress.say(&format!("bus sub: {complaint}"));
+                        self.complaint = Some(complaint);
+                    }
+                    self.output.flush()?
                 }
                 Err(error) => return Err(error.into()),
             };

@@ -1,13 +1,15 @@
 //! A process's way into the bus.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
+use bus_core::control::{SocketPlace, SocketReason};
 use bus_core::publish::Payload;
 use bus_core::{ClientName, TopicName};
 
-use crate::session::{Connector, Session};
+use crate::private::PrivateDirectory;
+use crate::session::{Connector, STARTING, Session};
 use crate::{
     BytesPublisher, BytesSubscriber, PatternBytesSubscriber, PatternSubscriber, Publisher, Result,
     Subscriber, TopicBuilder,
@@ -21,8 +23,12 @@ const DEFAULT_SPIN: Duration = Duration::from_micros(20);
 /// When the broker goes, handles go on among each other and turn to the next one by themselves: one that is started, or hosted here or by another
 /// process. A thread of this library sees to that, for as long as this or any handle made from it lives. It sleeps while nothing changes.
 ///
-/// With no broker at the socket, the first process to connect hosts one on a thread, for as long as
-/// this or any handle made from it lives.
+/// With no broker at the default path, the first process to connect hosts one on a thread, for as long as
+/// this or any handle made from it lives. At a path that `BUS_SOCKET` or [`BusBuilder::socket`] names, a process hosts only if it asks
+/// for that ([`BusBuilder::embedded`]).
+///
+/// Connect after the process has got its final user: the broker knows a process by its user, and a process that hosts and then
+/// changes its user is refused new handles.
 #[derive(Clone)]
 pub struct Bus {
     pub(crate) session: Arc<Session>,
@@ -34,15 +40,22 @@ pub struct Bus {
 pub struct BusBuilder {
     name: String,
     socket: Option<PathBuf>,
-    embedded: bool,
+    /// None where the path decides.
+    embedded: Option<bool>,
+    raise_descriptor_limit: bool,
     spin: Duration,
 }
 
 impl Bus {
     /// Connects under a name: 1 to 127 bytes of `[a-z0-9_.-]` in `/`-separated, non-empty parts. It need not be unique.
     ///
-    /// The broker is sought at `$BUS_SOCKET`, else `$XDG_RUNTIME_DIR/bus.sock`, else `bus-<uid>/bus.sock` under the
-    /// temporary directory.
+    /// The broker is sought at `$BUS_SOCKET`, else `$XDG_RUNTIME_DIR/bus.sock`, else `/run/user/UID/bus.sock`, else
+    /// `bus-UID/bus.sock` under the temporary directory. Of the runtime directories only one that is this user's is used. A program
+    /// that runs with more rights than its caller (set-user-id, file capabilities) reads none of these variables. [`path`](Self::path)
+    /// and `bus where` say which path it is.
+    ///
+    /// Waits up to 5 seconds for a broker that is just being started, and, where this process does not host one, for any broker.
+    /// The limit of descriptors of this process stays as it is; see [`BusBuilder::raise_descriptor_limit`].
     ///
     /// # Errors
     /// [`Error::Argument`](crate::Error::Argument) for a bad name or path, [`Error::Broker`](crate::Error::Broker) where the
@@ -56,9 +69,36 @@ impl Bus {
         BusBuilder {
             name: name.into(),
             socket: None,
-            embedded: true,
+            embedded: None,
+            raise_descriptor_limit: false,
             spin: DEFAULT_SPIN,
         }
+    }
+
+    /// A bus of its own, which meets no other: for tests, and for the threads of one process. This process hosts its broker, at a
+    /// new path in the temporary directory. Processes that are told its [`path`](Self::path) can join.
+    ///
+    /// The directory is removed with this and the last handle made from it; a process that is killed leaves it.
+    ///
+    /// ```
+    /// let bus = bus_client::Bus::private("test")?;
+    /// let subscriber = bus.subscriber::<u64>("numbers")?;
+    /// bus.publisher::<u64>("numbers")?.send(&7)?;
+    /// assert_eq!(*subscriber.recv()?, 7);
+    /// # Ok::<(), bus_client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`connect`](Self::connect). [`Error::Broker`](crate::Error::Broker) also where no directory can be made.
+    pub fn private(name: impl Into<String>) -> Result<Self> {
+        let directory = PrivateDirectory::new()?;
+        let builder = Self::builder(name).socket(directory.socket());
+        builder.embedded(true).connect_in(Some(directory))
+    }
+
+    /// The path of the broker's socket. Processes with different paths never meet.
+    pub fn path(&self) -> &Path {
+        self.session.path()
     }
 
     /// Whether this process hosts the broker.
@@ -144,9 +184,21 @@ impl BusBuilder {
         self
     }
 
-    /// Whether to host a broker here if there is none; `true` by default.
+    /// Whether to host a broker here if there is none. By default a process hosts at the default path only: not at one that
+    /// [`socket`](Self::socket) or `BUS_SOCKET` names, where a `busd` is meant to be.
+    ///
+    /// With `false`, [`connect`](Self::connect) fails at once where no broker is. Otherwise it waits up to 5 seconds.
     pub fn embedded(mut self, embedded: bool) -> Self {
-        self.embedded = embedded;
+        self.embedded = Some(embedded);
+        self
+    }
+
+    /// Raises the soft limit of descriptors of this process to its hard limit (`RLIMIT_NOFILE`), which a process with hundreds of handles, or
+    /// one that hosts the broker of hundreds, needs. It stays raised, also for programs that this process starts.
+    ///
+    /// Do not ask for it where some code of the process uses `select()`: that cannot take descriptors from 1024 on.
+    pub fn raise_descriptor_limit(mut self) -> Self {
+        self.raise_descriptor_limit = true;
         self
     }
 
@@ -162,15 +214,52 @@ impl BusBuilder {
     /// # Errors
     /// As for [`Bus::connect`].
     pub fn connect(self) -> Result<Bus> {
+        self.connect_in(None)
+    }
+
+    fn connect_in(self, private: Option<PrivateDirectory>) -> Result<Bus> {
         let name = ClientName::new(self.name)?;
-        let path = match self.socket {
-            Some(path) => path,
-            None => bus_core::control::socket_path()?,
+        let place = match self.socket {
+            Some(path) => SocketPlace::named(path),
+            None => SocketPlace::find()?,
         };
-        let connector = Connector::new(name, path, self.embedded);
+        warn_of(&place);
+        if self.raise_descriptor_limit {
+            bus_daemon::raise_descriptor_limit();
+        }
+        let embed = self.embedded.unwrap_or_else(|| place.is_default());
+        let patience = match self.embedded {
+            Some(false) => Duration::ZERO,
+            _ => STARTING,
+        };
+        let connector = Connector::new(name, place.path.clone(), embed, patience, private);
+        let session = Session::start(connector)?;
+        tracing::debug!(
+            path = %place.path.display(),
+            reason = %place.reason,
+            broker = %session.holder(),
+            "connected to the bus"
+        );
         Ok(Bus {
-            session: Arc::new(Session::start(connector)?),
+            session: Arc::new(session),
             spin: self.spin,
         })
     }
+}
+
+/// Warns, once a process, of surroundings in which other processes of this user may use another bus.
+fn warn_of(place: &SocketPlace) {
+    static WARNED: Once = Once::new();
+    let path = place.path.display();
+    if place.ignored.is_none() && place.reason != SocketReason::Temporary {
+        return;
+    }
+    WARNED.call_once(|| {
+        if let Some(ignored) = &place.ignored {
+            tracing::warn!(%path, "{ignored}");
+        }
+        if place.reason == SocketReason::Temporary {
+            tracing::warn!(%path, "this user has no runtime directory, so the bus is in the temporary directory; processes with a runtime directory, or with another TMPDIR, use another bus");
+        }
+    });
 }

@@ -12,10 +12,10 @@
 //!     venue: String,
 //! }
 //!
-//! # let bus = Bus::builder("strategy").socket(&path).connect()?;
+//! # let bus = Bus::builder("strategy").socket(&path).embedded(true).connect()?;
 //! let ticks = bus.subscriber::<Tick>("market/ticks")?; // in one process
 //!
-//! # let bus = Bus::builder("feed").socket(&path).connect()?;
+//! # let bus = Bus::builder("feed").socket(&path).embedded(true).connect()?;
 //! let mut feed = bus.publisher::<Tick>("market/ticks")?; // in another
 //! feed.send(&Tick { symbol: 7, price: 99.5, venue: "XETR".into() })?;
 //!
@@ -39,9 +39,11 @@
 //! | `selector` | [`Selector`]: one sleep over many things |
 //! | `asynchronous` | with the feature `tokio`: handles whose waits are futures |
 //!
-//! Promises: sending and receiving make no system call, no allocation and no copy that is not needed while the peer is awake and there is room. Two
-//! threads at most are started, which sleep while nothing changes: that of the embedded broker in the one process that hosts it, and one for each
-//! [`Bus`], which reads what the broker says and goes to the next broker. Handles are `Send` and not `Sync`:
+//! Promises: sending and receiving make no system call, no allocation and no copy that is not needed while the peer is awake and there is room.
+//! Threads are started for two purposes, and sleep while nothing changes: that of the embedded broker in the one process that hosts it, and one for each
+//! [`Bus`], which reads what the broker says and goes to the next broker. The embedded broker starts up to four more for a second or so, where a client
+//! sends it descriptors that it has to throw away. These threads have the class `SCHED_OTHER` and may use all processors that the control group allows,
+//! whatever thread opened the first handle; no signal handler of the process runs on them, but those of their own faults. Handles are `Send` and not `Sync`:
 //! one thread at a time uses a handle; threads that share a topic open one handle each.
 
 #[cfg(not(target_os = "linux"))]
@@ -63,6 +65,7 @@ mod inlet;
 mod loan;
 mod outlet;
 mod pattern;
+mod private;
 mod publisher;
 mod selector;
 mod session;

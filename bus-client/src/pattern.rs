@@ -32,8 +32,7 @@ use crate::{Bus, Peer, Result, SkippedTopic};
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let dir = tempfile::tempdir()?;
-/// # let bus = bus_client::Bus::builder("view").socket(dir.path().join("bus.sock")).connect()?;
+/// # let bus = bus_client::Bus::private("view")?;
 /// let mut prices = bus.pattern_subscriber::<f64>("market/*")?;
 /// // Later, in any process:
 /// bus.publisher::<f64>("market/xetr")?.send(&99.5)?;

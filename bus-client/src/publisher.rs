@@ -92,8 +92,7 @@ impl<T: Payload> Publisher<T> {
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let dir = tempfile::tempdir()?;
-    /// # let bus = bus_client::Bus::builder("lidar").socket(dir.path().join("bus.sock")).connect()?;
+    /// # let bus = bus_client::Bus::private("lidar")?;
     /// #[bus_client::message]
     /// struct Scan {
     ///     angle: f32,

@@ -95,8 +95,7 @@ impl<T: Payload> Subscriber<T> {
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let dir = tempfile::tempdir()?;
-    /// # let bus = bus_client::Bus::builder("sums").socket(dir.path().join("bus.sock")).connect()?;
+    /// # let bus = bus_client::Bus::private("sums")?;
     /// let numbers = bus.subscriber::<u64>("numbers")?;
     /// bus.publisher::<u64>("numbers")?.publish_batch(&[1, 2, 3])?;
     /// let mut sum = 0;
@@ -143,8 +142,7 @@ impl<T: Payload> Subscriber<T> {
     /// ```
     /// use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let dir = tempfile::tempdir()?;
-    /// # let bus = bus_client::Bus::builder("loop").socket(dir.path().join("bus.sock")).connect()?;
+    /// # let bus = bus_client::Bus::private("loop")?;
     /// let ticks = bus.subscriber::<u64>("ticks")?;
     /// # let mut feed = bus.publisher::<u64>("ticks")?;
     /// # std::thread::spawn(move || feed.send(&7));

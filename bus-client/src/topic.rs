@@ -22,8 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let dir = tempfile::tempdir()?;
-/// # let bus = bus_client::Bus::builder("camera").socket(dir.path().join("bus.sock")).connect()?;
+/// # let bus = bus_client::Bus::private("camera")?;
 /// let mut frames = bus.topic("camera/left")?.depth(16).max_payload(8 << 20).bytes_publisher()?;
 /// frames.send(&[0; 1 << 20])?;
 /// # Ok(()) }
@@ -123,8 +122,7 @@ impl TopicBuilder {
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let dir = tempfile::tempdir()?;
-    /// # let bus = bus_client::Bus::builder("job").socket(dir.path().join("bus.sock")).connect()?;
+    /// # let bus = bus_client::Bus::private("job")?;
     /// let mut results = bus.topic("results")?.keep(100).retain(1).publisher::<u64>()?;
     /// results.send(&42)?;
     /// drop(results);
@@ -174,8 +172,7 @@ impl TopicBuilder {
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let dir = tempfile::tempdir()?;
-    /// # let bus = bus_client::Bus::builder("camera").socket(dir.path().join("bus.sock")).connect()?;
+    /// # let bus = bus_client::Bus::private("camera")?;
     /// let topic = bus.topic("camera/left")?.max_payload(1 << 20).huge_pages();
     /// let frames = topic.bytes_publisher()?;
     /// match frames.placement().huge_pages.fell_back() {

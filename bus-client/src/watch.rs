@@ -96,9 +96,7 @@ impl Watch {
                     wait_for_word(moved, deadline);
                 }
                 Ok(Next::Nothing { .. }) => {
-                    return Err(session.failed(
-                        "the broker did not answer in 5 seconds; it may be stopped".into(),
-                    ));
+                    return Err(session.does_not_answer());
                 }
                 Err(Silence::Broken) => return Err(session.disconnected()),
             }

@@ -45,11 +45,8 @@ impl Liar {
     }
 }
 
-fn stage() -> (tempfile::TempDir, Bus) {
-    let folder = tempfile::tempdir().unwrap();
-    let bus = Bus::builder("lies").socket(folder.path().join("bus.sock"));
-    let bus = bus.connect().unwrap();
-    (folder, bus)
+fn stage() -> Bus {
+    Bus::private("lies").unwrap()
 }
 
 fn is_corrupt<T>(received: &Result<T, Error>) -> bool {
@@ -60,7 +57,7 @@ fn is_corrupt<T>(received: &Result<T, Error>) -> bool {
 #[test]
 fn a_wait_for_a_ring_that_contradicts_itself_ends() {
     let _alone = ALONE.lock();
-    let (_folder, bus) = stage();
+    let bus = stage();
     let liar = Liar::new(&bus);
     let subscriber = bus.subscriber::<u64>("t").unwrap();
     let truthful = bus.publisher::<u64>("t");
@@ -91,7 +88,7 @@ fn lie_on(liar: &Liar, over: &AtomicBool) {
 #[test]
 fn a_wait_for_a_ring_that_changes_all_the_time_ends_in_time() {
     let _alone = ALONE.lock();
-    let (_folder, bus) = stage();
+    let bus = stage();
     let liar = Liar::new(&bus);
     let subscriber: Subscriber<u64> = bus.subscriber("t").unwrap();
     let over = AtomicBool::new(false);
@@ -111,7 +108,7 @@ fn a_wait_for_a_ring_that_changes_all_the_time_ends_in_time() {
 #[test]
 fn a_task_that_waits_for_such_a_ring_lets_others_in() {
     let _alone = ALONE.lock();
-    let (_folder, bus) = stage();
+    let bus = stage();
     let liar = Liar::new(&bus);
     let mut subscriber = bus.subscriber::<u64>("t").unwrap().into_async();
     let over = AtomicBool::new(false);

@@ -5,7 +5,9 @@
 mod log;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
+use bus_core::control::SocketPlace;
 use bus_daemon::Broker;
 use bus_daemon::policy::Source;
 use clap::Parser;
@@ -21,7 +23,8 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Where to listen [default: $BUS_SOCKET, else $XDG_RUNTIME_DIR/bus.sock, else a directory of this user's under the temporary one]
+    /// Where to listen [default: $BUS_SOCKET, else bus.sock in this user's runtime directory, else in a directory of this user's under
+    /// the temporary one]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 
@@ -34,13 +37,44 @@ struct Arguments {
     verbose: bool,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("busd: {}", sentence(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error and its causes. A cause that the text before it already tells is left out, and a backtrace in any case.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if sentence.contains(&cause) {
+            continue;
+        }
+        if !sentence.is_empty() {
+            sentence.push_str(": ");
+        }
+        sentence.push_str(&cause);
+    }
+    sentence
+}
+
+fn run() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     log::start(arguments.verbose)?;
     let passed = bus_core::control::take_passed()?;
     let mut broker = Broker::bind_service(passed, || match arguments.socket {
         Some(path) => Ok(path),
-        None => Ok(bus_core::control::socket_path()?),
+        None => {
+            let place = SocketPlace::find()?;
+            if let Some(ignored) = place.ignored {
+                tracing::warn!("{ignored}");
+            }
+            Ok(place.path)
+        }
     })?;
     let source = arguments.policy.map(Source::file);
     broker.govern(source.unwrap_or_else(Source::default_file))?;

@@ -57,7 +57,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let directory = tempfile::Builder::new().prefix("bus-demo-").tempdir();
     let directory = directory.context("cannot make a directory for the demo's socket")?;
     let socket = directory.path().join("bus.sock");
-    let _broker = Bus::builder("demo").socket(&socket).connect()?;
+    let _broker = Bus::builder("demo")
+        .socket(&socket)
+        .embedded(true)
+        .connect()?;
 
     let mut figures = Vec::new();
     for (kind, tenths) in [(Kind::Bus, 3), (Kind::Sockets, 1), (Kind::Pipes, 1)] {

@@ -101,6 +101,7 @@ fn another_type_on_the_topic_is_named() {
     let place = Place::new();
     let bus = Bus::builder("typed")
         .socket(place.socket())
+        .embedded(true)
         .connect()
         .unwrap();
     let _numbers = bus.publisher::<u64>("raw").unwrap();

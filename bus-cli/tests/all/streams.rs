@@ -6,8 +6,10 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
-use crate::common::{self, Place, collect, segments, state, until};
+use bus_client::Delivery;
+use crate::common::{self, LIMIT, Place, collect, heard, segments, state, until};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
@@ -122,7 +124,7 @@ fn a_subscriber_stopped_in_the_middle_misses_nothing() {
     drop(pipe);
     let rest = collect(stdout);
     subscriber.signal(Signal::SIGCONT);
-    got.extend(rest.recv_timeout(common::LIMIT).unwrap());
+    got.extend(rest.recv_timeout(LIMIT).unwrap());
     assert!(got == data);
     publisher.end_well();
     subscriber.end_well();
@@ -220,6 +222,78 @@ fn a_follower_stays_for_the_next_publisher_and_the_next_broker() {
     }
     follower.signal(Signal::SIGINT);
     follower.end_well();
+}
+
+#[test]
+fn a_topic_that_evicts_a_pattern_does_not_end_the_others() {
+    let place = Place::new();
+    let bus = bus_client::Bus::builder("test").socket(place.socket());
+    let bus = bus.embedded(true).connect().unwrap();
+    let topic = |name: &str| bus.topic(name).unwrap().depth(4);
+    let evicting = topic("a/evicting").delivery(Delivery::evict_after(Duration::from_millis(1)));
+    let mut evicting = evicting.bytes_publisher().unwrap();
+    let mut fine = topic("a/fine").bytes_publisher().unwrap();
+    let mut reader = place.start(&["sub", "--lines", "a/**"]);
+    let lines = heard(reader.stdout());
+    let complaints = heard(reader.stderr());
+    for publisher in [&mut evicting, &mut fine] {
+        publisher.wait_for_subscribers(1, Some(LIMIT)).unwrap();
+    }
+    reader.signal(Signal::SIGSTOP);
+    until("it is stopped", || state(reader.id()) == 'T');
+    // More than the ring has: the publisher waits, and then evicts.
+    for _ in 0..16 {
+        evicting.send(b"x").unwrap();
+    }
+    reader.signal(Signal::SIGCONT);
+    let complaint = complaints.recv_timeout(LIMIT).unwrap();
+    assert!(
+        complaint.contains("a/evicting") && complaint.contains("evicted"),
+        "{complaint}"
+    );
+    fine.send(b"fine").unwrap();
+    while lines.recv_timeout(LIMIT).unwrap() != "fine" {}
+    reader.signal(Signal::SIGINT);
+    let ended = reader.child.wait().unwrap();
+    assert_eq!(ended.code(), Some(1), "something was lost");
+    assert_eq!(complaints.iter().count(), 0, "it is said once");
+}
+
+#[test]
+fn what_is_retained_without_busd_is_said_to_end_with_the_process() {
+    let place = Place::new();
+    let publish = ["pub", "--retain", "1", "--subscribers", "0", "raw"];
+    let ended = place.start(&publish).end();
+    assert_eq!(ended.code, Some(0));
+    assert!(
+        ended
+            .stderr
+            .contains("what it retains ends with this process"),
+        "{}",
+        ended.stderr
+    );
+    let broker = bus_daemon::Broker::bind(place.socket())
+        .unwrap()
+        .spawn()
+        .unwrap();
+    place.start(&publish).end_well();
+    broker.stop().unwrap();
+}
+
+#[test]
+fn a_socket_that_is_removed_is_there_again() {
+    let place = Place::new();
+    let mut publisher = place.start(&["pub", "--lines", "--subscribers", "0", "raw"]);
+    until("it hosts the broker", || place.socket().exists());
+    fs::remove_file(place.socket()).unwrap();
+    let mut reader = place.start(&["sub", "--lines", "--count", "1", "raw"]);
+    let lines = heard(reader.stdout());
+    until("it has joined", || segments(reader.id(), "reader") > 0);
+    publisher.stdin().write_all(b"there\n").unwrap();
+    assert_eq!(lines.recv_timeout(LIMIT).unwrap(), "there");
+    drop(lines);
+    assert!(reader.child.wait().unwrap().success());
+    publisher.end();
 }
 
 #[test]

@@ -19,8 +19,7 @@ use crate::{Error, HeldValue, Received, Result, Subscriber};
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let dir = tempfile::tempdir()?;
-/// # let bus = bus_client::Bus::builder("task").socket(dir.path().join("bus.sock")).connect()?;
+/// # let bus = bus_client::Bus::private("task")?;
 /// let mut ticks = bus.subscriber::<u64>("ticks")?.into_async();
 /// let mut feed = bus.publisher::<u64>("ticks")?.into_async();
 /// feed.send(&7).await?;

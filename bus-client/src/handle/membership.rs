@@ -337,9 +337,7 @@ impl Membership {
             bus_core::Error::Timeout if self.session.is_stuck() => {
                 "too many descriptors of this user are on their way between processes; raise the limit (ulimit -n), or find the program that does not take its own".into()
             }
-            bus_core::Error::Timeout => {
-                "the broker did not answer in 5 seconds; it may be stopped".into()
-            }
+            bus_core::Error::Timeout => return self.session.does_not_answer(),
             error => error.to_string(),
         };
         self.session.failed(why)

@@ -69,8 +69,7 @@ pub enum Interest {
 /// use std::time::Duration;
 /// use bus_client::Selector;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let dir = tempfile::tempdir()?;
-/// # let bus = bus_client::Bus::builder("strategy").socket(dir.path().join("bus.sock")).connect()?;
+/// # let bus = bus_client::Bus::private("strategy")?;
 /// let ticks = bus.subscriber::<u64>("ticks")?;
 /// let orders = bus.subscriber::<String>("orders")?;
 /// # let mut feed = bus.publisher::<u64>("ticks")?;

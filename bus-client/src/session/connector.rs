@@ -1,24 +1,27 @@
 //! Finding the broker, or hosting one.
 //!
-//! Promises: if a broker listens at the path, it is used; if nobody does and hosting is allowed, this process hosts one; of several
-//! processes that start at once, one becomes the host and the others find it. Somebody else at the path is an error. A broker that was
-//! hosted here and has yielded its path is not hosted again at once.
+//! Promises: if a broker listens at the path, it is used; if none does and hosting is allowed, this process hosts one; of several
+//! processes that start at once, one becomes the host and the others find it. Something else at the path is an error. A process
+//! that may not host there waits for a broker, as one that is not to host does. A broker that was hosted here and has yielded its
+//! path is not hosted again at once.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bus_core::ClientName;
-use bus_core::control::Connection;
+use bus_core::control::{Connection, Holder};
 use bus_core::fork::Birth;
 use bus_daemon::{Broker, BrokerThread};
 
+use crate::private::PrivateDirectory;
 use crate::{Error, Result};
 
-/// How long another process may take from winning the path to listening there.
-const STARTING: Duration = Duration::from_secs(5);
+/// How long another process may take from winning the path to listening there, and how long to wait for a broker that is named.
+pub(crate) const STARTING: Duration = Duration::from_secs(5);
 /// How often to look meanwhile.
 pub(crate) const AGAIN: Duration = Duration::from_millis(1);
 /// For how long no broker is hosted here after one has yielded the path to another.
@@ -29,16 +32,27 @@ pub(crate) struct Connector {
     client: ClientName,
     path: PathBuf,
     embed: bool,
+    /// How long the first connection waits for a broker.
+    patience: Duration,
     /// The process that connected.
     birth: Birth,
-    /// Stops the broker when the session ends.
+    /// The user that it had then, as the kernel numbers it.
+    user: u32,
+    /// It has another one now, and that has been logged.
+    changed_user: AtomicBool,
     hosted: Mutex<Hosted>,
+    /// Dropped last: the broker has its socket there.
+    _private: Option<PrivateDirectory>,
 }
 
+/// What this process has hosted.
 #[derive(Default)]
 struct Hosted {
+    /// Stops the broker when the session ends.
     broker: Option<BrokerThread>,
     yielded: Option<Instant>,
+    /// Why this process may not host one, if it may not.
+    refused: Option<String>,
 }
 
 impl Hosted {
@@ -51,18 +65,37 @@ impl Hosted {
 }
 
 impl Connector {
-    pub(crate) fn new(client: ClientName, path: PathBuf, embed: bool) -> Self {
+    pub(crate) fn new(
+        client: ClientName,
+        path: PathBuf,
+        embed: bool,
+        patience: Duration,
+        private: Option<PrivateDirectory>,
+    ) -> Self {
         Self {
             client,
             path,
             embed,
+            patience,
             birth: Birth::here(),
+            user: nix::unistd::geteuid().as_raw(),
+            changed_user: AtomicBool::new(false),
             hosted: Mutex::default(),
+            _private: private,
         }
+    }
+
+    /// The path of the broker's socket.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn client(&self) -> &ClientName {
         &self.client
+    }
+
+    fn hosted(&self) -> MutexGuard<'_, Hosted> {
+        self.hosted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether this process hosts the broker.
@@ -71,15 +104,14 @@ impl Connector {
         if !self.birth.is_here() {
             return false;
         }
-        let mut hosted = self.hosted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hosted = self.hosted();
         hosted.note_yield();
         hosted.broker.is_some()
     }
 
-    /// A first connection to the broker: where none may be hosted here, one must be there.
+    /// A first connection to the broker.
     pub(crate) fn connect(&self) -> Result<Connection> {
-        let patience = if self.embed { STARTING } else { Duration::ZERO };
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + self.patience;
         loop {
             if let Some(connection) = self.attempt()? {
                 return Ok(connection);
@@ -91,9 +123,35 @@ impl Connector {
         }
     }
 
+    /// That this process still is of the user that connected, where that matters.
+    ///
+    /// # Errors
+    /// [`Error::Broker`] where it hosts the broker and has another user now.
+    pub(crate) fn check_user(&self) -> Result<()> {
+        let (before, now) = (self.user, nix::unistd::geteuid().as_raw());
+        if before == now {
+            return Ok(());
+        }
+        if self.hosts() {
+            return Err(self.failed(format!(
+                "this process hosts the broker for user {before} and is user {now} now; change the user before Bus::connect, or call Bus::connect again with a path of the new user"
+            )));
+        }
+        // ORDERING: a flag of its own; nothing else is read because of it.
+        if !self.changed_user.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                before,
+                now,
+                "this process has changed its user since Bus::connect: a broker may refuse its handles, also those that are open when another broker comes; change the user before Bus::connect"
+            );
+        }
+        Ok(())
+    }
+
     /// A connection to the broker, which is hosted here from now on if there is none and that is allowed. None where nobody is there,
     /// somebody just starts one, or one takes no connection now.
     pub(crate) fn attempt(&self) -> Result<Option<Connection>> {
+        self.check_user()?;
         match Connection::try_connect(&self.path) {
             Ok(connection) => return Ok(connection),
             Err(error) if !nobody_there(&error) => return Err(self.failed(error.to_string())),
@@ -103,8 +161,12 @@ impl Connector {
         if !self.try_host()? {
             return Ok(None);
         }
-        let connection = Connection::try_connect(&self.path);
-        connection.map_err(|e| self.failed(e.to_string()))
+        match Connection::try_connect(&self.path) {
+            Ok(connection) => Ok(connection),
+            // Somebody has removed the socket already; the broker takes its path again.
+            Err(error) if nobody_there(&error) => Ok(None),
+            Err(error) => Err(self.failed(error.to_string())),
+        }
     }
 
     /// Why there is no connection, in the words of the kernel.
@@ -114,29 +176,48 @@ impl Connector {
             Ok(None) => "it takes no connection; it may be stopped".into(),
             Err(error) => error.to_string(),
         };
-        self.failed(if self.embed {
-            format!("{error}, though a process holds its lock")
-        } else {
-            format!("{error}; start busd, or allow an embedded one")
+        let holder = Holder::of_lock(&self.path);
+        let refused = self.hosted().refused.take();
+        self.failed(match (refused, holder) {
+            (Some(refused), _) => {
+                format!("{error}; and this process may not host one: {refused}; start busd")
+            }
+            (None, Some(holder)) if self.embed => {
+                format!("{error}, though {holder} holds its lock")
+            }
+            (None, None) if self.embed => format!("{error}, though a process holds its lock"),
+            _ => {
+                format!("{error}; start busd, or let this program host one (BusBuilder::embedded)")
+            }
         })
     }
 
     /// Starts a broker here, unless another process is just doing so; whether it has.
     fn try_host(&self) -> Result<bool> {
-        let mut hosted = self.hosted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hosted = self.hosted();
         hosted.note_yield();
         if hosted.yielded.is_some_and(|at| at.elapsed() < YIELDED) {
             return Ok(false);
         }
-        // One that no longer listens has stopped.
+        // Its socket was removed just now: it takes its path again, or ends.
+        if hosted.broker.as_ref().is_some_and(BrokerThread::is_running) {
+            return Ok(false);
+        }
         drop(hosted.broker.take());
         match Broker::bind(&self.path) {
             Ok(bound) => {
                 let started = bound.spawn().map_err(|e| self.failed(e.to_string()))?;
-                hosted.broker = Some(started);
+                (hosted.broker, hosted.refused) = (Some(started), None);
                 Ok(true)
             }
-            Err(bus_daemon::Error::InUse { .. }) => Ok(false),
+            Err(bus_daemon::Error::InUse { .. }) => {
+                hosted.refused = None;
+                Ok(false)
+            }
+            Err(error) if may_not_host(&error) => {
+                hosted.refused = Some(error.to_string());
+                Ok(false)
+            }
             Err(error) => Err(self.failed(error.to_string())),
         }
     }
@@ -153,6 +234,12 @@ impl Connector {
             why,
         }
     }
+}
+
+/// Whether this process lacks the right to listen at the path. A broker of a user that has it may come.
+fn may_not_host(error: &bus_daemon::Error) -> bool {
+    matches!(error, bus_daemon::Error::Listen { source, .. }
+        if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem))
 }
 
 fn nobody_there(error: &bus_core::Error) -> bool {

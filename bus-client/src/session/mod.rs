@@ -34,13 +34,14 @@ mod thread;
 mod told;
 
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bus_core::backend::doorbell::Doorbell;
 use bus_core::control::{
-    Connection, Event, PROTOCOL_VERSIONS, Refusal, Request, Role, SESSION, Secret,
+    Connection, Event, Holder, PROTOCOL_VERSIONS, Refusal, Request, Role, SESSION, Secret,
 };
 use bus_core::fork::{Birth, Unshared};
 use bus_core::schema::Schema;
@@ -48,7 +49,7 @@ use bus_core::wake::{Lock, Poke, Poked};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-pub(crate) use connector::{AGAIN, Connector};
+pub(crate) use connector::{AGAIN, Connector, STARTING};
 pub(crate) use entry::{Part, Signals, Standing};
 pub(crate) use processes::Process;
 pub(crate) use told::{Next, Silence, Told};
@@ -155,6 +156,25 @@ impl Session {
         self.shared.connector.hosts()
     }
 
+    /// The path of the broker's socket.
+    pub(crate) fn path(&self) -> &Path {
+        self.shared.connector.path()
+    }
+
+    /// The process that runs the broker, for people.
+    pub(crate) fn holder(&self) -> Holder {
+        let link = self.shared.state.lock().link();
+        match link {
+            Some(link) => Holder::of_connection(&link, self.path()),
+            None => Holder::of_lock(self.path()).unwrap_or(Holder { pid: 0, name: None }),
+        }
+    }
+
+    /// The broker did not answer in time.
+    pub(crate) fn does_not_answer(&self) -> Error {
+        self.failed(self.holder().does_not_answer())
+    }
+
     pub(crate) fn disconnected(&self) -> Error {
         self.shared.connector.disconnected()
     }
@@ -175,6 +195,7 @@ impl Session {
         deadline: Instant,
     ) -> Result<(u32, Arc<Signals>)> {
         here(self.shared.birth)?;
+        self.shared.connector.check_user()?;
         let mut waits = false;
         let opened = loop {
             let moved = self.moved();
@@ -404,10 +425,8 @@ fn first_connection(connector: &Connector, secret: Secret) -> Result<(Connection
             // It met a broker on its way out.
             Greeted::Gone if Instant::now() < deadline => std::thread::sleep(AGAIN),
             Greeted::Gone => {
-                return Err(connector.failed(
-                    "who listens there did not answer in 5 seconds; it may be stopped, or no broker"
-                        .into(),
-                ));
+                let holder = Holder::of_connection(&connection, connector.path());
+                return Err(connector.failed(holder.does_not_answer()));
             }
         }
     }

@@ -160,9 +160,8 @@ impl State {
 
     /// Tells the broker when all handles are answered and have its registries.
     pub(super) fn complete(&mut self) {
-        let done = |reclaim: &mut Reclaim| {
-            reclaim.to_present.is_empty() && reclaim.awaited.is_empty()
-        };
+        let done =
+            |reclaim: &mut Reclaim| reclaim.to_present.is_empty() && reclaim.awaited.is_empty();
         if self.link.is_none() {
             return;
         }

@@ -91,6 +91,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// The connection to the broker, while there is one.
+    pub(super) fn link(&self) -> Option<Arc<Connection>> {
+        self.link.clone()
+    }
+
     pub(super) fn new(connection: Connection, generation: u64) -> Self {
         let mut reserve = Reserve::default();
         reserve.refill();

@@ -34,8 +34,7 @@ pub type KeyMaker = HighDeserializer<Failure>;
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let dir = tempfile::tempdir()?;
-/// # let bus = bus_client::Bus::builder("risk").socket(dir.path().join("bus.sock")).connect()?;
+/// # let bus = bus_client::Bus::private("risk")?;
 /// let mut writer = bus.keyed_state_writer::<String, f64>("risk/positions")?;
 /// writer.set("AAPL".into(), 1500.0)?;
 /// writer.set("MSFT".into(), -20.0)?;

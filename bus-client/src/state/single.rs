@@ -17,8 +17,7 @@ use crate::{Peer, Result, TopicBuilder};
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let dir = tempfile::tempdir()?;
-/// # let bus = bus_client::Bus::builder("config").socket(dir.path().join("bus.sock")).connect()?;
+/// # let bus = bus_client::Bus::private("config")?;
 /// #[bus_client::message]
 /// struct Limits { orders_per_s: u32, note: String }
 ///

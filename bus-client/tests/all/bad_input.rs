@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bus_client::{Bus, Error};
+use bus_client::Error;
 use bus_testkit::needs;
 
 use crate::common::role::{Given, hear, play, say, wait_for};
 use crate::common::roles::{HOST, start_host};
-use crate::common::stage::{Stage, connect, told};
+use crate::common::stage::{Stage, connect, hosting, told};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept, bind, listen, recv,
     send, socket,
@@ -242,7 +242,7 @@ fn bad_names_are_quoted_with_the_rule() {
             bus.subscriber::<u64>(name).map(drop),
             bus.bytes_publisher(name).map(drop),
             bus.bytes_subscriber(name).map(drop),
-            Bus::builder(name).socket(&stage.path).connect().map(drop),
+            hosting(name, &stage.path).connect().map(drop),
         ];
         for result in results {
             assert!(matches!(result, Err(Error::Argument(_))));
@@ -323,7 +323,11 @@ fn a_type_that_is_aligned_too_far_is_named_as_the_cause() {
     let bus = connect(&stage.path, true).unwrap();
     let text = told(
         bus.publisher::<Line>("t"),
-        &["cannot carry this type", "aligned to 64 bytes", "limit is 16"],
+        &[
+            "cannot carry this type",
+            "aligned to 64 bytes",
+            "limit is 16",
+        ],
     );
     assert!(!text.contains("control message"), "{text}");
     told(bus.subscriber::<Line>("t"), &["cannot carry this type"]);

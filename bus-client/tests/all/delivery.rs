@@ -6,11 +6,11 @@
 use std::time::{Duration, Instant};
 
 use crate::common::process::WATCHDOG;
-use crate::common::stage::Stage;
+use crate::common::stage::{Stage, hosting};
 use bus_client::{Bus, Delivery, Error};
 
 fn named(stage: &Stage, name: &str) -> Bus {
-    Bus::builder(name).socket(&stage.path).connect().unwrap()
+    hosting(name, &stage.path).connect().unwrap()
 }
 
 #[test]

@@ -20,18 +20,13 @@ fn tick(symbol: u32) -> Tick {
     }
 }
 
-fn bus() -> (tempfile::TempDir, Bus) {
-    let dir = tempfile::tempdir().unwrap();
-    let bus = Bus::builder("test")
-        .socket(dir.path().join("bus.sock"))
-        .connect()
-        .unwrap();
-    (dir, bus)
+fn bus() -> Bus {
+    Bus::private("test").unwrap()
 }
 
 #[test]
 fn messages_arrive_in_order_whichever_side_opens_first() {
-    let (_dir, bus) = bus();
+    let bus = bus();
     let early = bus.subscriber::<Tick>("ticks").unwrap();
     let mut publisher = bus.publisher::<Tick>("ticks").unwrap();
     let late = bus.subscriber::<Tick>("ticks").unwrap();
@@ -52,7 +47,7 @@ fn messages_arrive_in_order_whichever_side_opens_first() {
 
 #[test]
 fn a_full_ring_says_who_is_slow_and_goes_on_when_there_is_room() {
-    let (_dir, bus) = bus();
+    let bus = bus();
     let subscriber = bus
         .topic("ticks")
         .unwrap()
@@ -80,7 +75,7 @@ fn a_full_ring_says_who_is_slow_and_goes_on_when_there_is_room() {
 
 #[test]
 fn several_messages_are_held_at_once_and_out_of_order() {
-    let (_dir, bus) = bus();
+    let bus = bus();
     let subscriber = bus
         .topic("n")
         .unwrap()
@@ -102,7 +97,7 @@ fn several_messages_are_held_at_once_and_out_of_order() {
 
 #[test]
 fn a_held_message_outlives_its_subscriber_and_its_publisher() {
-    let (_dir, bus) = bus();
+    let bus = bus();
     let subscriber = bus.subscriber::<Tick>("ticks").unwrap();
     let mut publisher = bus.publisher::<Tick>("ticks").unwrap();
     publisher.send(&tick(7)).unwrap();
@@ -118,7 +113,7 @@ fn a_held_message_outlives_its_subscriber_and_its_publisher() {
 
 #[test]
 fn a_held_message_given_back_by_another_thread_frees_its_slot() {
-    let (_dir, bus) = bus();
+    let bus = bus();
     let subscriber = bus
         .topic("n")
         .unwrap()
@@ -138,7 +133,7 @@ fn a_held_message_given_back_by_another_thread_frees_its_slot() {
 
 #[test]
 fn the_end_of_the_publishers_is_told_to_who_asked_for_it() {
-    let (_dir, bus) = bus();
+    let bus = bus();
     let topic = bus.topic("n").unwrap().end_with_publishers();
     let subscriber = topic.subscriber::<u64>().unwrap();
     let mut one = bus.publisher::<u64>("n").unwrap();
@@ -154,7 +149,7 @@ fn the_end_of_the_publishers_is_told_to_who_asked_for_it() {
 
 #[test]
 fn another_type_is_refused_and_the_first_difference_named() {
-    let (_dir, bus) = bus();
+    let bus = bus();
     let _open = bus.publisher::<Tick>("ticks").unwrap();
     mod other {
         #[bus_client::message]
@@ -188,7 +183,7 @@ fn open(bus: &Bus, subscriber: &Subscriber<u64>) -> Publisher<u64> {
 
 #[test]
 fn sixty_publishers_are_all_heard_and_their_places_used_again() {
-    let (_dir, bus) = bus();
+    let bus = bus();
     let topic = bus.topic("n").unwrap().depth(4);
     let subscriber = topic.subscriber::<u64>().unwrap();
     for round in 0..3u64 {
@@ -211,7 +206,7 @@ fn sixty_publishers_are_all_heard_and_their_places_used_again() {
 /// A topic has room for 60 publishers. Those that left must not fill it because another keeps the subscriber busy.
 #[test]
 fn who_left_is_let_go_of_though_another_never_lets_the_subscriber_rest() {
-    let (_dir, bus) = bus();
+    let bus = bus();
     let subscriber = bus.subscriber::<u64>("busy").unwrap();
     let mut busy = bus.publisher::<u64>("busy").unwrap();
     busy.publish_batch(&[0; 8000]).unwrap();

@@ -44,21 +44,17 @@ struct World {
     all: PatternSubscriber<u64>,
     publishers: Vec<Publisher<u64>>,
     rings: BTreeMap<u64, Ring>,
-    _dir: tempfile::TempDir,
 }
 
 impl World {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let bus = Bus::builder("test").socket(dir.path().join("bus.sock"));
-        let bus = bus.connect().unwrap();
+        let bus = Bus::private("test").unwrap();
         let all = bus.pattern_subscriber("a/**").unwrap();
         Self {
             bus,
             all,
             publishers: Vec::new(),
             rings: BTreeMap::new(),
-            _dir: dir,
         }
     }
 

@@ -55,7 +55,6 @@ struct World {
     rings: Vec<Ring>,
     /// Those that have ended, as they did.
     ended: Vec<u64>,
-    _dir: tempfile::TempDir,
 }
 
 /// What message number `sequence` of a publisher says.
@@ -70,9 +69,7 @@ fn topic(bus: &Bus) -> TopicBuilder {
 
 impl World {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let bus = Bus::builder("test").socket(dir.path().join("bus.sock"));
-        let bus = bus.connect().unwrap();
+        let bus = Bus::private("test").unwrap();
         let witness = topic(&bus).subscriber().unwrap();
         Self {
             bus,
@@ -81,7 +78,6 @@ impl World {
             readers: Vec::new(),
             rings: Vec::new(),
             ended: Vec::new(),
-            _dir: dir,
         }
     }
 

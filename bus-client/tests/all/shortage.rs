@@ -12,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::common::process::{Process, WATCHDOG};
 use crate::common::role::{Given, hear, play, say, wait_for};
 use crate::common::roles::{HOST, start_host};
-use crate::common::stage::{Stage, connect};
+use crate::common::stage::{Stage, connect, hosting};
 
 const SOON: Option<Duration> = Some(WATCHDOG);
 
@@ -162,7 +162,7 @@ fn hosts_starved(given: &Given) {
     let first_free = fs::File::open("/dev/null").unwrap().as_raw_fd();
     let limit = first_free as u64 + given.get::<u64>("spare");
     setrlimit(Resource::RLIMIT_NOFILE, limit, limit).unwrap();
-    let bus = Bus::builder("host").socket(given.get::<String>("socket"));
+    let bus = hosting("host", given.get::<String>("socket"));
     let tried = bus.connect().and_then(|bus| {
         let mut publisher = bus.publisher::<u64>("t")?;
         publisher.send(&1)?;

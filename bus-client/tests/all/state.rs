@@ -10,7 +10,7 @@ use crate::common;
 use crate::common::process::WATCHDOG;
 use crate::common::role::{Given, play, say};
 use crate::common::roles::{HOST, start_host};
-use crate::common::stage::Stage;
+use crate::common::stage::{Stage, hosting};
 use bus_client::{Bus, Error, KeyedState, KeyedStateWriter};
 use proptest::prelude::*;
 
@@ -39,7 +39,7 @@ fn right(value: &ArchivedValue) -> u64 {
 }
 
 fn connect(stage: &Stage) -> Bus {
-    Bus::builder("test").socket(&stage.path).connect().unwrap()
+    hosting("test", &stage.path).connect().unwrap()
 }
 
 #[test]

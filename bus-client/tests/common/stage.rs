@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use bus_client::{Bus, Error};
+use bus_client::{Bus, BusBuilder, Error};
 
 use super::process::Process;
 
@@ -34,6 +34,11 @@ impl Stage {
     pub fn start(&self, role: &str) -> Process {
         Process::start(role, &[("socket", &self.path.display())])
     }
+}
+
+/// A way in at this path for the test's own process, which hosts the broker there if there is none.
+pub fn hosting(name: impl Into<String>, path: impl Into<PathBuf>) -> BusBuilder {
+    Bus::builder(name).socket(path).embedded(true)
 }
 
 /// Connects from the test's own process.

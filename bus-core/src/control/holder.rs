@@ -72,14 +72,13 @@ impl Holder {
         matches!(state, Some('T' | 't'))
     }
 
-    /// A sentence for a client that got no answer from the broker at `path`.
-    pub fn does_not_answer(&self, path: &Path) -> String {
-        let path = path.display();
+    /// Why a client got no answer, to stand behind the path of the socket.
+    pub fn does_not_answer(&self) -> String {
         let stopped = match self.is_stopped() {
             true => "it is stopped: continue or end it",
-            false => "it may be stopped",
+            false => "it may be stopped, or be no broker",
         };
-        format!("{self} hosts the broker at {path} and does not answer; {stopped}")
+        format!("{self} hosts the broker there and did not answer in 5 seconds; {stopped}")
     }
 }
 
@@ -120,9 +119,12 @@ mod tests {
         let own = format!("process {} ({})", std::process::id(), comm.trim());
         assert_eq!(holder.to_string(), own);
         assert!(!holder.is_stopped());
-        let sentence = holder.does_not_answer(&path);
+        let sentence = holder.does_not_answer();
         assert!(sentence.starts_with(&own), "{sentence}");
-        assert!(sentence.ends_with("it may be stopped"), "{sentence}");
+        assert!(
+            sentence.ends_with("it may be stopped, or be no broker"),
+            "{sentence}"
+        );
     }
 
     #[test]
@@ -144,9 +146,9 @@ mod tests {
         kill(pid, Signal::SIGSTOP).unwrap();
         waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
         let holder = Holder::of_process(child.id());
-        let sentence = holder.does_not_answer(Path::new("/run/bus.sock"));
+        let sentence = holder.does_not_answer();
         assert!(
-            sentence.contains("(cat) hosts the broker at /run/bus.sock"),
+            sentence.contains("(cat) hosts the broker there and did not answer"),
             "{sentence}"
         );
         assert!(

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::sys;
+use super::{Holder, sys};
 use crate::{Error, Result};
 
 /// Where temporary directories are if nobody says otherwise.
@@ -325,7 +325,11 @@ pub(super) fn explain_connect(path: &Path, errno: Errno) -> io::Error {
         }
         Errno::EAGAIN => {
             kind = io::ErrorKind::TimedOut;
-            "who listens there does not accept connections".to_owned()
+            match Holder::of_lock(path) {
+                Some(holder) => holder.does_not_answer(),
+                None => "the process that listens there accepts no connections; it may be stopped"
+                    .into(),
+            }
         }
         Errno::EACCES | Errno::EPERM => match &file {
             Some(file) => format!("it belongs to user {}: {source}", file.uid()),

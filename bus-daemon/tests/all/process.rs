@@ -375,3 +375,21 @@ fn busd_says_what_is_wrong_with_its_path() {
         assert!(said.contains(says), "{said}");
     }
 }
+
+/// A backtrace is for faults of the program, and hides the sentence.
+#[test]
+fn an_ordinary_error_is_a_sentence_that_names_the_process_and_no_backtrace() {
+    let dir = tempfile::tempdir().unwrap();
+    let busd = Busd::start(&dir.path().join("bus.sock"), "");
+    let second = Command::new(env!("CARGO_BIN_EXE_busd"))
+        .arg("--socket")
+        .arg(&busd.path)
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let named = format!("process {} (busd)", busd.child.id());
+    assert!(said.contains(&named), "{said}");
+}
