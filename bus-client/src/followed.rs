@@ -60,14 +60,6 @@ pub(crate) struct Entry {
     moored: Moored,
 }
 
-impl Entry {
-    /// The broker says that the topic is closed: its subscriber only reads what is there.
-    fn set_gone(&self) {
-        self.gone.set(true);
-        self.inlet.set_closed(true);
-    }
-}
-
 /// A list that grows while its elements are borrowed.
 #[derive(Default)]
 struct Page {
@@ -193,7 +185,7 @@ impl Followed {
                 self.topics
                     .iter()
                     .filter(|entry| entry.id.get() == id)
-                    .for_each(Entry::set_gone);
+                    .for_each(|entry| entry.gone.set(true));
                 None
             }
             Change::Anew => {
@@ -297,7 +289,7 @@ impl Followed {
                     appeared
                         .iter()
                         .filter(|entry| entry.id.get() == id)
-                        .for_each(Entry::set_gone);
+                        .for_each(|entry| entry.gone.set(true));
                 }
                 Ok(Some(change)) => appeared.extend(self.take(change)),
                 Ok(None) => {

@@ -151,6 +151,11 @@ impl Inlet {
                     }
                 };
                 match self.core.attach(id, index, &ring, start, trust) {
+                    // It had ended before this subscriber came, which the broker has not heard yet.
+                    Ok(()) if !self.joined.get() && self.core.drained(id) => {
+                        self.core.retire(&[id], |_| ());
+                        self.member.released(id);
+                    }
                     Ok(()) => {
                         self.followed.set(self.followed.get() + 1);
                         self.peers.borrow_mut().insert(id, process, Some(trust));
@@ -510,11 +515,6 @@ impl Inlet {
     /// Whether a broker has it, as far as is known.
     pub(crate) fn has_broker(&self) -> bool {
         !self.member.is_down()
-    }
-
-    /// Its watch was told that the topic is closed, or that it is not.
-    pub(crate) fn set_closed(&self, closed: bool) {
-        self.member.set_closed(closed);
     }
 
     /// While there is no broker, looks now and then which publishers are gone.

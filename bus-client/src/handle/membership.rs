@@ -93,7 +93,7 @@ impl Membership {
         let part = Part::Member {
             role,
             topic: topic.clone(),
-            watch: watched.map(|watched| watched.watch),
+            watched,
         };
         let (handle, signals) = session.open(part, schema, None, deadline)?;
         let membership = Self {
@@ -277,16 +277,10 @@ impl Membership {
         self.session.forget_peer(self.handle, peer, self.role);
     }
 
-    /// The number of the topic at the last broker that took this handle back; none where it is still at its first one.
+    /// The number of the topic at the broker of now, if that is known: for a watch, or because that broker took the
+    /// handle back.
     pub(crate) fn topic_number(&self) -> Option<u64> {
         self.session.topic_number(self.handle)
-    }
-
-    /// The watch of this subscriber was told that the topic is closed, or that it is not.
-    pub(crate) fn set_closed(&self, closed: bool) {
-        if self.is_here() {
-            self.session.set_closed(self.handle, closed);
-        }
     }
 
     /// Why no broker takes this handle any more, if so.

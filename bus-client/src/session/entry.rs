@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bus_core::backend::doorbell::{self, Doorbell};
-use bus_core::control::{Event, Role};
+use bus_core::control::{Event, Role, Watched};
 use bus_core::fork::Unshared;
 use bus_core::memory::registry::Seat;
 use bus_core::schema::Schema;
@@ -34,7 +34,7 @@ pub(crate) enum Part {
     Member {
         role: Role,
         topic: TopicName,
-        watch: Option<u64>,
+        watched: Option<Watched>,
     },
     /// A watch.
     Watch { pattern: Pattern },
@@ -144,7 +144,7 @@ pub(super) struct Entry {
     unplaced: Option<OwnedFd>,
     /// Why no broker takes it any more.
     pub(super) fate: Option<String>,
-    /// The number of its topic at the broker that took it back.
+    /// The number of its topic at the broker of now, if that is known: for a watch, or because it was taken back.
     pub(super) topic: Option<u64>,
     /// Its watch was told that the topic is closed.
     pub(super) closed: bool,
@@ -152,9 +152,14 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(part: Part, schema: Schema, doorbell: Option<Arc<Doorbell>>) -> Self {
+        let topic = match &part {
+            Part::Member { watched, .. } => watched.map(|watched| watched.topic),
+            Part::Watch { .. } => None,
+        };
         Self {
             part,
             schema,
+            topic,
             signals: Arc::default(),
             stage: Stage::Opening,
             id: None,
@@ -172,7 +177,6 @@ impl Entry {
             released: None,
             unplaced: None,
             fate: None,
-            topic: None,
             closed: false,
         }
     }
@@ -181,6 +185,17 @@ impl Entry {
         match &self.part {
             Part::Member { role, .. } => Some(*role),
             Part::Watch { .. } => None,
+        }
+    }
+
+    /// Whether it was opened for this watch, and is in this topic.
+    pub(super) fn is_of(&self, watch: u64, topic: u64) -> bool {
+        match &self.part {
+            Part::Member {
+                watched: Some(watched),
+                ..
+            } => watched.watch == watch && self.topic == Some(topic),
+            _ => false,
         }
     }
 

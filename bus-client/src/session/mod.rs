@@ -307,13 +307,6 @@ impl Session {
         }
     }
 
-    /// The watch of this subscriber was told that the topic is closed, or that it is not.
-    pub(crate) fn set_closed(&self, handle: u32, closed: bool) {
-        if let Some(entry) = self.shared.state.lock().handles.get_mut(&handle) {
-            entry.closed = closed;
-        }
-    }
-
     /// The next thing that a handle is told. Reads the socket where nothing was told yet.
     ///
     /// # Errors
@@ -379,7 +372,8 @@ impl Session {
         (entry.stage == Stage::Over).then(|| entry.fate.clone().unwrap_or_default())
     }
 
-    /// The number of the topic at the broker of now, if that took the handle back from an earlier one.
+    /// The number of the topic at the broker of now, if that is known: for a watch, or because that broker took the
+    /// handle back.
     pub(crate) fn topic_number(&self, handle: u32) -> Option<u64> {
         let state = self.shared.state.lock();
         state.handles.get(&handle)?.topic

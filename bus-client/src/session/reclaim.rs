@@ -183,7 +183,11 @@ fn claim(entry: &Entry) -> Option<(Request, Vec<Carried>)> {
     let schema = entry.schema.clone();
     let id = entry.id?;
     match &entry.part {
-        Part::Member { role, topic, watch } => {
+        Part::Member {
+            role,
+            topic,
+            watched,
+        } => {
             let standing = entry.standing.as_ref()?;
             let request = Request::Reclaim {
                 role: *role,
@@ -192,7 +196,7 @@ fn claim(entry: &Entry) -> Option<(Request, Vec<Carried>)> {
                 settings: standing.settings,
                 id,
                 index: standing.index,
-                watch: *watch,
+                watch: watched.map(|watched| watched.watch),
                 closed: entry.closed,
             };
             let mut carried = vec![Carried::Segment(Arc::clone(&standing.segment))];

@@ -291,6 +291,15 @@ impl State {
         let Some(entry) = self.handles.get_mut(&handle) else {
             return;
         };
+        if let (Event::TopicGone { id }, Some(watch)) = (&event, entry.id) {
+            // Whether the watch has read it or not: the next broker puts its subscriber into no later topic.
+            let (topic, handles) = (*id, self.handles.values_mut());
+            let of_it = handles.filter(|entry| entry.is_of(watch, topic));
+            of_it.for_each(|entry| entry.closed = true);
+        }
+        let Some(entry) = self.handles.get_mut(&handle) else {
+            return;
+        };
         let heard = match event {
             Event::Refused { kind, why } => match entry.stage {
                 Stage::Opening => {

@@ -377,7 +377,11 @@ fn who_comes_back_late_says_so_and_can_do_no_harm() {
         }
     }
     println!("newcomers waited {waited:?}");
-    assert!(waited >= Duration::from_secs(1), "nobody was waited for");
+    // Nobody has told the broker of the member: it is waited for as long as for any that is unknown.
+    assert!(
+        waited >= Duration::from_millis(100),
+        "nobody was waited for"
+    );
     member.finish();
     host.finish();
 }
@@ -411,10 +415,10 @@ fn a_handle_that_is_dropped_while_no_broker_is_there_holds_nobody_up() {
 }
 
 #[test]
-fn keepers_live_as_long_as_handles_and_take_two_descriptors() {
+fn a_process_has_one_thread_of_the_library_for_all_its_handles() {
     let stage = Stage::new();
     let host = start_host(&stage.path);
-    // Others in this process have keepers of their own: in a process of its own this counts.
+    // Others in this process have threads of their own: in a process of its own this counts.
     let mut counting = start(&stage, "member", &[]);
     counting.expect("joined");
     let comm =
@@ -424,7 +428,7 @@ fn keepers_live_as_long_as_handles_and_take_two_descriptors() {
     assert_eq!(
         names
             .iter()
-            .filter(|name| name.trim() == "bus-keeper")
+            .filter(|name| name.trim() == "bus-session")
             .count(),
         1
     );

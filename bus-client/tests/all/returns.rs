@@ -13,7 +13,7 @@ use crate::common::role::{Given, hear, play, say};
 use crate::common::roles::{HOST, start_host};
 use crate::common::stage::{Stage, connect};
 use bus_client::{Error, PatternSubscriber, Publisher, Selector};
-use bus_core::control::{Connection, Event, Request, Role};
+use bus_core::control::{Connection, Event, Request, SESSION};
 use bus_core::memory::registry::Registry;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -56,36 +56,61 @@ fn listen_at(path: &Path) -> OwnedFd {
     fd
 }
 
-/// A broker that takes a publisher back, has somebody to tell it of, and is killed before it does.
+/// Lets a session in that comes to the listener, and says what it is about to reclaim.
+fn let_in(listener: &OwnedFd) -> (Connection, u32) {
+    let deadline = Some(Instant::now() + WATCHDOG);
+    // No call may wait with a descriptor in the making: it would hold up the session, which is in this process.
+    let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    let millis = PollTimeout::try_from(WATCHDOG.as_millis()).unwrap();
+    assert_eq!(poll(&mut ready, millis), Ok(1), "nobody comes");
+    let peer = Connection::accept(listener).unwrap().unwrap();
+    let asked = peer.recv::<Request>(deadline).unwrap().message;
+    let Request::Hello {
+        versions,
+        secret,
+        reclaims,
+        generation,
+        ..
+    } = asked
+    else {
+        panic!("it asks for {asked:?}");
+    };
+    let welcome = Event::Welcome {
+        version: versions.1,
+        features: 0,
+        process: secret.process(),
+        generation: generation + 1,
+    };
+    peer.send(SESSION, &welcome, &[]).unwrap();
+    (peer, reclaims)
+}
+
+/// A broker that takes the handles of a process back, has somebody to tell them of, and is killed before it does.
 fn take_back_and_die(path: &Path) {
     let listener = listen_at(path);
     let deadline = Some(Instant::now() + WATCHDOG);
+    let (peer, mut reclaims) = let_in(&listener);
+    let registry = Registry::starting_at(BETWEEN + 1).unwrap();
     loop {
-        // No call may wait with a descriptor in the making: it would hold up the keeper, which is in this process.
-        let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-        let millis = PollTimeout::try_from(WATCHDOG.as_millis()).unwrap();
-        assert_eq!(poll(&mut ready, millis), Ok(1), "nobody comes");
-        let peer = Connection::accept(&listener).unwrap().unwrap();
-        let asked = peer.recv::<Request>(deadline).unwrap().0;
-        let Request::Resume { role, .. } = asked else {
-            panic!("it asks for {asked:?}");
-        };
-        if role == Role::Subscriber {
-            continue;
+        let frame = peer.recv::<Request>(deadline).unwrap();
+        match frame.message {
+            Request::Reclaim { .. } => {
+                let reclaimed = Event::Reclaimed {
+                    version: BETWEEN,
+                    topic: 1,
+                };
+                peer.send(frame.handle, &reclaimed, &[registry.fd()])
+                    .unwrap();
+                reclaims -= 1;
+            }
+            // So it has the new registries.
+            Request::ReclaimComplete {} => break,
+            _ => {}
         }
-        let registry = Registry::starting_at(BETWEEN + 1).unwrap();
-        let resumed = Event::Resumed {
-            version: BETWEEN,
-            rings: 0,
-            topic: 1 << 32,
-        };
-        peer.send(&resumed, &[registry.fd()]).unwrap();
-        // So it has the new registry.
-        assert_eq!(peer.recv::<Request>(deadline).unwrap().0, Request::Back);
-        // A process that another test just starts may have the listener a little longer.
-        shutdown(listener.as_raw_fd(), Shutdown::Both).unwrap();
-        return;
     }
+    assert_eq!(reclaims, 0, "all handles were presented");
+    // A process that another test just starts may have the listener a little longer.
+    shutdown(listener.as_raw_fd(), Shutdown::Both).unwrap();
 }
 
 #[test]
@@ -214,23 +239,16 @@ fn who_is_parked_sees_the_end_of_a_publisher_while_the_next_broker_stands_still(
     kill(host);
     let listener = listen_at(&stage.path);
     let deadline = Some(Instant::now() + WATCHDOG);
-    // The talker's keeper comes as well.
+    // The talker's session comes as well.
     let mut asked = Vec::new();
-    while !asked.iter().any(|(_, request)| {
-        matches!(
-            request,
-            Request::Resume {
-                role: Role::Subscriber,
-                ..
-            }
-        )
-    }) {
+    while asked.len() < 2 {
         let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
         let millis = PollTimeout::try_from(WATCHDOG.as_millis()).unwrap();
         assert_eq!(poll(&mut ready, millis), Ok(1), "nobody comes");
         let peer = Connection::accept(&listener).unwrap().unwrap();
-        let request = peer.recv::<Request>(deadline).unwrap().0;
-        asked.push((peer, request));
+        let asks = peer.recv::<Request>(deadline).unwrap().message;
+        assert!(matches!(asks, Request::Hello { .. }), "{asks:?}");
+        asked.push(peer);
     }
     let waits = gettid();
     let (killed, end) = thread::scope(|scope| {
@@ -253,6 +271,5 @@ fn who_is_parked_sees_the_end_of_a_publisher_while_the_next_broker_stands_still(
     let took = killed.elapsed();
     assert!(matches!(end, Error::Ended { .. }), "{end}");
     println!("noticed after {took:?}");
-    // The keeper waits for 5 seconds for an answer.
     assert!(took < Duration::from_secs(3), "{took:?}");
 }

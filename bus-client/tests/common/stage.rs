@@ -29,6 +29,13 @@ impl Stage {
         fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     }
 
+    /// What is left there, but for the lock file: a broker writes down there how it ended.
+    pub fn left(&self) -> Vec<String> {
+        let left = fs::read_dir(self.dir.path()).unwrap();
+        let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        left.filter(|name| name != "bus.sock.lock").collect()
+    }
+
     /// Starts a role that connects here.
     #[track_caller]
     pub fn start(&self, role: &str) -> Process {
