@@ -21,6 +21,9 @@ use crate::stall::{Stall, Stalls};
 use crate::wait::{Attempts, PATROL, deadline};
 use crate::{Error, Peer, PlacementReport, Result, TopicBuilder};
 
+/// Times that a message is tried again because subscribers join meanwhile.
+const JOINS: usize = 16;
+
 pub(crate) struct Outlet {
     pub(crate) core: publish::Publisher,
     member: Arc<Member>,
@@ -354,6 +357,16 @@ impl Outlet {
             topic: self.member.topic(),
             slowest,
             advice,
+            room: self.room(),
+        }
+    }
+
+    /// The setting of the topic that would make more room.
+    fn room(&self) -> &'static str {
+        if self.settings.max_payload > self.settings.inline() {
+            "arena or depth"
+        } else {
+            "depth"
         }
     }
 
@@ -366,22 +379,55 @@ impl Outlet {
         self.peers.list().into_iter().map(stall).collect()
     }
 
-    /// Sends bytes that must not be lost, on a lossy topic.
+    /// From now on this publisher loses no message for want of room, also on a lossy topic.
+    pub(crate) fn refuse_losses(&mut self) {
+        self.core.refuse_losses();
+    }
+
+    /// Sends bytes that must not be lost. Where it [refuses losses](Self::refuse_losses), nothing is
+    /// published that fails.
     ///
     /// # Errors
-    /// [`Error::Full`] where they found no room because of all that subscribers hold.
+    /// [`Error::Full`] where a lossy topic has no room because of all that subscribers hold.
     pub(crate) fn send_kept(&mut self, bytes: &[u8]) -> Result<u64> {
-        let before = self.core.nowhere();
-        let sequence = self.until(None, |core| core.try_send_bytes(bytes))?;
-        if self.core.nowhere() == before {
-            return Ok(sequence);
+        if self.settings.delivery != Delivery::Lossy {
+            return self.until(None, |core| core.try_send_bytes(bytes));
         }
-        Err(Error::Full {
+        let sent = self.if_room(|core| core.try_send_bytes(bytes))?;
+        sent.ok_or_else(|| self.protected())
+    }
+
+    /// Whether there is room for a message of `len` bytes now.
+    pub(crate) fn has_room(&mut self, len: u64) -> Result<bool> {
+        let room = self.if_room(|core| Ok(core.has_room(len).then_some(())))?;
+        Ok(room.is_some())
+    }
+
+    /// Tries it; again while subscribers join, which a lossy topic looks at first.
+    fn if_room<R>(
+        &mut self,
+        mut attempt: impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
+    ) -> Result<Option<R>> {
+        for _ in 0..JOINS {
+            self.refresh()?;
+            let done = attempt(&mut self.core).map_err(|e| self.member.wrap(e))?;
+            if done.is_some() || self.core.stale().is_none() {
+                return Ok(done);
+            }
+        }
+        Ok(None)
+    }
+
+    /// There is no room, and waiting is not for a writer of a state.
+    #[cold]
+    pub(crate) fn protected(&self) -> Error {
+        Error::Full {
             topic: self.member.topic(),
             slowest: "readers protect so many old values that there is no room for a new one"
                 .into(),
             advice: "set it again",
-        })
+            room: self.room(),
+        }
     }
 
     pub(crate) fn nowhere(&self) -> u64 {

@@ -28,6 +28,7 @@ impl Outlet {
                     topic: self.member.topic(),
                     slowest: "nobody who is waited for is behind, but messages that subscribers hold take all the room".into(),
                     advice: "a larger arena takes more of them",
+                    room: self.room(),
                 }),
             },
             Delivery::Wait | Delivery::Fail => Ok(false),
