@@ -1,5 +1,6 @@
 //! The sending end of a handle, of whatever type: membership, waiting, and the core's publisher.
 
+mod notice;
 mod park;
 mod room;
 
@@ -41,6 +42,8 @@ pub(crate) struct Outlet {
     own: Option<Arc<Doorbell>>,
     /// Whether all subscribers can wake it there.
     notified: bool,
+    /// Whether a subscriber has joined since it is there.
+    had_subscribers: bool,
 }
 
 impl Outlet {
@@ -73,7 +76,10 @@ impl Outlet {
             fall_backs: FallBacks::default(),
             own: None,
             notified: false,
+            had_subscribers: false,
         };
+        // From now on the end of this thread's thread-locals is noticed.
+        notice::thread_is_whole();
         outlet.core.set_relay(outlet.member.clone());
         outlet.warn_of_fall_backs();
         loop {
@@ -163,6 +169,7 @@ impl Outlet {
                             trust: None,
                         };
                         self.peers.insert(peer, pidfd);
+                        self.had_subscribers = true;
                         self.stalls.add(id);
                         if let Some(doorbell) = doorbell {
                             self.core.set_notify(id, doorbell);
@@ -508,6 +515,7 @@ impl Drop for Outlet {
     fn drop(&mut self) {
         // A forked copy of the handle ends nothing.
         if self.member.is_here() {
+            self.notice_loss();
             self.core.close();
         }
     }

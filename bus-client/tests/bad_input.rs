@@ -332,7 +332,11 @@ fn a_type_that_is_aligned_too_far_is_named_as_the_cause() {
     let bus = connect(&stage.path, true).unwrap();
     let text = told(
         bus.publisher::<Line>("t"),
-        &["cannot carry this type", "aligned to 64 bytes", "limit is 16"],
+        &[
+            "cannot carry this type",
+            "aligned to 64 bytes",
+            "limit is 16",
+        ],
     );
     assert!(!text.contains("control message"), "{text}");
     told(bus.subscriber::<Line>("t"), &["cannot carry this type"]);

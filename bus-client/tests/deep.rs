@@ -88,7 +88,11 @@ fn a_list_of_256_nodes_is_refused_by_send_and_does_not_reach_a_subscriber() {
         refused(publisher.publish_batch([&list]));
         assert!(subscriber.try_recv().unwrap().is_none());
     }
-    assert_eq!(publisher.send(&list(2)).unwrap(), 3, "nothing was published");
+    assert_eq!(
+        publisher.send(&list(2)).unwrap(),
+        3,
+        "nothing was published"
+    );
     assert_eq!(length(&subscriber.recv().unwrap()), 2);
 }
 

@@ -113,7 +113,12 @@ fn what_a_call_says_is_what_it_takes() {
     let deep = taken(|bus| topic(bus).depth(65_536).keep(32_768).publisher::<String>());
     assert!(deep < 14 * MIB, "{deep}");
     // Room for as many of the longest payload as are kept, as that was said.
-    let long = taken(|bus| topic(bus).keep(100).max_payload(64 << 10).publisher::<String>());
+    let long = taken(|bus| {
+        topic(bus)
+            .keep(100)
+            .max_payload(64 << 10)
+            .publisher::<String>()
+    });
     assert!(long >= 100 * (64 << 10), "{long}");
     let many = taken(|bus| topic(bus).keyed_state_writer::<String, f64>(20_000));
     assert!(many < 32 * MIB, "{many}");
@@ -171,7 +176,10 @@ fn a_topic_that_cannot_keep_more_refuses_and_loses_nothing_that_it_keeps() {
             };
             assert!(is_kept(&error), "{delivery:?}: {error}");
             assert!(sent > 150, "{delivery:?}: it kept {sent} only");
-            told::<()>(Err(error), &["topic t", "up to 1000", "arena", "max_payload"]);
+            told::<()>(
+                Err(error),
+                &["topic t", "up to 1000", "arena", "max_payload"],
+            );
             assert!(publisher.try_send(&text).is_err_and(|e| is_kept(&e)));
             assert!(publisher.publish_batch([&text]).is_err_and(|e| is_kept(&e)));
             assert_eq!(publisher.nowhere(), 0);

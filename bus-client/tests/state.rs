@@ -294,7 +294,13 @@ fn a_value_that_finds_no_room_leaves_the_one_before_for_who_comes_later() {
     let bus = connect(&stage);
     let text = |n: u64| format!("{n} {}", "x".repeat(60_000));
     let mut writer = bus.state_writer::<String>("s").unwrap();
-    let reader = || bus.topic("s").unwrap().lossy().subscriber::<String>().unwrap();
+    let reader = || {
+        bus.topic("s")
+            .unwrap()
+            .lossy()
+            .subscriber::<String>()
+            .unwrap()
+    };
     // Each holds as many as it may, until they take the whole arena.
     let (mut readers, mut held) = (Vec::new(), Vec::new());
     let mut last = None;

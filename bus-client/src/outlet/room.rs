@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bus_core::{Delivery, publish};
 
 use super::Outlet;
+use super::notice::LongWait;
 use crate::wait::{Step, Wait, deadline};
 use crate::{Error, Result};
 
@@ -68,8 +69,9 @@ impl Outlet {
         attempt: &mut impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
     ) -> Result<R> {
         let mut wait = Wait::new(&self.spin, deadline(timeout));
+        let mut long = LongWait::default();
         loop {
-            match self.step(&mut wait)? {
+            match self.step(&mut wait, &mut long)? {
                 Step::Over => {
                     if self.attempts.failed() {
                         self.patrol()?;
@@ -91,7 +93,7 @@ impl Outlet {
 
     /// One step of a wait for room. Sleeps, at most as long as it may without looking after the peers and the time that they are allowed.
     #[inline(always)]
-    fn step(&mut self, wait: &mut Wait) -> Result<Step> {
+    fn step(&mut self, wait: &mut Wait, long: &mut LongWait) -> Result<Step> {
         if self.settings.delivery.overruns() && self.goes_on()? {
             return Ok(Step::Again);
         }
@@ -105,6 +107,7 @@ impl Outlet {
                 }
                 _ => until,
             };
+            self.notice_wait(long);
             self.core.sleep(Some(until));
             self.patrol_at(until)?;
         }

@@ -93,8 +93,9 @@ where
     let mut bytes = AlignedVec::new();
     bytes.extend_from_slice(&[0; PREFIX]);
     let mut scratch = Arena::new();
-    let mut bytes = to_bytes_in_with_alloc::<_, _, rancor::Error>(message, bytes, scratch.acquire())
-        .map_err(|error| Error::Control(format!("cannot pack it: {error}")))?;
+    let mut bytes =
+        to_bytes_in_with_alloc::<_, _, rancor::Error>(message, bytes, scratch.acquire())
+            .map_err(|error| Error::Control(format!("cannot pack it: {error}")))?;
     if bytes.len() > MAX_PACKET {
         return Err(Error::Control(format!(
             "it is {} bytes long, and the limit is {MAX_PACKET}; describe fewer fields",

@@ -86,8 +86,7 @@ impl Publisher {
         let keep = u64::from(settings.keep);
         let index = usize::from(index);
         let overrun = settings.overrun();
-        let mut ring =
-            RingPublisher::new(ring, registry, index, 0, keep, inline, arena, overrun);
+        let mut ring = RingPublisher::new(ring, registry, index, 0, keep, inline, arena, overrun);
         if !settings.keeps_longest() {
             ring.set_scarce();
         }
