@@ -64,7 +64,7 @@ pub enum Error {
     },
 
     /// There is no room now: a subscriber has not read what would be overwritten.
-    #[error("topic {topic} is full: {slowest}; {advice}, and a larger depth takes longer bursts")]
+    #[error("topic {topic} is full: {slowest}; {advice}, and a larger {room} takes longer bursts")]
     Full {
         /// The topic.
         topic: String,
@@ -72,6 +72,8 @@ pub enum Error {
         slowest: String,
         /// What else there is to do.
         advice: &'static str,
+        /// The setting of the topic that makes more room: depth, or arena.
+        room: &'static str,
     },
 
     /// This subscriber holds as many messages of a publisher as the topic lets it.

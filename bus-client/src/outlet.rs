@@ -1,5 +1,6 @@
 //! The sending end of a handle, of whatever type: membership, waiting, and the core's publisher.
 
+mod notice;
 mod park;
 mod room;
 
@@ -20,6 +21,9 @@ use crate::stall::{Stall, Stalls};
 use crate::wait::{Attempts, deadline};
 use crate::{Error, Peer, PlacementReport, Result, TopicBuilder};
 
+/// Times that a message is tried again because subscribers join meanwhile.
+const JOINS: usize = 16;
+
 pub(crate) struct Outlet {
     pub(crate) core: publish::Publisher,
     member: Arc<Membership>,
@@ -39,6 +43,8 @@ pub(crate) struct Outlet {
     own: Option<Arc<Doorbell>>,
     /// Whether all subscribers can wake it there.
     notified: bool,
+    /// Whether a subscriber has joined since it is there.
+    had_subscribers: bool,
 }
 
 impl Outlet {
@@ -72,7 +78,10 @@ impl Outlet {
             fall_backs: FallBacks::default(),
             own: None,
             notified: false,
+            had_subscribers: false,
         };
+        // From now on the end of this thread's thread-locals is noticed.
+        notice::thread_is_whole();
         outlet.core.set_relay(outlet.member.clone());
         outlet.warn_of_fall_backs();
         loop {
@@ -116,6 +125,7 @@ impl Outlet {
                 match self.core.adopt(id, &reader) {
                     Ok(()) => {
                         self.peers.insert(id, process, None);
+                        self.had_subscribers = true;
                         self.stalls.add(id);
                         if let Some(button) = button {
                             self.core.set_notify(id, button);
@@ -334,6 +344,16 @@ impl Outlet {
             topic: self.member.topic(),
             slowest,
             advice,
+            room: self.room(),
+        }
+    }
+
+    /// The setting of the topic that would make more room.
+    fn room(&self) -> &'static str {
+        if self.settings.max_payload > self.settings.inline() {
+            "arena or depth"
+        } else {
+            "depth"
         }
     }
 
@@ -346,22 +366,55 @@ impl Outlet {
         self.peers.list().into_iter().map(stall).collect()
     }
 
-    /// Sends bytes that must not be lost, on a lossy topic.
+    /// From now on this publisher loses no message for want of room, also on a lossy topic.
+    pub(crate) fn refuse_losses(&mut self) {
+        self.core.refuse_losses();
+    }
+
+    /// Sends bytes that must not be lost. Where it [refuses losses](Self::refuse_losses), nothing is
+    /// published that fails.
     ///
     /// # Errors
-    /// [`Error::Full`] where they found no room because of all that subscribers hold.
+    /// [`Error::Full`] where a lossy topic has no room because of all that subscribers hold.
     pub(crate) fn send_kept(&mut self, bytes: &[u8]) -> Result<u64> {
-        let before = self.core.nowhere();
-        let sequence = self.until(None, |core| core.try_send_bytes(bytes))?;
-        if self.core.nowhere() == before {
-            return Ok(sequence);
+        if self.settings.delivery != Delivery::Lossy {
+            return self.until(None, |core| core.try_send_bytes(bytes));
         }
-        Err(Error::Full {
+        let sent = self.if_room(|core| core.try_send_bytes(bytes))?;
+        sent.ok_or_else(|| self.protected())
+    }
+
+    /// Whether there is room for a message of `len` bytes now.
+    pub(crate) fn has_room(&mut self, len: u64) -> Result<bool> {
+        let room = self.if_room(|core| Ok(core.has_room(len).then_some(())))?;
+        Ok(room.is_some())
+    }
+
+    /// Tries it; again while subscribers join, which a lossy topic looks at first.
+    fn if_room<R>(
+        &mut self,
+        mut attempt: impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
+    ) -> Result<Option<R>> {
+        for _ in 0..JOINS {
+            self.refresh()?;
+            let done = attempt(&mut self.core).map_err(|e| self.member.wrap(e))?;
+            if done.is_some() || self.core.stale().is_none() {
+                return Ok(done);
+            }
+        }
+        Ok(None)
+    }
+
+    /// There is no room, and waiting is not for a writer of a state.
+    #[cold]
+    pub(crate) fn protected(&self) -> Error {
+        Error::Full {
             topic: self.member.topic(),
             slowest: "readers protect so many old values that there is no room for a new one"
                 .into(),
             advice: "set it again",
-        })
+            room: self.room(),
+        }
     }
 
     pub(crate) fn nowhere(&self) -> u64 {
@@ -443,6 +496,7 @@ impl Drop for Outlet {
     fn drop(&mut self) {
         // A forked copy of the handle ends nothing.
         if self.member.is_here() {
+            self.notice_loss();
             self.core.close();
         }
     }

@@ -28,10 +28,20 @@ impl<T: Payload> Publisher<T> {
 
     /// Sends a message; waits as long as a subscriber has not read what would be overwritten. Returns its sequence number.
     ///
-    /// With no subscriber it never waits.
+    /// With no subscriber it never waits, and nobody receives the message, unless the topic
+    /// [keeps](crate::TopicBuilder::keep) it. A publisher that ends before anybody has subscribed says so in the log
+    /// (`tracing`, a warning).
+    ///
+    /// A wait of more than a second is told in the log, with the subscriber that is behind. A thread that sends
+    /// on a topic that it subscribes to itself waits for ever once the ring is full: it has to receive in between,
+    /// or use [`try_send`](Self::try_send) or [`send_timeout`](Self::send_timeout).
+    ///
+    /// A signal does not end the wait. To end it from a signal handler or another thread, use
+    /// [`send_timeout`](Self::send_timeout) in a loop that looks at a flag.
     ///
     /// # Errors
-    /// [`Error::Topic`](crate::Error::Topic) where the message is too large or cannot be serialised; nothing was sent.
+    /// [`Error::Topic`](crate::Error::Topic) where the message is too large, nests too deep, or cannot be serialised, or where the messages
+    /// that the topic [keeps](crate::TopicBuilder::keep) leave no room for it; nothing was sent.
     #[inline]
     pub fn send(&mut self, message: &T) -> Result<u64> {
         self.outlet.until(None, |core| core.try_send(message))

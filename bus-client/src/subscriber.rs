@@ -32,6 +32,11 @@ impl<T: Payload> Subscriber<T> {
 
     /// The next message; waits for it.
     ///
+    /// A signal does not end the wait, also where its handler has no `SA_RESTART`. To end it from a signal handler or
+    /// another thread, call [`recv_timeout`](Self::recv_timeout) in a loop that looks at a flag. To end it at once,
+    /// wait with a [`Selector`](crate::Selector) for this subscriber and the reading end of a pipe, to which the handler
+    /// writes a byte. `docs/delivery.md` shows that.
+    ///
     /// # Errors
     /// [`Error::Topic`] where a message is not a valid `T`: it is passed over, and the next call goes on behind it.
     /// [`Error::Ended`] as [`end_with_publishers`](crate::TopicBuilder::end_with_publishers) says.

@@ -83,13 +83,30 @@ impl TopicBuilder {
     }
 
     /// Topic: messages that each ring keeps for subscribers to come, 1 (the default) to `depth - 1`.
+    ///
+    /// They lie in the ring's memory, so the [arena](Self::arena) limits their bytes. By default an arena has
+    /// room for 30 messages of any length, and for 256 bytes a message where more are kept. Where the kept
+    /// messages take all of it, sending fails with [`CoreError::Kept`](crate::CoreError::Kept): no kept
+    /// message is lost. [`max_payload`](Self::max_payload) with the longest length that you send makes an arena
+    /// that never is too small.
     pub fn keep(mut self, messages: u32) -> Self {
         self.settings.keep = Some(messages);
         self
     }
 
-    /// Topic: bytes of each publisher's arena, where payloads lie that are longer than a slot; a multiple of 64. By default enough for
-    /// what it keeps, what may be held, and some more.
+    /// Topic: bytes of each publisher's arena, where payloads lie that are longer than a slot. A multiple of 64,
+    /// at least 2 of the longest payloads, or 3 on a lossy or evicting topic.
+    ///
+    /// The default depends on what is known of the payloads:
+    ///
+    /// | payloads | arena by default |
+    /// | --- | --- |
+    /// | all fit a slot | none; 128 KiB or more on a lossy or evicting topic |
+    /// | a type of a fixed size, or [`max_payload`](Self::max_payload) is set | as many of the longest as are kept, and 2 more |
+    /// | of any length | the same for 64 KiB, but not more than 2 MiB or 256 bytes for each message that is kept |
+    ///
+    /// Lossy and evicting topics have room for what may be [held](Self::held) besides. All defaults are 512 KiB
+    /// at least where an arena is needed.
     pub fn arena(mut self, bytes: u64) -> Self {
         self.settings.arena = Some(bytes);
         self

@@ -12,11 +12,16 @@ use bus_client::{Bus, Publisher, Subscriber};
 use common::process::Process;
 use common::role::{Given, play, say};
 use common::stage::Stage;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata};
 
 #[test]
 #[ignore = "what the other tests start as processes of their own"]
 fn role() {
-    play(&[("thread", thread_with_a_thread_local)]);
+    play(&[
+        ("thread", thread_with_a_thread_local),
+        ("log", logging_thread),
+    ]);
 }
 
 thread_local! {
@@ -83,6 +88,64 @@ fn thread_with_a_thread_local(given: &Given) {
     assert!(worker.join().is_ok());
     drop((numbers, bytes, states));
     say("lives");
+}
+
+thread_local! {
+    static LINES: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// A log that builds its lines in a thread-local, as usual ones do.
+struct Log;
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+    fn event(&self, event: &Event<'_>) {
+        LINES.with(|lines| lines.borrow_mut().push_str(event.metadata().name()));
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+/// As [`thread_with_a_thread_local`]: a publisher ends whose messages nobody read. It is of the thread, or came
+/// to it from another one.
+fn logging_thread(given: &Given) {
+    tracing::subscriber::set_global_default(Log).unwrap();
+    let bus = given.bus();
+    for moved in [false, true] {
+        let open = |bus: &Bus| {
+            let mut publisher: Publisher<u64> = bus.publisher("t").unwrap();
+            publisher.send(&1).unwrap();
+            publisher
+        };
+        let here = moved.then(|| open(&bus));
+        let bus = bus.clone();
+        let worker = thread::spawn(move || {
+            KEPT.with(|kept| {
+                let publisher = here.unwrap_or_else(|| open(&bus));
+                *kept.borrow_mut() = Some(Box::new(publisher));
+            });
+            tracing::info!("this thread has a log");
+        });
+        assert!(worker.join().is_ok());
+    }
+    say("lives");
+}
+
+#[test]
+fn a_warning_from_a_thread_local_does_not_end_the_process() {
+    let stage = Stage::new();
+    let settings: &[(&str, &dyn std::fmt::Display)] =
+        &[("socket", &stage.path.display()), ("embedded", &true)];
+    let mut process = Process::start("log", settings);
+    process.expect("lives");
+    process.finish();
 }
 
 #[test]

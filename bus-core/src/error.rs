@@ -59,6 +59,19 @@ pub enum Error {
         limit: usize,
     },
 
+    /// The messages that a publisher keeps for subscribers to come leave no room for another one. Nothing was
+    /// published, and waiting does not help. Only where the arena holds fewer than the messages kept of the
+    /// longest payload.
+    #[error(
+        "no room for the message: the messages that the topic keeps for later subscribers (up to {keep}) take the publisher's arena of {arena} bytes; create the topic with a larger arena or a smaller keep, or set max_payload to the longest message, which makes an arena that is never too small"
+    )]
+    Kept {
+        /// Messages that the topic keeps, at most.
+        keep: u32,
+        /// Bytes of the publisher's arena.
+        arena: u64,
+    },
+
     /// A value could not be serialised, for another reason than its size.
     #[error("cannot serialise the message: {0}")]
     Serialise(String),

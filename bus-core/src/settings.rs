@@ -21,6 +21,11 @@ const DEFAULT_MAX_PAYLOAD: u64 = 64 << 10;
 const MAX_CHOSEN_STRIDE: u64 = 1024;
 /// Bytes of a slot ahead of its payload.
 pub const SLOT_HEADER: u64 = 16;
+/// Bytes of an arena for each message that a ring keeps, where the longest payload is only a default.
+const TYPICAL_PAYLOAD: u64 = 256;
+/// Bytes of an arena up to which all messages that a ring keeps may have the longest payload, where that is
+/// only a default.
+const AMPLE_ARENA: u64 = 2 << 20;
 /// Messages kept for a subscriber that joins, when the setting is left open.
 const DEFAULT_KEEP: u32 = 1;
 /// Bytes of arena of a topic whose payloads all fit a slot, but whose slots may be held.
@@ -151,7 +156,18 @@ impl Settings {
                         let each = u64::from(held) + u64::from(MAX_WINDOW);
                         SPARE_BYTES.max((2 * each + 4) * longest)
                     }
-                    (false, _) => longest.saturating_mul(messages).max(DEFAULT_SLOT_BYTES),
+                    (false, _) => {
+                        let all = longest.saturating_mul(messages);
+                        let needed = if self.max_payload.is_some() || schema.fixed {
+                            all
+                        } else {
+                            // Nobody said that messages are as long: see `TopicSettings::keeps_longest`.
+                            let few = longest * (3 + 2 * u64::from(passed_over));
+                            let typical = u64::from(keep) * TYPICAL_PAYLOAD;
+                            all.min(few.max(typical).max(AMPLE_ARENA))
+                        };
+                        needed.max(DEFAULT_SLOT_BYTES)
+                    }
                 }
             }),
             delivery,
@@ -230,7 +246,7 @@ impl TopicSettings {
         let least = match (max_payload <= self.inline(), overruns) {
             (true, false) => Some(0),
             (true, true) => Some(longest),
-            (false, _) => longest.checked_mul(u64::from(keep) + 1 + u64::from(overruns)),
+            (false, _) => longest.checked_mul(2 + u64::from(overruns)),
         };
         limit(
             arena.is_multiple_of(64)
@@ -238,7 +254,7 @@ impl TopicSettings {
                 && least.is_some_and(|least| arena >= least),
             "arena",
             arena,
-            "a multiple of 64 that holds keep + 1 of the longest payloads, or keep + 2 on a lossy or evicting topic, up to 128 GiB",
+            "a multiple of 64 that holds 2 of the longest payloads, or 3 on a lossy or evicting topic, up to 128 GiB",
         )?;
         if let Delivery::Evict { after_us } = delivery {
             limit(
@@ -270,11 +286,23 @@ impl TopicSettings {
         Ok(self)
     }
 
+    /// Whether the messages that a ring keeps always leave room for the next one, whatever their lengths.
+    /// Where they do not, sending ends with [`Error::Kept`] once they take the whole arena.
+    pub fn keeps_longest(&self) -> bool {
+        let beside = 1 + u64::from(self.delivery.overruns());
+        self.max_payload <= self.inline() || self.arena >= self.longest(beside)
+    }
+
     /// Whether the arena has no room to spare for the gaps between messages of any lengths.
     pub fn tight_arena(&self) -> bool {
+        let overruns = self.delivery.overruns();
+        self.keeps_longest() && self.arena < self.longest(2) && !overruns
+    }
+
+    /// Bytes of as many of the longest payloads as are kept, and of some beside them.
+    fn longest(&self, beside: u64) -> u64 {
         let longest = self.max_payload.next_multiple_of(64);
-        let ample = longest.saturating_mul(u64::from(self.keep).saturating_add(2));
-        self.arena < ample && !self.delivery.overruns()
+        longest.saturating_mul(u64::from(self.keep).saturating_add(beside))
     }
 
     /// Bytes of payload that lie in the slot itself.

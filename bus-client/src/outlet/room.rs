@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bus_core::{Delivery, publish};
 
 use super::Outlet;
+use super::notice::LongWait;
 use crate::wait::{Step, Wait, deadline};
 use crate::{Error, Result};
 
@@ -29,6 +30,7 @@ impl Outlet {
                     topic: self.member.topic(),
                     slowest: "nobody who is waited for is behind, but messages that subscribers hold take all the room".into(),
                     advice: "a larger arena takes more of them",
+                    room: self.room(),
                 }),
             },
             Delivery::Wait | Delivery::Fail => Ok(false),
@@ -68,8 +70,9 @@ impl Outlet {
         attempt: &mut impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
     ) -> Result<R> {
         let mut wait = Wait::new(&self.spin, deadline(timeout));
+        let mut long = LongWait::default();
         loop {
-            match self.step(&mut wait)? {
+            match self.step(&mut wait, &mut long)? {
                 Step::Over => {
                     if self.attempts.failed() {
                         self.patrol()?;
@@ -91,7 +94,7 @@ impl Outlet {
 
     /// One step of a wait for room. Sleeps, at most as long as it may without looking after the peers and the time that they are allowed.
     #[inline(always)]
-    fn step(&mut self, wait: &mut Wait) -> Result<Step> {
+    fn step(&mut self, wait: &mut Wait, long: &mut LongWait) -> Result<Step> {
         if self.settings.delivery.overruns() && self.goes_on()? {
             return Ok(Step::Again);
         }
@@ -109,6 +112,8 @@ impl Outlet {
             let member = Arc::clone(&self.member);
             let news = member.news();
             self.look_around()?;
+            let notice = self.notice_wait(long);
+            let until = until.into_iter().chain(notice).min();
             self.core.sleep_or_poked(news, until);
         }
         Ok(step)

@@ -58,6 +58,9 @@ impl Bus {
 
     /// A reader of a state of up to 1,024 keys: of the latest value of each.
     ///
+    /// The writer's ring takes about 2.5 MiB by default. See
+    /// [`TopicBuilder::keyed_state`](TopicBuilder::keyed_state) for other numbers of keys and lengths of values.
+    ///
     /// # Errors
     /// As for [`subscriber`](Self::subscriber).
     pub fn keyed_state<K: Key, V: Payload>(
@@ -67,7 +70,7 @@ impl Bus {
         self.topic(name)?.keyed_state(DEFAULT_KEYS)
     }
 
-    /// The writer of a state of up to 1,024 keys.
+    /// The writer of a state of up to 1,024 keys. Its ring takes about 2.5 MiB by default.
     ///
     /// # Errors
     /// [`Error::Refused`] where it has a writer, and as for [`publisher`](Self::publisher).
@@ -96,7 +99,28 @@ impl TopicBuilder {
         StateWriter::open(self)
     }
 
-    /// Opens a reader of a state of up to `keys` keys, 1 to 1,048,576: the ring has at least four slots for each.
+    /// Opens a reader of a state of up to `keys` keys, 1 to 1,048,576.
+    ///
+    /// # Memory
+    /// The writer's ring has four to eight slots for each key. Of keys and values without pointers that fit a slot
+    /// it needs nothing else. For all others it has an [arena](Self::arena): by default 2 MiB, or 640 to 1,280
+    /// bytes a key where that is more. Up to half of the arena may be taken by the values of all keys
+    /// together, whatever the length of one; a `set` beyond what there is room for fails with
+    /// [`CoreError::Kept`](crate::CoreError::Kept), and no value is lost.
+    ///
+    /// Where the longest value is known, [`max_payload`](Self::max_payload) makes an arena in which every key
+    /// may have one. It counts key and value together, serialised. The broker keeps the rings of up to four writers that have ended.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = bus_client::Bus::builder("risk").socket(dir.path().join("bus.sock")).connect()?;
+    /// let topic = || bus.topic("risk/notes").map(|topic| topic.max_payload(256));
+    /// let mut notes = topic()?.keyed_state_writer::<u32, String>(5_000)?;
+    /// notes.set(7, "stop".into())?;
+    /// assert_eq!(topic()?.keyed_state::<u32, String>(5_000)?.len()?, 1);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As for [`Bus::keyed_state`].
@@ -104,7 +128,8 @@ impl TopicBuilder {
         KeyedState::open(self, keys)
     }
 
-    /// Opens the writer of a state of up to `keys` keys.
+    /// Opens the writer of a state of up to `keys` keys, 1 to 1,048,576. Its memory is that which
+    /// [`keyed_state`](Self::keyed_state) says.
     ///
     /// # Errors
     /// As for [`Bus::keyed_state_writer`].

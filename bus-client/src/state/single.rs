@@ -156,6 +156,7 @@ impl<T: Payload> StateWriter<T> {
         let mut before = State::<T>::open(builder.clone())?;
         let builder = builder.for_state(DEPTH, 1);
         let mut outlet = builder.open(|b, until| Outlet::open(b, &Schema::of::<T>(), until))?;
+        outlet.refuse_losses();
         // Who comes later hears of this writer's ring, perhaps no more of the one before.
         if let Some(bytes) = before.bytes()? {
             outlet.send_kept(bytes)?;

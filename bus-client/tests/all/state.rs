@@ -285,3 +285,44 @@ fn what_is_waited_for_is_seen() {
     }
     echo.join().unwrap();
 }
+
+/// A message that everybody loses would take the place of the value that a state keeps.
+#[test]
+fn a_value_that_finds_no_room_leaves_the_one_before_for_who_comes_later() {
+    let stage = Stage::new();
+    let bus = connect(&stage);
+    let text = |n: u64| format!("{n} {}", "x".repeat(60_000));
+    let mut writer = bus.state_writer::<String>("s").unwrap();
+    let reader = || {
+        bus.topic("s")
+            .unwrap()
+            .lossy()
+            .subscriber::<String>()
+            .unwrap()
+    };
+    // Each holds as many as it may, until they take the whole arena.
+    let (mut readers, mut held) = (Vec::new(), Vec::new());
+    let mut last = None;
+    let error = (0..100).find_map(|n| {
+        if n % 4 == 0 {
+            readers.push(reader());
+        }
+        if let Err(error) = writer.set(&text(n)) {
+            return Some(error);
+        }
+        last = Some(n);
+        let message = readers.last()?.recv_timeout(WATCHDOG).unwrap();
+        held.push(message.expect("it was set").hold());
+        None
+    });
+    let error = error.expect("there was always room");
+    assert!(matches!(error, Error::Full { .. }), "{error}");
+    for n in 100..110 {
+        assert!(matches!(writer.set(&text(n)), Err(Error::Full { .. })));
+        let mut late = bus.state::<String>("s").unwrap();
+        let value = late.get().unwrap().map(|value| value.as_str().to_owned());
+        assert_eq!(value, last.map(text), "the value that was kept is gone");
+    }
+    drop((held, readers));
+    writer.set(&text(200)).unwrap();
+}

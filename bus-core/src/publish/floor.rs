@@ -42,6 +42,8 @@ pub(super) struct Floor {
     seen: Vec<u64>,
     /// Messages that found no room.
     nowhere: u64,
+    /// A message that finds no room is refused, not published as one that everybody lost.
+    refuses: bool,
     /// How long there has been no room, though nobody who is waited for is behind.
     held_up: Stall,
 }
@@ -94,6 +96,7 @@ impl Floor {
             kept: Vec::with_capacity(64),
             seen: Vec::with_capacity(64),
             nowhere: 0,
+            refuses: false,
             held_up: Stall::default(),
         }
     }
@@ -101,6 +104,11 @@ impl Floor {
     /// Whether anything below the floor is left alone.
     pub(super) fn keeps(&self) -> bool {
         !self.kept.is_empty()
+    }
+
+    /// Whether it is at this message, or above.
+    pub(super) fn is_up_to(&self, sequence: u64) -> bool {
+        self.at.wrapping_sub(sequence) as i64 >= 0
     }
 
     /// A message found no room.
@@ -190,9 +198,34 @@ impl<B: Backend> RingPublisher<B> {
                 raised => break raised,
             }
         };
-        let lossy = self.floor.as_ref().is_some_and(|f| !f.rules.evicts);
+        let lossy = self.floor.as_ref();
+        let lossy = lossy.is_some_and(|f| !f.rules.evicts && !f.refuses);
         let may_go_on = raised == Raised::Stale || self.checked != self.head;
-        (lossy && !may_go_on).then_some(NOWHERE)
+        (lossy && !may_go_on && !self.only_kept()).then_some(NOWHERE)
+    }
+
+    /// From now on a claim fails where there is no room, also on a lossy ring.
+    pub fn refuse_losses(&mut self) {
+        if let Some(floor) = &mut self.floor {
+            floor.refuses = true;
+        }
+    }
+
+    /// From now on keeps the messages from this one on, instead of the last ones before a version check. For
+    /// a ring that goes past subscribers: one that joins goes on where the floor is.
+    pub fn keep_from(&mut self, sequence: u64) {
+        self.kept_from = Some(sequence);
+    }
+
+    /// What a subscriber that is just joining may count on: every message from here on.
+    pub(super) fn intact_from(&self) -> u64 {
+        let last = |messages: u64| self.checked.wrapping_sub(messages);
+        match self.kept_from {
+            // The last one is kept in any case.
+            Some(from) if last(1).wrapping_sub(from) as i64 >= 0 => from,
+            Some(_) => last(1),
+            None => last(self.keep),
+        }
     }
 
     /// Whether nobody needs the payload that is in the next slot, below the floor.
@@ -302,12 +335,13 @@ impl<B: Backend> RingPublisher<B> {
     /// Raises the floor up to this sequence, or as far as is allowed.
     fn raise(&mut self, to: u64) -> Raised {
         self.look_at_cursors();
+        let intact = self.intact_from();
         let Some(floor) = &mut self.floor else {
             return Raised::No;
         };
         // What a subscriber that is just joining may count on, and what those that are waited for have not read: also those whose
         // join is not over, for they may have found their start already.
-        let mut most = self.checked.wrapping_sub(self.keep).wrapping_sub(floor.at) as i64;
+        let mut most = intact.wrapping_sub(floor.at) as i64;
         if floor.rules.evicts {
             for follower in self.followers.iter().filter(|f| !f.evicted) {
                 most = most.min(follower.seen.wrapping_sub(floor.at) as i64);

@@ -86,8 +86,12 @@ impl Publisher {
         let keep = u64::from(settings.keep);
         let index = usize::from(index);
         let overrun = settings.overrun();
+        let mut ring = RingPublisher::new(ring, registry, index, 0, keep, inline, arena, overrun);
+        if !settings.keeps_longest() {
+            ring.set_scarce();
+        }
         Ok(Self {
-            ring: RingPublisher::new(ring, registry, index, 0, keep, inline, arena, overrun),
+            ring,
             fd: Arc::new(fd),
             seat,
             settings,
@@ -271,7 +275,7 @@ impl Publisher {
     fn try_put<T: Payload>(&mut self, value: &T) -> Result<Option<u64>> {
         if !self.spilled {
             let Ok(claim) = self.ring.claim(0) else {
-                return Ok(None);
+                return self.no_room();
             };
             if let Some(len) = self.serialise(value, claim)? {
                 return Ok(Some(self.commit(claim, len)));
@@ -288,7 +292,7 @@ impl Publisher {
         let free = self.ring.longest().min(limit);
         for capacity in [free, limit] {
             let Ok(claim) = self.ring.claim(capacity) else {
-                return Ok(None);
+                return self.no_room();
             };
             if let Some(len) = self.serialise(value, claim)? {
                 self.spilled = u64::from(len) > u64::from(self.ring.ring().inline());
@@ -344,7 +348,38 @@ impl Publisher {
                 limit: self.max_payload,
             });
         }
-        Ok(self.ring.claim(len as u64).ok())
+        match self.ring.claim(len as u64) {
+            Ok(claim) => Ok(Some(claim)),
+            Err(_) => self.no_room(),
+        }
+    }
+
+    /// What to say where a claim failed: none where waiting may help.
+    #[cold]
+    fn no_room<R>(&self) -> Result<Option<R>> {
+        if self.ring.only_kept() {
+            return Err(Error::Kept {
+                keep: self.settings.keep,
+                arena: self.settings.arena,
+            });
+        }
+        Ok(None)
+    }
+
+    /// Whether there is room for a message of `len` bytes now.
+    pub fn has_room(&mut self, len: u64) -> bool {
+        let claim = self.ring.claim(len);
+        claim.is_ok_and(|claim| claim.place != NOWHERE)
+    }
+
+    /// See [`RingPublisher::refuse_losses`].
+    pub fn refuse_losses(&mut self) {
+        self.ring.refuse_losses();
+    }
+
+    /// See [`RingPublisher::keep_from`].
+    pub fn keep_from(&mut self, sequence: u64) {
+        self.ring.keep_from(sequence);
     }
 
     /// The first `len` bytes of a claim, which are at most its capacity.

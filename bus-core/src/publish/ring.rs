@@ -30,6 +30,10 @@ pub struct RingPublisher<B: Backend> {
     pub(super) checked: u64,
     /// Messages kept for subscribers that join.
     pub(super) keep: u64,
+    /// Where set, messages from here on are kept instead of the last `keep`.
+    pub(super) kept_from: Option<u64>,
+    /// The messages that are kept may take the whole arena.
+    scarce: bool,
     pub(super) version: u32,
     pub(super) arena: Arena,
     pub(super) inline: u64,
@@ -84,6 +88,8 @@ impl<B: Backend> RingPublisher<B> {
             room: 0,
             checked: start,
             keep,
+            kept_from: None,
+            scarce: false,
             version: 0,
             arena,
             inline,
@@ -267,6 +273,25 @@ impl<B: Backend> RingPublisher<B> {
             }
             self.arena.place(len)
         })
+    }
+
+    /// Says that the messages that are kept may take the whole arena: see [`only_kept`](Self::only_kept).
+    pub fn set_scarce(&mut self) {
+        self.scarce = true;
+    }
+
+    /// A claim failed: whether nothing is in the way of the next message but what is kept for subscribers
+    /// that join. Then waiting does not help, whoever reads.
+    #[cold]
+    pub fn only_kept(&self) -> bool {
+        if !self.scarce || self.checked != self.head {
+            return false;
+        }
+        let Some(floor) = &self.floor else {
+            let behind = self.slowest().map_or(0, |(_, lag)| lag);
+            return behind <= self.keep;
+        };
+        floor.is_up_to(self.intact_from()) && !floor.keeps()
     }
 
     /// Bytes of the longest payload that [`claim`](Self::claim) grants in the arena without waiting.

@@ -35,7 +35,10 @@ where
     let bytes = to_bytes(value, 1 << 16, Nesting::OfType).unwrap();
     assert!(same(access::<T>(&bytes, 0).unwrap()));
     for limit in 0..bytes.len() {
-        assert!(to_bytes(value, limit, Nesting::OfType).is_err(), "it fits {limit} bytes");
+        assert!(
+            to_bytes(value, limit, Nesting::OfType).is_err(),
+            "it fits {limit} bytes"
+        );
         // What is left of it may be a value as well, and is read whole.
         look(access::<T>(&bytes[..limit], 0));
         let mut shifted = AlignedVec::<16>::new();
