@@ -21,6 +21,9 @@ impl<W: World> Engine<W> {
         let (role, client, pid) = (member.role, &member.owner.client, member.owner.pid);
         note!(topic = %entry.name, id, %role, %client, pid, "left");
         self.store_stale = true;
+        if member.reclaimed {
+            self.departed.insert(id);
+        }
         let session = member.session;
         for told in member.view.told.values() {
             self.forget_process(session, told.process);

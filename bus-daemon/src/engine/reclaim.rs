@@ -237,6 +237,12 @@ impl<W: World> Engine<W> {
             let why = format!("handle {} of topic {name} is taken", claim.id);
             return Err(Refused::new(Refusal::Unknown, why));
         }
+        if self.has_departed(claim.id) {
+            let why = format!(
+                "the connection to this broker ended, and with it the membership of topic {name}: others were told so; open a new one"
+            );
+            return Err(Refused::new(Refusal::Fenced, why));
+        }
         Ok(())
     }
 

@@ -66,6 +66,10 @@ pub(crate) struct Engine<W: World> {
     /// For how long the broker has run.
     pub(crate) now: Duration,
     pub(crate) last_id: u64,
+    /// The number before the first that this broker gave.
+    pub(crate) first_id: u64,
+    /// Members of earlier brokers that came back to this one and have left it. Bounded by those that came back.
+    pub(crate) departed: BTreeSet<u64>,
     pub(crate) generation: u64,
     /// Sessions that end.
     pub(crate) closing: VecDeque<(u64, End)>,
@@ -97,6 +101,8 @@ impl<W: World> Engine<W> {
             deferred: BTreeMap::new(),
             now: Duration::ZERO,
             last_id: start.ids,
+            first_id: start.ids,
+            departed: BTreeSet::new(),
             generation: start.generation.max(1),
             closing: VecDeque::new(),
             later: BTreeSet::new(),
@@ -111,6 +117,13 @@ impl<W: World> Engine<W> {
     pub(crate) fn new_id(&mut self) -> u64 {
         self.last_id = self.last_id.wrapping_add(1).max(1);
         self.last_id
+    }
+
+    /// Whether a member with this number has been at this broker, and is not any more: its peers were told that it left.
+    pub(crate) fn has_departed(&self, id: u64) -> bool {
+        let given = self.last_id.wrapping_sub(self.first_id);
+        let own = (1..=given).contains(&id.wrapping_sub(self.first_id));
+        own || self.departed.contains(&id)
     }
 
     /// From now on this policy decides about newcomers. What is there stays as it is.
