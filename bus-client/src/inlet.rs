@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bus_core::TopicSettings;
 use bus_core::backend::doorbell::Doorbell;
 use bus_core::control::Role;
+use bus_core::memory::segment::Handed;
 use bus_core::receive::{self, Arrival, Start};
 use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
@@ -150,7 +151,11 @@ impl Inlet {
                         history: self.history,
                     }
                 };
-                match self.core.attach(id, index, &ring, start, trust) {
+                let attached = match ring {
+                    Handed::Descriptor(ring) => self.core.attach(id, index, &ring, start, trust),
+                    Handed::Mapped(ring) => self.core.attach_mapped(id, index, ring, start, trust),
+                };
+                match attached {
                     // It had ended before this subscriber came, which the broker has not heard yet.
                     Ok(()) if !self.joined.get() && self.core.drained(id) => {
                         self.core.retire(&[id], |_| ());
@@ -205,7 +210,7 @@ impl Inlet {
             Some(at) if dropped => {
                 let told = self.later.borrow_mut().remove(at);
                 if let Told::Publisher { ring, .. } = told {
-                    let messages = receive::published(&self.settings, &ring);
+                    let messages = receive::published(&self.settings, ring);
                     self.core.count_lost(messages.unwrap_or_default());
                 }
                 self.member.released(publisher);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bus_core::backend::doorbell::Doorbell;
 use bus_core::control::Role;
+use bus_core::memory::segment::Handed;
 use bus_core::schema::Schema;
 use bus_core::wake::SpinBudget;
 use bus_core::{Delivery, TopicSettings, publish};
@@ -122,7 +123,11 @@ impl Outlet {
                 reader,
                 button,
             } => {
-                match self.core.adopt(id, &reader) {
+                let adopted = match reader {
+                    Handed::Descriptor(reader) => self.core.adopt(id, &reader),
+                    Handed::Mapped(reader) => self.core.adopt_mapped(id, reader),
+                };
+                match adopted {
                     Ok(()) => {
                         self.peers.insert(id, process, None);
                         self.had_subscribers = true;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bus_core::backend::doorbell::Doorbell;
 use bus_core::control::{Request, Role};
 use bus_core::fork::Birth;
+use bus_core::memory::placement::Placement;
 use bus_core::schema::Schema;
 use bus_core::wake::{Poked, Relay};
 use bus_core::{TopicName, TopicSettings};
@@ -94,6 +95,7 @@ impl Membership {
             role,
             topic: topic.clone(),
             watched,
+            placed: builder.placement != Placement::default(),
         };
         let (handle, signals) = session.open(part, schema, None, deadline)?;
         let membership = Self {

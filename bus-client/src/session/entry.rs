@@ -15,6 +15,8 @@ use bus_core::backend::doorbell::{self, Doorbell};
 use bus_core::control::{Event, Role, Watched};
 use bus_core::fork::Unshared;
 use bus_core::memory::registry::Seat;
+use bus_core::memory::segment::{Handed, Kind};
+use bus_core::memory::{reader_bytes, ring_bytes};
 use bus_core::schema::Schema;
 use bus_core::{Pattern, TopicName, TopicSettings, receive};
 
@@ -35,6 +37,8 @@ pub(crate) enum Part {
         role: Role,
         topic: TopicName,
         watched: Option<Watched>,
+        /// The memory of peers is to be placed as the handle says.
+        placed: bool,
     },
     /// A watch.
     Watch { pattern: Pattern },
@@ -119,6 +123,8 @@ pub(super) struct Entry {
     pub(super) signals: Arc<Signals>,
     pub(super) stage: Stage,
     pub(super) id: Option<u64>,
+    /// What its topic is like, once it is open.
+    settings: Option<TopicSettings>,
     pub(super) standing: Option<Standing>,
     /// Rung when the handle is to look around. Of a watch: also when it is told something.
     pub(super) doorbell: Option<Arc<Doorbell>>,
@@ -163,6 +169,7 @@ impl Entry {
             signals: Arc::default(),
             stage: Stage::Opening,
             id: None,
+            settings: None,
             standing: None,
             doorbell,
             presented_doorbell: false,
@@ -303,6 +310,7 @@ impl Entry {
                 id,
             } => {
                 self.id = Some(id);
+                self.settings = Some(settings);
                 match descriptors.pop() {
                     Some(registry) => self.queue.push_back(Told::Opened {
                         settings,
@@ -435,14 +443,33 @@ impl Entry {
         id: u64,
         descriptors: Vec<OwnedFd>,
         bereft: bool,
-    ) -> Option<(OwnedFd, Option<OwnedFd>)> {
+    ) -> Option<(Handed, Option<OwnedFd>)> {
         let mut descriptors = descriptors.into_iter();
-        let segment = descriptors.next()?;
+        let mut segment = Handed::Descriptor(descriptors.next()?);
+        self.map_ahead(&mut segment);
         let button = descriptors.next();
         if bereft && button.is_none() {
             tracing::debug!(id, "its doorbell was lost: it is woken through the broker");
         }
         Some((segment, button.and_then(checked)))
+    }
+
+    /// A handle that is never called keeps no descriptors of peers. Where memory is to be placed, the handle maps it itself.
+    fn map_ahead(&self, segment: &mut Handed) {
+        let Part::Member {
+            role,
+            placed: false,
+            ..
+        } = &self.part
+        else {
+            return;
+        };
+        if let Some(settings) = &self.settings {
+            match role {
+                Role::Publisher => segment.map_ahead(Kind::Reader, reader_bytes(settings)),
+                Role::Subscriber => segment.map_ahead(Kind::Ring, ring_bytes(settings)),
+            }
+        }
     }
 
     /// A peer came without its segment.
@@ -538,9 +565,12 @@ impl Entry {
         }
         let unread =
             |told: &&Told| matches!(told, Told::Publisher { id: joined, .. } if *joined == id);
-        let Some(Told::Publisher { ring, .. }) = self.queue.iter().find(unread) else {
+        let Some(at) = self.queue.iter().position(|told| unread(&told)) else {
             self.queue.push_back(Told::PublisherLeft { id, dropped });
             return Heard::Fine;
+        };
+        let Some(Told::Publisher { ring, .. }) = self.queue.remove(at) else {
+            unreachable!("it was found there");
         };
         let messages = self.standing.as_ref().map_or(0, |standing| {
             receive::published(&standing.settings, ring).unwrap_or_default()

@@ -187,6 +187,7 @@ fn claim(entry: &Entry) -> Option<(Request, Vec<Carried>)> {
             role,
             topic,
             watched,
+            ..
         } => {
             let standing = entry.standing.as_ref()?;
             let request = Request::Reclaim {

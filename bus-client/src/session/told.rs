@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bus_core::TopicSettings;
 use bus_core::control::Trust;
+use bus_core::memory::segment::Handed;
 
 use super::processes::Process;
 
@@ -31,7 +32,7 @@ pub(crate) enum Told {
         index: u16,
         ended: bool,
         trust: Trust,
-        ring: OwnedFd,
+        ring: Handed,
         button: Option<OwnedFd>,
     },
     /// A publisher has left. Its index goes to another one where it was `dropped`: what is unread is lost.
@@ -43,7 +44,7 @@ pub(crate) enum Told {
         id: u64,
         process: Arc<Process>,
         kept: bool,
-        reader: OwnedFd,
+        reader: Handed,
         button: Option<OwnedFd>,
     },
     /// A subscriber has left.

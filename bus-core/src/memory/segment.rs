@@ -77,6 +77,27 @@ pub struct Mapping {
     report: PlacementReport,
 }
 
+/// A peer's segment as it was handed over, or where it is mapped by now.
+#[derive(Debug)]
+pub enum Handed {
+    /// Its descriptor.
+    Descriptor(OwnedFd),
+    /// The descriptor is closed.
+    Mapped(Mapping),
+}
+
+impl Handed {
+    /// Maps it, so that it takes no descriptor until somebody wants it. Where that cannot be done, it stays as it is,
+    /// and the error is that of its later use.
+    pub fn map_ahead(&mut self, kind: Kind, bytes: u64) {
+        if let Self::Descriptor(fd) = self
+            && let Ok(mapping) = open(fd, kind, bytes)
+        {
+            *self = Self::Mapped(mapping);
+        }
+    }
+}
+
 impl Mapping {
     /// The first byte; page-aligned.
     pub(crate) fn base(&self) -> NonNull<u8> {

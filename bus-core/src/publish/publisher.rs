@@ -21,7 +21,7 @@ use crate::fork::{Unshared, unshared};
 use crate::memory::layout::{MAX_PUBLISHERS, NOWHERE, READER_MAGIC, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
 use crate::memory::registry::Seat;
-use crate::memory::segment::{self, Kind};
+use crate::memory::segment::{self, Kind, Mapping};
 use crate::memory::{reader_bytes, registry, ring_bytes};
 use crate::schema::Nesting;
 use crate::wake::{Poked, Relay};
@@ -143,6 +143,14 @@ impl Publisher {
     pub fn adopt(&mut self, id: u64, reader: &impl AsFd) -> Result<()> {
         let bytes = reader_bytes(&self.settings);
         let mapping = segment::open_placed(reader, Kind::Reader, bytes, &self.placement)?;
+        self.adopt_mapped(id, mapping)
+    }
+
+    /// As [`adopt`](Self::adopt), of a segment that is mapped already.
+    ///
+    /// # Errors
+    /// [`Error::Segment`] where it is not one.
+    pub fn adopt_mapped(&mut self, id: u64, mapping: Mapping) -> Result<()> {
         self.report.merge(mapping.report().clone());
         let reader = MappedReader::new(Arc::new(mapping), &self.settings);
         reader.header().identity.check(Kind::Reader, READER_MAGIC)?;

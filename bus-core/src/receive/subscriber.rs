@@ -22,7 +22,7 @@ use crate::fork::{Birth, Unshared, unshared};
 use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, REPLACED, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
 use crate::memory::registry::Seat;
-use crate::memory::segment::{self, Kind};
+use crate::memory::segment::{self, Handed, Kind, Mapping};
 use crate::memory::{reader_bytes, registry, ring_bytes};
 use crate::wake::{Poked, Relay};
 use crate::{Error, Result, TopicSettings};
@@ -66,9 +66,12 @@ pub enum Start {
 ///
 /// # Errors
 /// [`Error::Segment`] where it is no such ring.
-pub fn published(settings: &TopicSettings, ring: &impl AsFd) -> Result<u64> {
+pub fn published(settings: &TopicSettings, ring: Handed) -> Result<u64> {
     let settings = settings.check()?;
-    let mapping = segment::open(ring, Kind::Ring, ring_bytes(&settings))?;
+    let mapping = match ring {
+        Handed::Descriptor(ring) => segment::open(&ring, Kind::Ring, ring_bytes(&settings))?,
+        Handed::Mapped(mapping) => mapping,
+    };
     let ring = MappedRing::new(Arc::new(mapping), &settings);
     ring.check_identity(RING_MAGIC)?;
     Ok(head::find::<Native>(&ring, REPLACED))
@@ -176,6 +179,23 @@ impl Subscriber {
         start: Start,
         trust: Trust,
     ) -> Result<()> {
+        let bytes = ring_bytes(&self.settings);
+        let mapping = segment::open_placed(ring, Kind::Ring, bytes, &self.placement)?;
+        self.attach_mapped(publisher, index, mapping, start, trust)
+    }
+
+    /// As [`attach`](Self::attach), of a segment that is mapped already.
+    ///
+    /// # Errors
+    /// As for [`attach`](Self::attach).
+    pub fn attach_mapped(
+        &self,
+        publisher: u64,
+        index: u16,
+        mapping: Mapping,
+        start: Start,
+        trust: Trust,
+    ) -> Result<()> {
         let index = usize::from(index);
         if index >= MAX_PUBLISHERS {
             return Err(Error::Control(format!("ring index {index} is too high")));
@@ -189,8 +209,6 @@ impl Subscriber {
                 "publisher {publisher} with ring index {index}: one of the two is in use"
             )));
         }
-        let bytes = ring_bytes(&self.settings);
-        let mapping = segment::open_placed(ring, Kind::Ring, bytes, &self.placement)?;
         self.report.borrow_mut().merge(mapping.report().clone());
         let ring = MappedRing::new(Arc::new(mapping), &self.settings);
         let ring = match trust {
