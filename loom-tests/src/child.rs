@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use loom_tests::{Model, mutant};
+use loom_tests::Model;
+use loom_tests::mutant::{self, Mutant};
 
 const FAILED: i32 = 1;
 const UNFINISHED: i32 = 3;
@@ -27,11 +28,12 @@ pub enum Outcome {
     Unfinished(String),
 }
 
-/// In the child: runs the model with a site weakened, and leaves the process with how it ended.
-pub fn check(model: &str, weaken: Option<&str>, limit: Duration) -> Result<()> {
+/// In the child: runs the model with one mutant, and leaves the process with how it ended.
+pub fn check(model: &str, mutant: Option<&str>, limit: Duration) -> Result<()> {
     let model = Model::find(model).with_context(|| format!("there is no model `{model}`"))?;
-    if let Some(site) = weaken {
-        ensure!(mutant::weaken(site), "there is no site `{site}`");
+    if let Some(name) = mutant {
+        let mutant = Mutant::find(name).with_context(|| format!("there is no mutant `{name}`"))?;
+        ensure!(mutant::become_mutant(mutant), "one mutant at a time");
     }
     panic::set_hook(Box::new(leave));
     let (done, timer) = mpsc::channel();
@@ -62,14 +64,14 @@ fn leave(panic: &PanicHookInfo<'_>) {
     });
 }
 
-/// In the parent: runs the model in a child, with a site weakened or none.
-pub fn run(model: &Model, weaken: Option<&str>, limit: Duration) -> Result<Outcome> {
+/// In the parent: runs the model in a child, with one mutant or none.
+pub fn run(model: &Model, mutant: Option<Mutant>, limit: Duration) -> Result<Outcome> {
     let program = std::env::current_exe().context("cannot find this program to start it again")?;
     let mut command = Command::new(program);
     let seconds = limit.as_secs().to_string();
     command.args(["check", model.name, "--limit", &seconds]);
-    if let Some(site) = weaken {
-        command.args(["--weaken", site]);
+    if let Some(mutant) = mutant {
+        command.args(["--mutant", mutant.name()]);
     }
     let output = command.output().context("cannot start a child")?;
     outcome(model, &output)

@@ -1,22 +1,23 @@
-//! The mutation gate: each ordering and fence is weakened in turn, and some model must fail.
+//! Both mutation gates: each ordering and fence is weakened in turn, then each wake-up is left out in
+//! turn, and each time some model must fail.
 //!
-//! First all models run as they are: where one fails or does not end, no kill would mean anything. Then each site is taken
-//! through the models until one fails; sites are spread over the processors.
+//! First all models run as they are: where one fails or does not end, no kill would mean anything. Then each mutant is
+//! taken through the models until one fails; mutants are spread over the processors.
 
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use bus_core::backend::{Site, site};
+use loom_tests::mutant::Mutant;
 use loom_tests::{MODELS, Model};
 use serde::Serialize;
 
 use crate::child::{self, Outcome};
 
-/// What became of a weakened site.
+/// What became of a mutant.
 struct Verdict {
-    site: Site,
+    mutant: Mutant,
     /// The model that failed, and what it said.
     killer: Option<(&'static str, String)>,
 }
@@ -24,6 +25,7 @@ struct Verdict {
 #[derive(Serialize)]
 struct Report {
     sites: usize,
+    wake_ups: usize,
     killed: usize,
     survivors: Vec<&'static str>,
 }
@@ -41,32 +43,38 @@ pub fn models(limit: Duration) -> Result<bool> {
         };
         right &= word == "passed";
         println!(
-            "{:24} {:>8.2} s  {word}",
+            "{:28} {:>8.2} s  {word}",
             model.name,
             start.elapsed().as_secs_f64()
         );
     }
-    println!("{:24} {:>8.2} s", "all", began.elapsed().as_secs_f64());
+    println!("{:28} {:>8.2} s", "all", began.elapsed().as_secs_f64());
     Ok(right)
 }
 
-/// Weakens every site, or one; prints a table or JSON; whether none survived.
+/// Tries every mutant, or one; prints a table or JSON; whether none survived.
 pub fn mutants(only: Option<&str>, json: bool, limit: Duration) -> Result<bool> {
-    let sites: Vec<Site> = (site::ALL.iter().copied())
-        .filter(|site| only.is_none_or(|name| name == site.name))
+    let mutants: Vec<Mutant> = Mutant::all()
+        .filter(|mutant| only.is_none_or(|name| name == mutant.name()))
         .collect();
-    if sites.is_empty() {
-        let names: Vec<_> = site::ALL.iter().map(|site| site.name).collect();
-        bail!("there is no such site; the sites are {}", names.join(", "));
+    if mutants.is_empty() {
+        let names: Vec<_> = Mutant::all().map(Mutant::name).collect();
+        bail!(
+            "there is no such mutant; the mutants are {}",
+            names.join(", ")
+        );
     }
     let models = all_right(limit)?;
-    let verdicts = spread(sites, |site| judge(site, &models, limit))?;
+    let verdicts = spread(mutants, |mutant| judge(mutant, &models, limit))?;
     let survivors: Vec<_> = (verdicts.iter())
         .filter(|verdict| verdict.killer.is_none())
-        .map(|verdict| verdict.site.name)
+        .map(|verdict| verdict.mutant.name())
         .collect();
+    let weak = |verdict: &&Verdict| matches!(verdict.mutant, Mutant::Weak(_));
+    let sites = verdicts.iter().filter(weak).count();
     let report = Report {
-        sites: verdicts.len(),
+        sites,
+        wake_ups: verdicts.len() - sites,
         killed: verdicts.len() - survivors.len(),
         survivors,
     };
@@ -78,7 +86,7 @@ pub fn mutants(only: Option<&str>, json: bool, limit: Duration) -> Result<bool> 
     Ok(report.survivors.is_empty())
 }
 
-/// Demands that every model passes while nothing is weakened; the models, the quickest first.
+/// Demands that every model passes without a mutant; the models, the quickest first.
 fn all_right(limit: Duration) -> Result<Vec<&'static Model>> {
     let mut outcomes = spread(MODELS.iter().collect(), |model: &'static Model| {
         let start = Instant::now();
@@ -95,34 +103,43 @@ fn all_right(limit: Duration) -> Result<Vec<&'static Model>> {
         })
         .collect();
     if !complaints.is_empty() {
-        bail!("with nothing weakened, {}", complaints.join("; "));
+        bail!("without a mutant, {}", complaints.join("; "));
     }
     Ok(models)
 }
 
-fn judge(site: Site, models: &[&'static Model], limit: Duration) -> Result<Verdict> {
+fn judge(mutant: Mutant, models: &[&'static Model], limit: Duration) -> Result<Verdict> {
     let mut killer = None;
     for model in models {
-        if let Outcome::Failed(why) = child::run(model, Some(site.name), limit)? {
+        if let Outcome::Failed(why) = child::run(model, Some(mutant), limit)? {
             killer = Some((model.name, why));
             break;
         }
     }
-    Ok(Verdict { site, killer })
+    Ok(Verdict { mutant, killer })
 }
 
 fn table(verdicts: &[Verdict], report: &Report) {
-    println!("{:24} {:10} {:24} how", "site", "ordering", "killed by");
-    for Verdict { site, killer } in verdicts {
+    println!("{:24} {:10} {:28} how", "mutant", "loses", "killed by");
+    for Verdict { mutant, killer } in verdicts {
         let (model, why) = match killer {
             Some((model, why)) => (*model, why.as_str()),
             None => ("NOTHING", "no model needs it"),
         };
         let why: String = why.chars().take(60).collect();
-        let ordering = format!("{:?}", site.ordering);
-        println!("{:24} {ordering:10} {model:24} {why}", site.name);
+        println!(
+            "{:24} {:10} {model:28} {why}",
+            mutant.name(),
+            mutant.loses()
+        );
     }
-    println!("{} of {} sites killed", report.killed, report.sites);
+    println!(
+        "killed {} of {}: {} orderings and {} wake-ups",
+        report.killed,
+        report.sites + report.wake_ups,
+        report.sites,
+        report.wake_ups
+    );
 }
 
 /// Does the work on every item, on all processors; the results in the items' order.

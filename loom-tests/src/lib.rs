@@ -11,7 +11,7 @@
 //! | [`actors`] | who acts in them: broker, writer, subscriber |
 //! | [`memory`], [`payload`] | segments made of modelled words |
 //! | [`backend`], [`fence`], [`futex`], [`doorbell`], [`fuse`], [`kernel`] | what they stand on |
-//! | [`mutant`] | one ordering or fence weakened |
+//! | [`mutant`] | one ordering or fence weakened, or one wake-up left out |
 //!
 //! It does not model the membarrier call, the death of a process or the mapping of memory: see `README.md`.
 

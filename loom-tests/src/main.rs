@@ -1,4 +1,4 @@
-//! Runs the models, as they are or with one ordering or fence weakened.
+//! Runs the models, as they are or with one ordering weakened or one wake-up left out.
 
 #![forbid(unsafe_code)]
 
@@ -25,22 +25,22 @@ struct Arguments {
 enum Command {
     /// Run every model as it is, with timings.
     Models,
-    /// Weaken each ordering and fence in turn: some model must fail.
+    /// Weaken each ordering and fence, then leave out each wake-up: each time some model must fail.
     Mutants {
-        /// Print `{"sites":N,"killed":N,"survivors":[…]}`.
+        /// Print `{"sites":N,"wake_ups":N,"killed":N,"survivors":[…]}`.
         #[arg(long)]
         json: bool,
-        /// Weaken this site only.
+        /// Try this one only.
         #[arg(long)]
-        site: Option<String>,
+        mutant: Option<String>,
     },
     /// Run one model in this process.
     Check {
         /// Its name.
         model: String,
-        /// The site to weaken.
+        /// The ordering to weaken, or the wake-up to leave out.
         #[arg(long)]
-        weaken: Option<String>,
+        mutant: Option<String>,
     },
 }
 
@@ -49,9 +49,9 @@ fn main() -> Result<ExitCode> {
     let limit = Duration::from_secs(limit);
     let right = match command {
         Command::Models => gate::models(limit)?,
-        Command::Mutants { json, site } => gate::mutants(site.as_deref(), json, limit)?,
-        Command::Check { model, weaken } => {
-            child::check(&model, weaken.as_deref(), limit)?;
+        Command::Mutants { json, mutant } => gate::mutants(mutant.as_deref(), json, limit)?,
+        Command::Check { model, mutant } => {
+            child::check(&model, mutant.as_deref(), limit)?;
             true
         }
     };

@@ -19,7 +19,7 @@ use std::ops::Deref;
 use std::time::Instant;
 
 pub use native::{MappedReader, MappedRegistry, MappedRing, Native};
-pub use site::Site;
+pub use site::{Site, WakeUp};
 
 use crate::memory::layout::{ReaderHeader, RegistryPage, RingHeader, SlotHeader};
 
@@ -65,6 +65,11 @@ pub trait Backend: Sized + 'static {
     fn relay(relay: &Self::Relay);
     /// One turn of a spin loop.
     fn spin();
+    /// Whether this wake-up is made. It always is, but where a model asks whether it is needed.
+    #[inline(always)]
+    fn makes(_call: WakeUp) -> bool {
+        true
+    }
 }
 
 /// A ring's words. Indices come from the protocol, bounds from the registration.

@@ -1,8 +1,9 @@
-//! Every place of the protocol that carries an ordering, in one table.
+//! Every place of the protocol that carries an ordering, and every call that may wake a sleeper, in two
+//! tables.
 //!
-//! `loom-tests` weakens each of them in turn (an acquire or release access becomes relaxed, a fence is
-//! left out) and demands that a model fails. A site that no model misses does not belong here:
-//! such an access is [`RELAXED`].
+//! `loom-tests` weakens each ordering in turn (an acquire or release access becomes relaxed, a fence is
+//! left out) and leaves out each wake-up in turn. Each time some model must fail. A site that no model
+//! misses does not belong here: such an access is [`RELAXED`], and such a call is removed.
 
 use std::sync::atomic::Ordering;
 
@@ -75,4 +76,80 @@ sites! {
     SLEEP_PUBLISHER_FENCE = SeqCst "sleep.publisher.fence";
     /// Subscriber, between the version's move and its look at the head; pairs with [`PUBLISH_FENCE`].
     JOIN_FENCE = SeqCst "join.fence";
+}
+
+/// One call of the protocol that may wake a sleeper.
+///
+/// The mutation gate finds a wrong ordering by its [`Site`]; a missing call has none. So each call
+/// asks [`Backend::makes`](super::Backend::makes) first, which only a model ever answers with no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WakeUp {
+    /// Its name, as the mutation gate prints it.
+    pub name: &'static str,
+}
+
+macro_rules! wake_ups {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        $(
+            $(#[$doc])*
+            pub const $name: WakeUp = WakeUp { name: $text };
+        )*
+        /// All wake-ups: first those of publishers, then those of subscribers, then how each is done.
+        pub const WAKE_UPS: &[WakeUp] = &[$($name),*];
+    };
+}
+
+wake_ups! {
+    /// A publisher closes its ring and looks for subscribers that sleep.
+    CLOSE_WAKES = "close.wakes";
+    /// A publisher rings its bell, as a subscriber sleeps on it.
+    READER_BELL = "reader.bell";
+    /// A publisher rings the doorbell of a subscriber that is parked.
+    READER_DOORBELL = "reader.doorbell";
+    /// A publisher asks the broker to ring a subscriber that is parked and has told no doorbell here.
+    READER_RELAY = "reader.relay";
+    /// A publisher rings its bell, as the set of subscribers has moved: a new one may sleep on it.
+    NEWCOMER_BELL = "newcomer.bell";
+    /// A publisher asks the broker to ring, as the set of subscribers has moved: a new one may be parked.
+    NEWCOMER_RELAY = "newcomer.relay";
+    /// A subscriber has released messages of a ring where publishers wait for it.
+    RELEASE_WAKES = "release.wakes";
+    /// A subscriber has moved its window, where publishers may go past.
+    SLIDE_WAKES = "slide.wakes";
+    /// A subscriber has given back what it held outside of a wider window, where publishers may go past.
+    GIVE_BACK_WAKES = "give-back.wakes";
+    /// A subscriber has joined: a publisher may wait for that, or for room.
+    JOIN_WAKES = "join.wakes";
+    /// The same for a publisher whose ring is not attached yet. It sleeps on the subscriber's bell.
+    JOIN_BELL = "join.bell";
+    /// A subscriber has left: a publisher may wait for room.
+    LEAVE_WAKES = "leave.wakes";
+    /// The same for a publisher whose ring was never attached. It sleeps on the subscriber's bell.
+    LEAVE_BELL = "leave.bell";
+    /// A subscriber rings its bell, as a publisher sleeps on it.
+    PUBLISHER_BELL = "publisher.bell";
+    /// A subscriber rings the doorbell of a publisher that is parked.
+    PUBLISHER_DOORBELL = "publisher.doorbell";
+    /// A subscriber asks the broker to ring a publisher that is parked and has told no doorbell here.
+    PUBLISHER_RELAY = "publisher.relay";
+    /// A bell moves, so that a sleeper that has not reached the kernel stays awake.
+    BELL_MOVES = "bell.moves";
+    /// A bell wakes those that the kernel has put to sleep on it.
+    BELL_WAKES = "bell.wakes";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_ordering_and_wake_up_has_a_name_of_its_own() {
+        let orderings = ALL.iter().map(|site| site.name);
+        let wake_ups = WAKE_UPS.iter().map(|call| call.name);
+        let mut names: Vec<_> = orderings.chain(wake_ups).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all, "the gate takes a mutant by its name");
+    }
 }

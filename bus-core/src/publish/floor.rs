@@ -352,11 +352,20 @@ impl<B: Backend> RingPublisher<B> {
             return Raised::No;
         }
         let to = floor.at.wrapping_add(steps as u64);
+        let shared = &self.ring.header().floor.0;
+        // ORDERING: the look that counts comes after the fence.
+        if B::load32(&self.registry.subscribers.0, site::RELAXED) != self.version {
+            return Raised::Stale;
+        }
         // ORDERING: before the loads below, by the fence.
-        B::store64(&self.ring.header().floor.0, to, site::RELAXED);
+        B::store64(shared, to, site::RELAXED);
         B::full_fence(site::FLOOR_FENCE);
         // ORDERING: after the fence, which pairs with a joining subscriber's `PROTECT_FENCE`.
         if B::load32(&self.registry.subscribers.0, site::RELAXED) != self.version {
+            // A subscriber that joins at the floor may start below `to`. If it saw `to` later, it would take
+            // that for an eviction. It sees `to` only if it reads its whole window between these two stores.
+            // ORDERING: none. Whichever of the two floors a subscriber sees, what it reads is intact.
+            B::store64(shared, floor.at, site::RELAXED);
             return Raised::Stale;
         }
         self.look_at_protected(to);

@@ -358,16 +358,18 @@ impl<B: Backend> RingPublisher<B> {
     /// Wakes each who sleeps as it sleeps; where somebody may be `unknown` here, in both ways.
     #[cold]
     fn wake(&self, unknown: bool) {
-        let (mut ring, mut relay) = (unknown, unknown);
+        let mut ring = unknown && B::makes(site::NEWCOMER_BELL);
+        let mut relay = unknown && B::makes(site::NEWCOMER_RELAY);
         for follower in &self.followers {
             match follower
                 .alarm
                 .take::<B>(&follower.reader.header().waiting.0)
             {
-                Some(Call::Bell) => ring = true,
+                Some(Call::Bell) => ring |= B::makes(site::READER_BELL),
                 Some(Call::Notify) => match &follower.notify {
-                    Some(notify) => B::notify(notify),
-                    None => relay = true,
+                    Some(notify) if B::makes(site::READER_DOORBELL) => B::notify(notify),
+                    Some(_) => {}
+                    None => relay |= B::makes(site::READER_RELAY),
                 },
                 None => {}
             }
@@ -385,6 +387,8 @@ impl<B: Backend> RingPublisher<B> {
         let header = self.ring.header();
         // ORDERING: release pairs with the subscriber's `RECEIVE_STATE`: who sees the end sees the last message.
         B::store32(&header.bell.state, CLOSED, site::CLOSE_STATE);
-        self.announce();
+        if B::makes(site::CLOSE_WAKES) {
+            self.announce();
+        }
     }
 }

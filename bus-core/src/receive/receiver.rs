@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::ring::{Found, Refused, RingReader};
-use crate::backend::{Backend, ReaderMemory, RingMemory, site};
+use crate::backend::{Backend, ReaderMemory, RingMemory, WakeUp, site};
 use crate::memory::layout::{JOINED, LEFT, MAX_PUBLISHERS};
 use crate::wake::{Sleeper, ring as ring_bell};
 
@@ -51,11 +51,7 @@ impl<B: Backend> Drop for Receiver<B> {
         let bell = &self.reader.header().bell;
         // ORDERING: release pairs with the publishers' `PUBLISH_STATE`: reads of every message are over.
         B::store32(&bell.state, LEFT, site::LEAVE_STATE);
-        B::light_fence(site::RELEASE_FENCE);
-        ring_bell::<B>(&bell.bell);
-        for ring in self.rings() {
-            ring.wake_publisher();
-        }
+        self.wake_publishers(site::LEAVE_WAKES, site::LEAVE_BELL);
     }
 }
 
@@ -115,9 +111,19 @@ impl<B: Backend> Receiver<B> {
         }
         // ORDERING: after the acquiring loads that found the heads: who sees this publishes above them.
         B::store32(&self.reader.header().bell.state, JOINED, site::RELAXED);
+        self.wake_publishers(site::JOIN_WAKES, site::JOIN_BELL);
+    }
+
+    /// Wakes every publisher that waits for this subscriber: those that are parked as well as those that
+    /// sleep on its bell. Among the latter may be some whose rings are not attached here.
+    fn wake_publishers(&self, known: WakeUp, unknown: WakeUp) {
         B::light_fence(site::RELEASE_FENCE);
-        // Also a publisher whose ring is not attached yet may wait for this.
-        ring_bell::<B>(&self.reader.header().bell.bell);
+        if B::makes(unknown) {
+            ring_bell::<B>(&self.reader.header().bell.bell);
+        }
+        for ring in self.rings() {
+            ring.wake_publisher(known);
+        }
     }
 
     /// The ring at this position of the list.

@@ -12,7 +12,7 @@ use super::early::Early;
 use super::head;
 use super::shield::Shield;
 use crate::Overrun;
-use crate::backend::{Backend, ReaderMemory, RingMemory, site};
+use crate::backend::{Backend, ReaderMemory, RingMemory, WakeUp, site};
 use crate::memory::layout::{CLOSED, REPLACED};
 use crate::wake::{Alarm, Call, ring as ring_bell};
 
@@ -371,7 +371,7 @@ impl<B: Backend> RingReader<B> {
     fn release_to(&self, end: u64) {
         self.tail.set(end);
         self.store_cursor();
-        self.wake_publisher();
+        self.wake_publisher(site::RELEASE_WAKES);
     }
 
     #[inline(always)]
@@ -386,7 +386,10 @@ impl<B: Backend> RingReader<B> {
 
     /// Wakes the publisher if it sleeps for something that this subscriber has changed.
     #[inline(always)]
-    pub(super) fn wake_publisher(&self) {
+    pub(super) fn wake_publisher(&self, call: WakeUp) {
+        if !B::makes(call) {
+            return;
+        }
         B::light_fence(site::RELEASE_FENCE);
         if self.alarm.due::<B>(&self.ring.header().waiting.0) {
             self.wake();
@@ -397,13 +400,15 @@ impl<B: Backend> RingReader<B> {
     #[cold]
     fn wake(&self) {
         match self.alarm.take::<B>(&self.ring.header().waiting.0) {
-            Some(Call::Bell) => ring_bell::<B>(&self.reader.header().bell.bell),
+            Some(Call::Bell) if B::makes(site::PUBLISHER_BELL) => {
+                ring_bell::<B>(&self.reader.header().bell.bell);
+            }
             Some(Call::Notify) => match (self.notify.get(), self.relay.get()) {
-                (Some(notify), _) => B::notify(notify),
-                (None, Some(relay)) => B::relay(relay),
-                (None, None) => {}
+                (Some(notify), _) if B::makes(site::PUBLISHER_DOORBELL) => B::notify(notify),
+                (None, Some(relay)) if B::makes(site::PUBLISHER_RELAY) => B::relay(relay),
+                _ => {}
             },
-            None => {}
+            _ => {}
         }
     }
 

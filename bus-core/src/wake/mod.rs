@@ -127,10 +127,14 @@ impl Alarm {
 /// Rings a bell of this side: wakes everyone asleep on it.
 #[cold]
 pub fn ring<B: Backend>(bell: &B::Word32) {
-    // ORDERING: this side alone writes its bell. A sleeper that has not reached the kernel finds it moved.
-    let value = B::load32(bell, site::RELAXED);
-    B::store32(bell, value.wrapping_add(1), site::RELAXED);
-    B::wake(bell);
+    if B::makes(site::BELL_MOVES) {
+        // ORDERING: this side alone writes its bell. A sleeper that has not reached the kernel finds it moved.
+        let value = B::load32(bell, site::RELAXED);
+        B::store32(bell, value.wrapping_add(1), site::RELAXED);
+    }
+    if B::makes(site::BELL_WAKES) {
+        B::wake(bell);
+    }
 }
 
 /// The one fence of any number of subscribers of this process that have just [parked](Sleeper::park). Each of them looks again after it.

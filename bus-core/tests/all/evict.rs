@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bus_core::publish::Overdue;
-use bus_core::receive::{Message, Subscriber};
+use bus_core::receive::{Message, Start, Subscriber};
 use bus_core::{Delivery, Error};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::common::{self, Topic, overrun_settings, payload};
+use crate::common::{self, Event, Topic, overrun_settings, payload};
 
 /// What the shortest patience counts of the time between two looks, and more.
 const GAP: Duration = Duration::from_micros(1);
@@ -93,16 +93,45 @@ fn the_ninth_look_in_vain_evicts_and_none_before() {
     assert!((0..99).all(|_| send(&mut topic, 8)));
 }
 
+/// A subscriber that takes a kept place may start below what other joiners count on. A publisher that
+/// does not know it yet announces a higher floor, sees that somebody joins, and stays where it was.
+#[test]
+fn a_floor_that_is_announced_and_not_taken_evicts_nobody() {
+    let mut topic = topic(1, 64, 48, 0);
+    let place = bus_core::memory::reserve(&topic.settings).unwrap();
+    topic.announce(Event::Joined(1, place));
+    assert_eq!(fill(&mut topic, 8), 64, "the place is waited for");
+    // A place has the time of a join, whatever the topic allows.
+    let began = Instant::now();
+    while topic.publisher.evict_stalled() != Overdue::Evicted {
+        assert!(began.elapsed() < Duration::from_secs(20), "nobody takes it");
+    }
+    let reader = topic.subscriber(std::sync::Arc::new(()));
+    reader
+        .attach(0, 0, &topic.publisher.fd(), Start::First, topic.trust)
+        .unwrap();
+    let segment = reader.fd().try_clone_to_owned().unwrap();
+    topic.announce(Event::Joined(2, segment));
+    reader.joined_at_first();
+    // As in a batch, which does not look at the version before each message.
+    let words = common::Words::of(&topic.publisher.fd());
+    assert!(topic.publisher.try_send_bytes(b"early").unwrap().is_none());
+    assert_eq!(words.at64(common::FLOOR), 0, "nothing was gone past");
+    assert!(!send(&mut topic, 8), "the newcomer is waited for");
+    for sequence in 0..64 {
+        check(&reader.poll().unwrap().unwrap(), sequence, 8);
+    }
+    assert!(send(&mut topic, 8), "the newcomer has made room");
+    assert!(!topic.publisher.has_evicted(2));
+}
+
 /// Class 15: a watchdog takes slow for dead. A topic's patience may be shorter than a join takes.
 #[test]
 fn who_is_joining_is_not_evicted_for_what_it_cannot_do_yet() {
     let mut topic = topic(1, 4, 48, 0);
     let reader = topic.subscriber(std::sync::Arc::new(()));
     topic.attach(&reader, 0);
-    topic.announce(common::Event::Joined(
-        1,
-        reader.fd().try_clone_to_owned().unwrap(),
-    ));
+    topic.announce(Event::Joined(1, reader.fd().try_clone_to_owned().unwrap()));
     assert_eq!(fill(&mut topic, 8), 4);
     for look in 0..100 {
         wait();
@@ -117,10 +146,7 @@ fn who_is_joining_is_not_evicted_for_what_it_cannot_do_yet() {
     let mut topic = self::topic(1, 4, 48, 0);
     let stalled = topic.subscriber(std::sync::Arc::new(()));
     topic.attach(&stalled, 0);
-    topic.announce(common::Event::Joined(
-        1,
-        stalled.fd().try_clone_to_owned().unwrap(),
-    ));
+    topic.announce(Event::Joined(1, stalled.fd().try_clone_to_owned().unwrap()));
     assert_eq!(fill(&mut topic, 8), 4);
     let began = Instant::now();
     while topic.publisher.evict_stalled() == Overdue::No {

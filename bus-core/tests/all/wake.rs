@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bus_core::publish::Publisher;
+use bus_core::backend::doorbell::Doorbell;
+use bus_core::publish::{Loan, Publisher};
 use bus_core::receive::{Message, Subscriber};
+use bus_core::wake::fence_parked;
 
 use crate::common::{self, Event, READER_WAITING, RING_WAITING, Topic, Words, payload};
 
@@ -278,5 +280,77 @@ fn a_subscriber_that_joins_an_idle_topic_again_and_again_gets_what_follows() {
         assert_eq!(sent.unwrap(), Some(id));
         sleeper.join().unwrap();
         topic.announce(Event::Left(id));
+    }
+}
+
+/// A publisher that is parked has no timer: a ring of its doorbell that is missing is a hang.
+#[test]
+fn a_joiner_that_moves_to_the_head_rings_the_publisher_that_is_parked_behind_its_first_cursor() {
+    let mut topic = Topic::new(common::settings(2, 64, 8, 1, 0));
+    let subscriber = topic.subscriber(Arc::new(()));
+    topic.attach(&subscriber, 0);
+    for _ in 0..3 {
+        topic.publisher.try_send_bytes(b"before").unwrap().unwrap();
+    }
+    let segment = subscriber.fd().try_clone_to_owned().unwrap();
+    topic.announce(Event::Joined(1, segment));
+    topic.sync();
+    assert!(
+        topic
+            .publisher
+            .try_send_bytes(b"no room")
+            .unwrap()
+            .is_none()
+    );
+    let doorbell = Doorbell::new().unwrap();
+    subscriber.set_notify(0, doorbell.button().try_clone_to_owned().unwrap());
+    assert!(topic.publisher.park(), "the joiner is in the way");
+    subscriber.joined(0);
+    assert_eq!(doorbell.drain(), 1, "the joiner has made room and rings");
+    topic.publisher.unpark();
+    topic.publisher.try_send_bytes(b"room").unwrap().unwrap();
+    let message = subscriber.poll().unwrap().unwrap();
+    assert_eq!((message.sequence(), message.bytes()), (3, &b"room"[..]));
+}
+
+/// Every way to publish ends with a look at the sleepers. The models have no payloads, so they do not
+/// see these calls.
+#[test]
+fn every_way_to_publish_rings_a_subscriber_that_is_parked() {
+    let mut topic = Topic::new(common::settings(8, 64, 8, 1, 0));
+    let subscriber = topic.joined(1);
+    let doorbell = Arc::new(Doorbell::new().unwrap());
+    let button = doorbell.button().try_clone_to_owned().unwrap();
+    topic.publisher.set_notify(1, button);
+    let ways: [(&str, fn(&mut Publisher)); 7] = [
+        ("bytes", |publisher| {
+            publisher.try_send_bytes(b"bytes").unwrap().unwrap();
+        }),
+        ("a value", |publisher| {
+            publisher.try_send(&7_u64).unwrap().unwrap();
+        }),
+        ("a slot", |publisher| {
+            publisher.try_loan(8).unwrap().unwrap().commit(8);
+        }),
+        ("a loan", |publisher| {
+            let slot = publisher.try_loan(Loan::<u64>::BYTES).unwrap().unwrap();
+            Loan::<u64>::new(slot).unwrap().commit();
+        }),
+        ("a batch of bytes", |publisher| {
+            publisher.batch().push_bytes(b"batch").unwrap().unwrap();
+        }),
+        ("a batch of values", |publisher| {
+            publisher.batch().push(&7_u64).unwrap().unwrap();
+        }),
+        ("the end", Publisher::close),
+    ];
+    for (way, publish) in ways {
+        while subscriber.poll().unwrap().is_some() {}
+        subscriber.park(&doorbell);
+        fence_parked();
+        assert!(!subscriber.ready(), "there is nothing yet");
+        publish(&mut topic.publisher);
+        assert_eq!(doorbell.drain(), 1, "{way} rings once");
+        subscriber.unpark();
     }
 }

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use bus_core::backend::{Backend, site};
+use bus_core::backend::Backend;
 use bus_core::memory::layout::{Line, RegistryPage};
 use loom::sync::Mutex;
 
@@ -70,6 +70,11 @@ impl Broker {
         self.tell_publisher(ToPublisher::Notify(id, doorbell));
     }
 
+    /// A subscriber of another user may park from now on: publishers are not given its doorbell.
+    pub fn stranger_notified(&self, doorbell: Rc<Doorbell>) {
+        self.subscribers.add(doorbell);
+    }
+
     /// A publisher may park from now on.
     pub fn publisher_notified(&self, publisher: u64, doorbell: Rc<Doorbell>) {
         self.publishers.add(doorbell.clone());
@@ -128,8 +133,8 @@ fn collect<T>(mailbox: &Mutex<Vec<T>>) -> Vec<T> {
 }
 
 fn bump(version: &Line<<Loom as Backend>::Word32>) {
-    // ORDERING: the broker alone moves it; members get the events from the mailbox, which orders them.
-    let next = Loom::load32(&version.0, site::RELAXED) + 1;
-    Loom::store32(&version.0, next, site::RELAXED);
+    // ORDERING: none. Members get the events from the mailbox, which orders them. In one step, for loom's sake:
+    // see `Word`.
+    version.0.add_one();
     Loom::wake(&version.0);
 }

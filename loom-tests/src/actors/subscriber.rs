@@ -91,6 +91,13 @@ impl Subscriber {
         assert!(self.own.set(own).is_ok(), "it is asked for once");
     }
 
+    /// Parks from now on, as a process of another user than the writers: only the broker has its doorbell.
+    pub fn parks_as_stranger(&self) {
+        let own = Doorbell::new();
+        self.broker.stranger_notified(own.clone());
+        assert!(self.own.set(own).is_ok(), "it is asked for once");
+    }
+
     /// A subscriber of all these writers' rings from their first message on, adopted by each as number `id`.
     pub fn of(broker: &Rc<Broker>, writers: &mut [&mut Writer], id: u64) -> Self {
         let rules = writers.first().and_then(|w| w.holding().overrun);
@@ -130,6 +137,12 @@ impl Subscriber {
     /// Joins as number `id`: from its return on, it receives whatever is published.
     pub fn join(&self, id: u64, history: u64) {
         self.start_at_heads(history);
+        self.register(id, history);
+    }
+
+    /// The second half of a join. The cursors stay where they are until the broker has told the
+    /// publisher: in the shipped bus, much may be published between the two.
+    pub fn register(&self, id: u64, history: u64) {
         self.broker.subscriber_joined(id, self.memory.clone());
         self.receiver.joined(history);
     }

@@ -72,6 +72,43 @@ pub(super) fn stalled() {
     assert_eq!(subscriber.lost(), 0, "an eviction is no loss");
 }
 
+/// A reader that has fallen behind finds out that it was evicted. Its window protected messages that
+/// took all the room, and protects them no longer: that wakes the publisher.
+pub(super) fn wakes_for_window() {
+    let rules = Overrun {
+        step: 2,
+        window: 2,
+        ..EVICTING
+    };
+    let shape = Shape {
+        depth: 4,
+        units: 1,
+        ..SHAPE
+    };
+    let broker = Broker::start(2);
+    let mut writer = Writer::going_past(&broker, 0, shape, rules);
+    let subscriber = Subscriber::of(&broker, &mut [&mut writer], 0);
+    (0..4).for_each(|_| assert!(writer.try_send(SLOT_BYTES)));
+    // Both are given back, but the window still protects them until it moves.
+    assert!(subscriber.poll() && subscriber.poll());
+    assert!(!writer.try_send(SLOT_BYTES), "the reader is in the way");
+    assert!(writer.evict(), "nobody else is");
+    // This one lies in the arena, for the slot of the first message is protected. The next one has no
+    // room: the slot of the second message is protected as well.
+    assert!(writer.try_send(SLOT_BYTES));
+    assert!(
+        !writer.try_send(SLOT_BYTES),
+        "the window takes all the room"
+    );
+    let reader = thread::spawn(move || {
+        assert_eq!(subscriber.try_take().err(), Some(Refused::Evicted));
+        // It stays: dropping it would wake the publisher as well.
+        subscriber
+    });
+    writer.send(SLOT_BYTES);
+    reader.join().expect("a failure stops the model");
+}
+
 /// Everything is held that has room, also in the arena: the publisher sleeps until something is given back.
 pub(super) fn waits_for_pin() {
     let rules = Overrun {

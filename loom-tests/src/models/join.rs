@@ -6,14 +6,15 @@ use loom::thread;
 use crate::actors::{Broker, Shape, Subscriber, Writer};
 use crate::memory::{SLOT_BYTES, UNIT_BYTES};
 
+const SHAPE: Shape = Shape {
+    depth: 2,
+    history: 1,
+    units: 0,
+};
+
 /// One message at a time, and a version check before each.
 pub(super) fn singles() {
-    let shape = Shape {
-        depth: 2,
-        history: 1,
-        units: 0,
-    };
-    join(shape, 0, 1, |writer| {
+    join(SHAPE, 0, 1, |writer| {
         for _ in 0..3 {
             writer.send(SLOT_BYTES);
         }
@@ -22,12 +23,7 @@ pub(super) fn singles() {
 
 /// As before; the subscriber wants the last message as well.
 pub(super) fn history() {
-    let shape = Shape {
-        depth: 2,
-        history: 1,
-        units: 0,
-    };
-    join(shape, 1, 1, |writer| {
+    join(SHAPE, 1, 1, |writer| {
         for _ in 0..3 {
             writer.send(SLOT_BYTES);
         }
@@ -114,13 +110,8 @@ fn join(shape: Shape, history: u64, before: u64, publish: fn(&mut Writer)) {
 
 /// The publisher waits for the joiner, asleep; what it sends from then on is received, and nothing is passed over.
 pub(super) fn waited_for() {
-    let shape = Shape {
-        depth: 2,
-        history: 1,
-        units: 0,
-    };
     let broker = Broker::start(2);
-    let mut writer = Writer::new(&broker, 0, shape);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
     let subscriber = Subscriber::new(&broker, 1);
     subscriber.attach(&writer, 0);
     let reader = thread::spawn(move || {
@@ -133,21 +124,42 @@ pub(super) fn waited_for() {
     reader.join().expect("a failure stops the model");
 }
 
-/// A joiner whose first cursor has fallen behind a whole lap stops the publisher only until it knows the head.
-pub(super) fn wakes_for_room() {
-    let shape = Shape {
-        depth: 2,
-        history: 1,
-        units: 0,
-    };
+/// The publisher waits, asleep, for a subscriber that has not attached its ring yet.
+pub(super) fn waited_for_unattached() {
     let broker = Broker::start(2);
-    let mut writer = Writer::new(&broker, 0, shape);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
+    let subscriber = Subscriber::new(&broker, 1);
+    let reader = thread::spawn(move || {
+        subscriber.register(0, 0);
+        // It stays: dropping it would be leaving.
+        subscriber
+    });
+    writer.wait_for_subscriber();
+    reader.join().expect("a failure stops the model");
+}
+
+/// The first cursor of a joiner is a whole lap behind: the publisher sleeps until the joiner has
+/// moved the cursor to the head.
+pub(super) fn wakes_for_room() {
+    wakes_for_room_with(|_| ());
+}
+
+/// The same for a publisher that is parked on its doorbell.
+pub(super) fn wakes_parked_for_room() {
+    wakes_for_room_with(Writer::parks);
+}
+
+fn wakes_for_room_with(prepare: fn(&mut Writer)) {
+    let broker = Broker::start(2);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
     let subscriber = Subscriber::new(&broker, 1);
     subscriber.attach(&writer, 0);
     subscriber.start_at_heads(0);
+    prepare(&mut writer);
     (0..3).for_each(|_| writer.send(SLOT_BYTES));
     let reader = thread::spawn(move || {
-        subscriber.join(0, 0);
+        // Not `join`: that would look at the head before the broker tells the publisher.
+        subscriber.register(0, 0);
         subscriber
     });
     writer.send(SLOT_BYTES);
@@ -158,13 +170,8 @@ pub(super) fn wakes_for_room() {
 
 /// The joiner sleeps at once, while the only message is on its way from a publisher that does not know of it yet.
 pub(super) fn wakes_for_message() {
-    let shape = Shape {
-        depth: 2,
-        history: 1,
-        units: 0,
-    };
     let broker = Broker::start(2);
-    let mut writer = Writer::new(&broker, 0, shape);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
     let subscriber = Subscriber::new(&broker, 1);
     subscriber.attach(&writer, 0);
     let reader = thread::spawn(move || {
@@ -179,13 +186,8 @@ pub(super) fn wakes_for_message() {
 
 /// The joiner parks at once, while the only message is on its way from a publisher that does not know of it yet.
 pub(super) fn parked() {
-    let shape = Shape {
-        depth: 2,
-        history: 1,
-        units: 0,
-    };
     let broker = Broker::start(2);
-    let mut writer = Writer::new(&broker, 0, shape);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
     let subscriber = Subscriber::new(&broker, 1);
     subscriber.attach(&writer, 0);
     let reader = thread::spawn(move || {

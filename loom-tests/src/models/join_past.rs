@@ -54,6 +54,29 @@ pub(super) fn evicting() {
     assert_eq!(end.lost(), 0, "the publisher waits");
 }
 
+/// The joiner takes a kept place, and starts with the oldest message that is there, below what other
+/// joiners count on. A publisher that does not know it yet announces a floor above that, and stays.
+pub(super) fn evicting_at_first() {
+    let rules = Overrun {
+        step: 2,
+        ..EVICTING
+    };
+    let shape = Shape { depth: 4, ..SHAPE };
+    let broker = Broker::start(2);
+    let mut writer = Writer::going_past(&broker, 0, shape, rules);
+    (0..4).for_each(|_| assert!(writer.try_send(SLOT_BYTES)));
+    let subscriber = Subscriber::with_pins(&broker, 1, rules.pins);
+    subscriber.attach(&writer, 0);
+    let joining = thread::spawn(move || {
+        subscriber.register(0, u64::MAX);
+        subscriber
+    });
+    writer.try_send(SLOT_BYTES);
+    let subscriber = joining.join().expect("a failure stops the model");
+    // It has not read anything yet, so it cannot have been too slow.
+    Tally::from(subscriber.next(0)).drain(&subscriber, writer.head());
+}
+
 /// It does not wait: it only wants to know of who joins before it goes on.
 fn send(writer: &mut Writer, len: u32) {
     while !writer.try_send(len) {}

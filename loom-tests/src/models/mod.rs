@@ -1,8 +1,8 @@
 //! The models, in one table.
 //!
 //! Each is small on purpose: what loom explores grows exponentially with threads and steps. A model that needs more
-//! than its bound of preemptions to fail is not seen to fail: the mutation gate shows that the bounds are high enough
-//! for every ordering and fence.
+//! than its bound of preemptions to fail is not seen to fail: the mutation gates show that the bounds are high enough
+//! for every ordering, fence and wake-up.
 
 mod batch;
 mod end;
@@ -78,12 +78,14 @@ pub const MODELS: &[Model] = &[
     Model::new("hold.nowhere-replaced", 3, hold::nowhere_replaced),
     Model::new("evict.waits-for-pin", 2, evict::waits_for_pin),
     Model::new("evict.waits", 2, evict::waits),
+    Model::new("evict.wakes-for-window", 2, evict::wakes_for_window),
     Model::new("evict.stalled", 2, evict::stalled),
     Model::new("join.lossy", 2, join_past::lossy),
     Model::new("join.lossy-history", 2, join_past::lossy_history),
     Model::new("join.lossy-arena", 2, join_past::lossy_arena),
     Model::new("join.lossy-batch", 2, join_past::lossy_batch),
     Model::new("join.evicting", 2, join_past::evicting),
+    Model::new("join.evicting-at-first", 2, join_past::evicting_at_first),
     Model::new("stop.past-after-floor", 2, stop_past::after_floor),
     Model::new("stop.past-after-mark", 2, stop_past::after_mark),
     Model::new("stop.past-after-place", 2, stop_past::after_place),
@@ -99,9 +101,14 @@ pub const MODELS: &[Model] = &[
     Model::new("end.wakes-sleeper", 3, end::wakes_sleeper),
     Model::new("end.wakes-parked", 3, end::wakes_parked),
     Model::new("room.one-reader", 3, room::one_reader),
-    Model::new("room.two-readers", 3, room::two_readers),
+    Model::new("room.two-readers", 2, room::two_readers),
     Model::new("room.reader-leaves", 3, room::reader_leaves),
     Model::new("room.reader-drops", 3, room::reader_drops),
+    Model::new(
+        "room.unattached-reader-drops",
+        3,
+        room::unattached_reader_drops,
+    ),
     Model::new("room.parked-unknown", 3, room::parked_unknown),
     Model::new("room.parked-reader-drops", 3, room::parked_reader_drops),
     Model::new("sleep.one-reader", 3, sleep::one_reader),
@@ -110,9 +117,10 @@ pub const MODELS: &[Model] = &[
     Model::new("sleep.both-sides", 3, sleep::both_sides),
     Model::new("sleep.parked", 3, sleep::parked),
     Model::new("sleep.parked-unknown", 3, sleep::parked_unknown),
+    Model::new("sleep.parked-stranger", 3, sleep::parked_stranger),
     Model::new("sleep.parked-and-asleep", 3, sleep::parked_and_asleep),
     Model::new("sleep.both-parked", 2, sleep::both_parked),
-    Model::new("join.singles", 3, join::singles),
+    Model::new("join.singles", 2, join::singles),
     Model::new("join.history", 2, join::history),
     Model::new("join.batch", 2, join::batch),
     Model::new("join.arena", 2, join::arena),
@@ -120,7 +128,9 @@ pub const MODELS: &[Model] = &[
     Model::new("join.idle-publisher", 3, join::idle_publisher),
     Model::new("join.wakes-for-message", 3, join::wakes_for_message),
     Model::new("join.wakes-for-room", 3, join::wakes_for_room),
+    Model::new("join.wakes-parked-for-room", 3, join::wakes_parked_for_room),
     Model::new("join.waited-for", 3, join::waited_for),
+    Model::new("join.waited-for-unattached", 3, join::waited_for_unattached),
     Model::new("join.parked", 3, join::parked),
     Model::new("stop.after-claim", 3, stop::after_claim),
     Model::new("stop.after-payload", 3, stop::after_payload),

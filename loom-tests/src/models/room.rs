@@ -60,6 +60,18 @@ pub(super) fn reader_drops() {
     reader.join().expect("a failure stops the model");
 }
 
+/// The reader leaves before it has attached the ring; the writer goes on without a broker.
+pub(super) fn unattached_reader_drops() {
+    let broker = Broker::start(2);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
+    let subscriber = Subscriber::new(&broker, 1);
+    writer.adopt(0, subscriber.memory());
+    assert!(writer.try_send(SLOT_BYTES) && writer.try_send(SLOT_BYTES));
+    let reader = thread::spawn(move || drop(subscriber));
+    writer.send(SLOT_BYTES);
+    reader.join().expect("a failure stops the model");
+}
+
 /// The reader never releases anything, but leaves: the version wakes the writer.
 pub(super) fn reader_leaves() {
     let broker = Broker::start(2);

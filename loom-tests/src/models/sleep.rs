@@ -96,6 +96,20 @@ pub(super) fn parked_unknown() {
     thread.join().expect("a failure stops the model");
 }
 
+/// The reader belongs to another user, so the writer never gets its doorbell and asks the broker to ring.
+pub(super) fn parked_stranger() {
+    let broker = Broker::start(2);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
+    let subscriber = Subscriber::of(&broker, &mut [&mut writer], 0);
+    subscriber.parks_as_stranger();
+    let thread = thread::spawn(move || {
+        writer.try_send(SLOT_BYTES);
+        writer
+    });
+    assert!(subscriber.receive());
+    thread.join().expect("a failure stops the model");
+}
+
 /// One reader is parked, another one asleep: the writer wakes each in its way.
 pub(super) fn parked_and_asleep() {
     let broker = Broker::start(3);

@@ -1,4 +1,4 @@
-//! The gate itself: it notices a weak ordering and a missing fence, and counts nothing else as a kill.
+//! The gate itself: it notices a weak ordering, a missing fence and a missing wake-up, and counts nothing else as a kill.
 
 use std::process::{Command, Output};
 
@@ -23,7 +23,7 @@ fn a_weak_ordering_fails_a_model() {
         "publish.commit",
         "receive.commit",
     ] {
-        let output = run(&["check", "end.close-after-batch", "--weaken", site]);
+        let output = run(&["check", "end.close-after-batch", "--mutant", site]);
         assert_eq!(output.status.code(), Some(1), "{site}: {output:?}");
     }
 }
@@ -31,10 +31,24 @@ fn a_weak_ordering_fails_a_model() {
 #[test]
 fn a_missing_fence_loses_a_wake_up() {
     for site in ["publish.fence", "sleep.reader.fence"] {
-        let output = run(&["check", "end.wakes-sleeper", "--weaken", site]);
+        let output = run(&["check", "end.wakes-sleeper", "--mutant", site]);
         assert_eq!(output.status.code(), Some(1), "{site}: {output:?}");
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(said.contains("deadlock"), "{site}: {said}");
+    }
+}
+
+#[test]
+fn a_missing_wake_up_is_a_deadlock() {
+    for (model, wake_up) in [
+        ("end.wakes-sleeper", "close.wakes"),
+        ("join.wakes-parked-for-room", "join.wakes"),
+        ("evict.wakes-for-window", "slide.wakes"),
+    ] {
+        let output = run(&["check", model, "--mutant", wake_up]);
+        assert_eq!(output.status.code(), Some(1), "{wake_up}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("deadlock"), "{wake_up}: {said}");
     }
 }
 
@@ -45,9 +59,10 @@ fn a_model_without_time_is_neither_passed_nor_failed() {
 }
 
 #[test]
-fn an_unknown_site_is_an_error_that_names_the_sites() {
-    let output = run(&["mutants", "--site", "no.such.site"]);
+fn an_unknown_mutant_is_an_error_that_names_the_mutants() {
+    let output = run(&["mutants", "--mutant", "no.such.mutant"]);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("publish.commit"), "{said}");
+    assert!(said.contains("leave.bell"), "{said}");
 }

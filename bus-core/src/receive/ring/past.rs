@@ -87,11 +87,12 @@ impl<B: Backend> RingReader<B> {
     /// Moves the window on, and past what was lost.
     fn slide(&self, shield: &Shield) -> Result<(), Refused> {
         let next = self.next.get();
-        let start = shield.slide::<B>(&self.ring, &self.reader, self.index, next)?;
-        self.next.set(start);
+        let slid = shield.slide::<B>(&self.ring, &self.reader, self.index, next);
         if shield.gates() {
-            self.wake_publisher();
+            // Also where this subscriber was evicted: its window protects nothing more, and may have taken all the room.
+            self.wake_publisher(site::SLIDE_WAKES);
         }
+        self.next.set(slid?);
         Ok(())
     }
 
@@ -104,7 +105,7 @@ impl<B: Backend> RingReader<B> {
             sequence = sequence.wrapping_add(1);
         }
         if room {
-            self.wake_publisher();
+            self.wake_publisher(site::GIVE_BACK_WAKES);
         }
     }
 }
