@@ -18,7 +18,7 @@ use super::ring::{Claim, RingPublisher};
 use super::serialise::{Payload, check_levels, into_span, may_be_deep};
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::fork::{Unshared, unshared};
-use crate::memory::layout::{MAX_PUBLISHERS, NOWHERE, READER_MAGIC, RING_MAGIC};
+use crate::memory::layout::{NOWHERE, READER_MAGIC, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
 use crate::memory::registry::Seat;
 use crate::memory::segment::{self, Kind};
@@ -67,7 +67,7 @@ impl Publisher {
         placement: Placement,
     ) -> Result<Self> {
         let settings = settings.check()?;
-        if usize::from(index) >= MAX_PUBLISHERS {
+        if index >= settings.rings() {
             return Err(Error::Control(format!("ring index {index} is too high")));
         }
         Native::prepare()?;

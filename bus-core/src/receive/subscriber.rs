@@ -19,7 +19,7 @@ use crate::backend::doorbell::Doorbell;
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::control::Trust;
 use crate::fork::{Birth, Unshared, unshared};
-use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, REPLACED, RING_MAGIC};
+use crate::memory::layout::{READER_MAGIC, REPLACED, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
 use crate::memory::registry::Seat;
 use crate::memory::segment::{self, Kind};
@@ -176,10 +176,10 @@ impl Subscriber {
         start: Start,
         trust: Trust,
     ) -> Result<()> {
-        let index = usize::from(index);
-        if index >= MAX_PUBLISHERS {
+        if index >= self.settings.rings() {
             return Err(Error::Control(format!("ring index {index} is too high")));
         }
+        let index = usize::from(index);
         if self
             .receiver()
             .rings()
@@ -264,8 +264,8 @@ impl Subscriber {
     pub fn retire(&self, publishers: &[u64], mut released: impl FnMut(u16)) {
         // SAFETY: this hands out rings inside messages and batches only, which the rings count.
         let freed = unsafe { self.receiver().retire(publishers) };
-        for (index, _) in (0..).zip(freed).filter(|(_, freed)| *freed) {
-            released(index);
+        for index in freed {
+            released(index as u16);
         }
     }
 
@@ -459,7 +459,13 @@ impl Subscriber {
         self.receiver().sleep_for_publishers(poke, deadline);
     }
 
-    /// Sleeps until there may be something, a message held is given back, or the deadline. May return early.
+    /// See [`Receiver::must_park`].
+    pub fn must_park(&self) -> bool {
+        self.receiver().must_park()
+    }
+
+    /// Sleeps until there may be something, a message held is given back, or the deadline. May return early, and
+    /// returns at once where this subscriber [must park](Self::must_park).
     #[cold]
     pub fn sleep(&self, deadline: Option<Instant>) {
         self.sleep_or_poked(None, deadline);
