@@ -11,7 +11,6 @@ use bus_core::memory::{reader_bytes, ring_bytes};
 use super::refused::Refused;
 use super::state::Engine;
 use super::world::World;
-use crate::limits::MAX_PUBLISHERS;
 use crate::report::note;
 
 impl<W: World> Engine<W> {
@@ -232,8 +231,8 @@ impl<W: World> Engine<W> {
         member.view.retell();
         let (role, index, joined) = (member.role, member.index, member.has_joined());
         assert!(
-            index < MAX_PUBLISHERS,
-            "an index has a line in every reader segment"
+            index < settings.rings(),
+            "an index has a cursor in every reader segment"
         );
         if !joined {
             let opened = Event::Opened {

@@ -17,7 +17,7 @@ use super::session::Handle;
 use super::state::Engine;
 use super::topic::Absent;
 use super::world::World;
-use crate::limits::{MAX_PRESENTED_PROCESSES, MAX_PUBLISHERS, MAX_TOPICS};
+use crate::limits::{MAX_PRESENTED_PROCESSES, MAX_TOPICS};
 use crate::report::note;
 
 /// What a handle presents itself with.
@@ -209,11 +209,11 @@ impl<W: World> Engine<W> {
             .settings
             .check()
             .map_err(|e| Refused::new(Refusal::BadSetting, format!("topic {name}: {e}")))?;
-        if claim.role == Role::Publisher && claim.index >= MAX_PUBLISHERS {
+        if claim.role == Role::Publisher && claim.index >= claim.settings.rings() {
             return Err(Refused::protocol(format!(
                 "ring {} of topic {name}: the highest is {}",
                 claim.index,
-                MAX_PUBLISHERS - 1
+                claim.settings.rings() - 1
             )));
         }
         let (kind, bytes) = match claim.role {
@@ -386,8 +386,8 @@ impl<W: World> Engine<W> {
                 continue;
             };
             if claim.role == Role::Subscriber {
-                if peer.index >= MAX_PUBLISHERS || !entry.rings.hold(peer.index, peer.id, claim.id)
-                {
+                let has_cursor = peer.index < claim.settings.rings();
+                if !has_cursor || !entry.rings.hold(peer.index, peer.id, claim.id) {
                     // Another ring has that index: this one is told to have been dropped.
                     continue;
                 }
