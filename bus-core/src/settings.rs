@@ -35,7 +35,7 @@ const DEFAULT_KEEP: u32 = 1;
 /// Bytes of arena of a topic whose payloads all fit a slot, but whose slots may be held.
 const SPARE_BYTES: u64 = 128 << 10;
 /// Most messages that a subscriber may hold where it protects them one by one.
-const MAX_HELD: u32 = 1024;
+pub(crate) const MAX_HELD: u32 = 1024;
 /// Messages that a subscriber protects with one store, at most.
 const MAX_WINDOW: u32 = 16;
 

@@ -199,7 +199,7 @@ pub struct MappedReader {
     /// The first pin; one behind the cursors where there is none.
     first_pin: NonNull<Word64>,
     pins: usize,
-    _mapping: Arc<Mapping>,
+    mapping: Arc<Mapping>,
 }
 
 // SAFETY: as for `MappedRegistry`.
@@ -221,8 +221,14 @@ impl MappedReader {
             rings: rings.into(),
             first_pin,
             pins: settings.overrun().map_or(0, |rules| rules.pins),
-            _mapping: mapping,
+            mapping,
         }
+    }
+
+    /// The same segment, with the bounds of other settings; none where it is too short for those.
+    pub(crate) fn bounded_by(&self, settings: &TopicSettings) -> Option<Self> {
+        let fits = self.mapping.bytes() as u64 >= reader_bytes(settings);
+        fits.then(|| Self::new(Arc::clone(&self.mapping), settings))
     }
 
     #[inline(always)]

@@ -29,10 +29,29 @@ pub fn reader_bytes(settings: &TopicSettings) -> u64 {
     cursor_bytes(settings.rings()) + (words * size_of::<u64>() as u64).next_multiple_of(PAGE)
 }
 
+/// Bytes of the longest reader segment that any topic needs.
+pub const MAX_READER_BYTES: u64 = {
+    let pins = (layout::MAX_RINGS * crate::settings::MAX_HELD as usize * size_of::<u64>()) as u64;
+    cursor_bytes(layout::MAX_RINGS as u16) + pins.next_multiple_of(PAGE)
+};
+
+/// Messages of a publisher that a subscriber can hold on a topic that was undecided when it joined, where publishers
+/// may go past subscribers: as many as the default.
+const UNDECIDED_HELD: u64 = 16;
+
+/// Least bytes of a reader segment that is made before a publisher has decided what the topic is like.
+///
+/// It does for 60 publishers, and for 16 messages held of each where publishers may go past subscribers. Whoever makes
+/// it takes more where the provisional settings [need](reader_bytes) more.
+pub const fn undecided_reader_bytes() -> u64 {
+    let words = layout::FIRST_CURSORS as u64 * UNDECIDED_HELD;
+    PAGE + (words * size_of::<u64>() as u64).next_multiple_of(PAGE)
+}
+
 /// Bytes of the first page and the further cursor pages of a reader segment with so many cursors. The pins start
 /// there.
-pub(crate) fn cursor_bytes(rings: u16) -> u64 {
-    let further = u64::from(rings).saturating_sub(layout::FIRST_CURSORS as u64);
+pub(crate) const fn cursor_bytes(rings: u16) -> u64 {
+    let further = (rings as u64).saturating_sub(layout::FIRST_CURSORS as u64);
     PAGE + further.div_ceil(layout::PAGE_CURSORS as u64) * PAGE
 }
 
@@ -82,6 +101,32 @@ mod tests {
         // 60, 124, 188 and 1,084 times 16 words of pins.
         let expected = [1 + 2, 2 + 4, 2 + 4, 3 + 6, 17 + 34];
         assert_eq!([60, 61, 124, 125, 1024].map(with_pins), expected);
+    }
+
+    #[test]
+    fn an_undecided_reader_segment_does_for_whatever_is_decided_by_default() {
+        for max_payload in [8, 1 << 20] {
+            for delivery in [
+                Delivery::Wait,
+                Delivery::Fail,
+                Delivery::Lossy,
+                Delivery::Evict { after_us: 1 },
+            ] {
+                let settings = Settings {
+                    max_payload: Some(max_payload),
+                    delivery: Some(delivery),
+                    ..Settings::default()
+                };
+                let settings = settings.decide(&Schema::bytes()).unwrap();
+                assert!(reader_bytes(&settings) <= undecided_reader_bytes());
+            }
+        }
+        let most = settings(1024, Some(1024));
+        assert_eq!(MAX_READER_BYTES, reader_bytes(&most));
+        assert_eq!(
+            undecided_reader_bytes(),
+            reader_bytes(&settings(60, Some(16)))
+        );
     }
 
     /// Where the words of a reader segment lie, each as a range of bytes from its start.

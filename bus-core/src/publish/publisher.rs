@@ -136,13 +136,14 @@ impl Publisher {
         self.ring.set_version(version);
     }
 
-    /// Checks and maps a subscriber's segment, then waits for it and wakes it from now on.
+    /// Checks and maps a subscriber's segment, then waits for it and wakes it from now on. A segment that was made before
+    /// the topic was decided may be longer than the settings need.
     ///
     /// # Errors
-    /// [`Error::Segment`] where it is not one.
+    /// [`Error::Segment`] where it is not one, or is too short.
     pub fn adopt(&mut self, id: u64, reader: &impl AsFd) -> Result<()> {
         let bytes = reader_bytes(&self.settings);
-        let mapping = segment::open_placed(reader, Kind::Reader, bytes, &self.placement)?;
+        let mapping = segment::open_first(reader, Kind::Reader, bytes, &self.placement)?;
         self.report.merge(mapping.report().clone());
         let reader = MappedReader::new(Arc::new(mapping), &self.settings);
         reader.header().identity.check(Kind::Reader, READER_MAGIC)?;
