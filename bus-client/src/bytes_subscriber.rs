@@ -137,7 +137,7 @@ impl BytesSubscriber {
     }
 
     /// What the topic is like.
-    pub fn settings(&self) -> &TopicSettings {
+    pub fn settings(&self) -> TopicSettings {
         self.inlet.settings()
     }
 

@@ -217,7 +217,7 @@ impl<T: Payload> Subscriber<T> {
     }
 
     /// What the topic is like.
-    pub fn settings(&self) -> &TopicSettings {
+    pub fn settings(&self) -> TopicSettings {
         self.inlet.settings()
     }
 

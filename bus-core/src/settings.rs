@@ -7,7 +7,7 @@ use std::fmt;
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::memory::layout::MAX_PUBLISHERS;
+use crate::memory::layout::{FIRST_CURSORS, MAX_PUBLISHERS, PAGE_CURSORS};
 use crate::schema::Schema;
 use crate::{Delivery, Error, Overrun, Result};
 
@@ -26,12 +26,16 @@ const TYPICAL_PAYLOAD: u64 = 256;
 /// Bytes of an arena up to which all messages that a ring keeps may have the longest payload, where that is
 /// only a default.
 const AMPLE_ARENA: u64 = 2 << 20;
+/// Publishers at a time, when the setting is left open: as many as take no further cursor page.
+const DEFAULT_PUBLISHERS: u32 = FIRST_CURSORS as u32;
+/// Most rings of ended publishers that the broker keeps of a topic.
+const MAX_RETAIN: u32 = 60;
 /// Messages kept for a subscriber that joins, when the setting is left open.
 const DEFAULT_KEEP: u32 = 1;
 /// Bytes of arena of a topic whose payloads all fit a slot, but whose slots may be held.
 const SPARE_BYTES: u64 = 128 << 10;
 /// Most messages that a subscriber may hold where it protects them one by one.
-const MAX_HELD: u32 = 1024;
+pub(crate) const MAX_HELD: u32 = 1024;
 /// Messages that a subscriber protects with one store, at most.
 const MAX_WINDOW: u32 = 16;
 
@@ -55,7 +59,7 @@ pub struct Settings {
     pub held: Option<u32>,
     /// Rings of ended publishers that the broker keeps for subscribers to come: 0 to 60.
     pub retain: Option<u32>,
-    /// Publishers at a time: 1 to 60.
+    /// Publishers at a time: 1 to 1,024; 60 where it is left open.
     pub publishers: Option<u32>,
 }
 
@@ -173,7 +177,7 @@ impl Settings {
             delivery,
             held,
             retain: self.retain.unwrap_or(0),
-            publishers: self.publishers.unwrap_or(MAX_PUBLISHERS as u32),
+            publishers: self.publishers.unwrap_or(DEFAULT_PUBLISHERS),
         }
         .check()
     }
@@ -272,7 +276,7 @@ impl TopicSettings {
             "1 to depth messages, and to 1024 on a lossy or evicting topic",
         )?;
         limit(
-            retain <= MAX_PUBLISHERS as u32,
+            retain <= MAX_RETAIN,
             "retain",
             retain.into(),
             "0 to 60 rings",
@@ -281,7 +285,7 @@ impl TopicSettings {
             (1..=MAX_PUBLISHERS as u32).contains(&publishers),
             "publishers",
             publishers.into(),
-            "1 to 60",
+            "1 to 1024",
         )?;
         Ok(self)
     }
@@ -303,6 +307,17 @@ impl TopicSettings {
     fn longest(&self, beside: u64) -> u64 {
         let longest = self.max_payload.next_multiple_of(64);
         longest.saturating_mul(u64::from(self.keep).saturating_add(beside))
+    }
+
+    /// Rings that a topic with these settings can have at a time: one more than the highest ring index.
+    ///
+    /// It is the number of cursors in a reader segment: 60 where up to 60 publishers are admitted, else as many more as
+    /// fill pages of 64 that give each publisher a cursor. Rings of ended publishers that are still read or retained
+    /// have the cursors that live publishers do not need.
+    pub fn rings(&self) -> u16 {
+        let further = (self.publishers as usize).saturating_sub(FIRST_CURSORS);
+        // Within what a ring index can say by the limit of the setting.
+        (FIRST_CURSORS + further.next_multiple_of(PAGE_CURSORS)) as u16
     }
 
     /// Bytes of payload that lie in the slot itself.
@@ -435,6 +450,13 @@ mod tests {
                     ..Settings::default()
                 },
                 "publishers",
+            ),
+            (
+                Settings {
+                    publishers: Some(1025),
+                    ..Settings::default()
+                },
+                "1 to 1024",
             ),
         ];
         for (settings, name) in bad {

@@ -1,6 +1,5 @@
 //! What bounds a broker's work and memory, whatever its clients do.
 
-use bus_core::memory::layout;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Sessions at a time: one for each process and `Bus`.
@@ -15,8 +14,6 @@ pub const MAX_IDLE_TOPICS: usize = 256;
 
 /// Processes of an earlier broker that are awaited at a time.
 pub(crate) const MAX_PRESENTED_PROCESSES: usize = 4096;
-/// Publishers of a topic.
-pub(crate) const MAX_PUBLISHERS: u16 = layout::MAX_PUBLISHERS as u16;
 /// Requests of one client that are looked at before others get their turn.
 pub(crate) const REQUESTS_PER_TURN: usize = 16;
 /// Connections that are accepted before others get their turn.

@@ -10,7 +10,7 @@ use bus_core::memory::segment::{self, Kind};
 
 use crate::engine::{Ended, Engine, Owner, Refused, grant_amounts, topic_amounts};
 use crate::kernel::Kernel;
-use crate::limits::{MAX_PUBLISHERS, MAX_TOPICS};
+use crate::limits::MAX_TOPICS;
 use crate::report::note;
 use crate::store::{About, Store, Stored};
 
@@ -99,7 +99,7 @@ fn restore_ring(engine: &mut Engine<Kernel>, stored: Stored) -> Result<(), Refus
     } = stored;
     let settings = about.settings;
     let refuse = |why: &str| Err(Refused::new(Refusal::Segment, why));
-    if about.index >= MAX_PUBLISHERS || settings.retain == 0 {
+    if about.index >= settings.rings() || settings.retain == 0 {
         return refuse("its topic retains none");
     }
     if let Err(error) = segment::check(&ring, Kind::Ring, ring_bytes(&settings)) {
@@ -121,7 +121,10 @@ fn restore_ring(engine: &mut Engine<Kernel>, stored: Stored) -> Result<(), Refus
     if topic.schema != about.schema || topic.settings != settings {
         return refuse("its topic has another type or other settings");
     }
-    let charge = account.charge_anyway(about.pid, grant_amounts(Role::Publisher, &settings));
+    let charge = account.charge_anyway(
+        about.pid,
+        grant_amounts(Role::Publisher, ring_bytes(&settings)),
+    );
     let ended = Ended {
         id: about.id,
         owner: Rc::new(Owner {

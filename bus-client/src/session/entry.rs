@@ -306,6 +306,7 @@ impl Entry {
         match event {
             Event::Opened {
                 settings,
+                decided,
                 index,
                 id,
             } => {
@@ -314,6 +315,7 @@ impl Entry {
                 match descriptors.pop() {
                     Some(registry) => self.queue.push_back(Told::Opened {
                         settings,
+                        decided,
                         index,
                         id,
                         registry,
@@ -394,7 +396,11 @@ impl Entry {
             Event::PeerDoorbell { id } => return self.tell_button(id, descriptors.pop()),
             Event::DoorbellRegistered { .. } => self.queue.push_back(Told::DoorbellRegistered),
             Event::Decided { settings } => {
-                tracing::debug!(?settings, "the topic has its settings now");
+                self.settings = Some(settings);
+                if let Some(standing) = &mut self.standing {
+                    standing.settings = settings;
+                }
+                self.queue.push_back(Told::Decided { settings });
             }
             event => return self.hear_of_topics(event),
         }

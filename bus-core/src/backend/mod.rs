@@ -89,7 +89,8 @@ pub trait RingMemory<B: Backend> {
 pub trait ReaderMemory<B: Backend> {
     /// The words beside the cursors.
     fn header(&self) -> &ReaderHeader<B>;
-    /// The cursor for the ring with this index; the index is below [`MAX_PUBLISHERS`](crate::memory::layout::MAX_PUBLISHERS).
+    /// The cursor for the ring with this index; the index is below the number of
+    /// [rings](crate::TopicSettings::rings) that the topic can have.
     fn cursor(&self, index: usize) -> &B::Word64;
     /// A pin for the ring with this index; its number is below what the topic lets a subscriber hold.
     fn pin(&self, index: usize, number: usize) -> &B::Word64;

@@ -4,6 +4,7 @@
 //! and every address below is inside it by construction.
 
 use std::cell::Cell;
+use std::mem::offset_of;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
@@ -14,11 +15,11 @@ use std::time::Instant;
 
 use super::{Backend, ReaderMemory, RingMemory, Site, ahead, doorbell, futex, membarrier};
 use crate::memory::layout::{
-    INLINE, Identity, LAYOUT_VERSION, MAX_PUBLISHERS, PAGE, ReaderHeader, ReaderPage, RegistryPage,
+    INLINE, Identity, LAYOUT_VERSION, Line, PAGE, ReaderHeader, ReaderPage, RegistryPage,
     RingHeader, SlotHeader,
 };
 use crate::memory::segment::{Kind, Mapping};
-use crate::memory::{REGISTRY_BYTES, reader_bytes, ring_bytes, slot_bytes};
+use crate::memory::{REGISTRY_BYTES, cursor_bytes, reader_bytes, ring_bytes, slot_bytes};
 use crate::wake::Relay;
 use crate::{Error, Result, TopicSettings};
 
@@ -192,8 +193,13 @@ impl Deref for MappedRegistry {
 #[derive(Clone, Debug)]
 pub struct MappedReader {
     page: NonNull<ReaderPage<Native>>,
+    /// The first cursor; the others follow, also across pages.
+    cursors: NonNull<Line<Word64>>,
+    rings: usize,
+    /// The first pin; one behind the cursors where there is none.
+    first_pin: NonNull<Word64>,
     pins: usize,
-    _mapping: Arc<Mapping>,
+    mapping: Arc<Mapping>,
 }
 
 // SAFETY: as for `MappedRegistry`.
@@ -202,11 +208,27 @@ unsafe impl Send for MappedReader {}
 impl MappedReader {
     pub(crate) fn new(mapping: Arc<Mapping>, settings: &TopicSettings) -> Self {
         assert!(mapping.bytes() as u64 >= reader_bytes(settings));
+        let rings = settings.rings();
+        // SAFETY: both offsets are within the mapping, or at its end, by the assert.
+        let (cursors, first_pin) = unsafe {
+            let first = mapping.base().add(offset_of!(ReaderPage<Native>, cursors));
+            let pins = mapping.base().add(cursor_bytes(rings) as usize);
+            (first.cast(), pins.cast())
+        };
         Self {
             page: mapping.base().cast(),
+            cursors,
+            rings: rings.into(),
+            first_pin,
             pins: settings.overrun().map_or(0, |rules| rules.pins),
-            _mapping: mapping,
+            mapping,
         }
+    }
+
+    /// The same segment, with the bounds of other settings; none where it is too short for those.
+    pub(crate) fn bounded_by(&self, settings: &TopicSettings) -> Option<Self> {
+        let fits = self.mapping.bytes() as u64 >= reader_bytes(settings);
+        fits.then(|| Self::new(Arc::clone(&self.mapping), settings))
     }
 
     #[inline(always)]
@@ -225,16 +247,19 @@ impl ReaderMemory<Native> for MappedReader {
 
     #[inline(always)]
     fn cursor(&self, index: usize) -> &Word64 {
-        &self.page().cursors[index].0
+        assert!(index < self.rings);
+        // SAFETY: the cursors of all pages lie one behind the other, and this one is within the pages that `new`
+        // has counted; they are aligned, live as long as `self`, and every bit pattern is a value.
+        unsafe { &self.cursors.add(index).as_ref().0 }
     }
 
     #[inline(always)]
     fn pin(&self, index: usize, number: usize) -> &Word64 {
-        assert!(index < MAX_PUBLISHERS && number < self.pins);
+        assert!(index < self.rings && number < self.pins);
         let word = index * self.pins + number;
-        // SAFETY: the word is within the pages behind the first, by the asserts here and in `new`; they are aligned, live
-        // as long as `self`, and every bit pattern is a value.
-        unsafe { self.page.add(1).cast::<Word64>().add(word).as_ref() }
+        // SAFETY: the word is within the pages behind the cursors, by the asserts here and in `new`; they are aligned,
+        // live as long as `self`, and every bit pattern is a value.
+        unsafe { self.first_pin.add(word).as_ref() }
     }
 }
 

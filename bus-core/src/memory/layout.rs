@@ -8,8 +8,15 @@ use crate::backend::Backend;
 
 /// Bytes of a page, and of every segment's header.
 pub const PAGE: usize = 4096;
-/// Publishers that a topic can have: their cursors fill one page of a reader segment beside its header.
-pub const MAX_PUBLISHERS: usize = 60;
+/// Most publishers of a topic at a time.
+pub const MAX_PUBLISHERS: usize = 1024;
+/// Cursors on the first page of a reader segment: they fill that page beside the header.
+pub const FIRST_CURSORS: usize = 60;
+/// Cursors on each further cursor page of a reader segment.
+pub const PAGE_CURSORS: usize = PAGE / size_of::<Line<u64>>();
+/// Most rings that a topic can have: one more than the highest ring index.
+pub const MAX_RINGS: usize =
+    FIRST_CURSORS + (MAX_PUBLISHERS - FIRST_CURSORS).next_multiple_of(PAGE_CURSORS);
 /// The layout version that this code writes and reads.
 pub const LAYOUT_VERSION: u32 = 1;
 
@@ -112,18 +119,31 @@ pub const REPLACED: u64 = 1 << 63;
 /// Set in a cursor that protects nothing, where publishers may go past: its subscriber reads nothing at the moment.
 pub const IDLE: u64 = 1 << 63;
 
-/// The first lines of a reader segment; [`MAX_PUBLISHERS`] cursors follow, a line each. Where publishers may go past subscribers, pins
-/// follow on further pages: for each ring as many words as messages may be held.
+/// The first lines of a reader segment. The cursors follow, a line each, and then the pins.
+///
+/// A topic that admits up to [`FIRST_CURSORS`] publishers has as many cursors, and they fill the first page. A topic
+/// that admits more has further cursor pages of [`PAGE_CURSORS`] cursors each, as many as its publishers need. The
+/// cursors lie one behind the other on all of these pages: cursor `i` is at `256 + 64 * i`. The pins start on the page
+/// behind the last cursor page. They are there only where publishers may go past subscribers: for each ring as many
+/// words as messages may be held.
 ///
 /// ```text
-/// +0    identity   once
-/// +64   waiting    it sleeps for messages
-/// +128  bell       a publisher was asleep
-///       state      it has joined; it leaves
-/// +192  reserve    zero
-/// +256  cursor 0   a message is released
-/// +320  cursor 1 …
-/// +4096 pins       a message is held, or is so no more: its sequence + 1, or 0
+/// +0     identity   once                                                      first page
+/// +64    waiting    the subscriber sleeps for messages
+/// +128   bell       a publisher was asleep
+///        state      the subscriber has joined; it leaves
+/// +192   reserve    zero
+/// +256   cursor 0   a message is released
+/// +320   cursor 1 ...
+/// +4032  cursor 59
+///
+/// +4096  cursor 60  a message is released                                     further cursor pages, where the
+/// +4160  cursor 61 ...                                                        topic admits more than 60 publishers:
+/// +8128  cursor 123                                                           one more page for each 64 of them
+///        ...
+///
+/// next   pins of ring 0, of ring 1 ...                                        pin pages
+/// page   a message is held: its sequence + 1; or is so no more: 0
 /// ```
 #[repr(C, align(64))]
 pub struct ReaderHeader<B: Backend> {
@@ -143,7 +163,14 @@ pub struct ReaderPage<B: Backend> {
     /// The words beside the cursors.
     pub header: ReaderHeader<B>,
     /// By ring index: everything below it is released, but what is pinned.
-    pub cursors: [Line<B::Word64>; MAX_PUBLISHERS],
+    pub cursors: [Line<B::Word64>; FIRST_CURSORS],
+}
+
+/// A further page of cursors in a reader segment.
+#[repr(C, align(64))]
+pub struct CursorPage<B: Backend> {
+    /// By ring index, from the first one that has no place on the pages before.
+    pub cursors: [Line<B::Word64>; PAGE_CURSORS],
 }
 
 /// A registry segment: one page, written by the broker.
@@ -186,6 +213,13 @@ const _: () = {
     assert!(offset_of!(ReaderHeader<Native>, bell) == 128);
     assert!(size_of::<ReaderPage<Native>>() == PAGE);
     assert!(offset_of!(ReaderPage<Native>, cursors) == 256);
+    // The cursors of all pages are one array: the first page ends with one, and the next page starts with one.
+    assert!(size_of::<Line<<Native as Backend>::Word64>>() == 64);
+    assert!(256 + 64 * FIRST_CURSORS == PAGE);
+    assert!(size_of::<CursorPage<Native>>() == PAGE);
+    assert!(offset_of!(CursorPage<Native>, cursors) == 0);
+    assert!(PAGE_CURSORS == 64);
+    assert!(MAX_RINGS == 1084 && MAX_RINGS <= u16::MAX as usize);
     assert!(size_of::<RegistryPage<Native>>() == 192);
     assert!(offset_of!(RegistryPage<Native>, publishers) == 64);
     assert!(offset_of!(RegistryPage<Native>, subscribers) == 128);

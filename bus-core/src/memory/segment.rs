@@ -6,6 +6,7 @@
 
 use std::ffi::CString;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 
@@ -90,9 +91,15 @@ impl Handed {
     /// Maps it, so that it takes no descriptor until somebody wants it. Where that cannot be done, it stays as it is,
     /// and the error is that of its later use.
     pub fn map_ahead(&mut self, kind: Kind, bytes: u64) {
-        if let Self::Descriptor(fd) = self
-            && let Ok(mapping) = open(fd, kind, bytes)
-        {
+        let Self::Descriptor(fd) = self else {
+            return;
+        };
+        let mapping = match kind {
+            // It may have been made before its topic was decided.
+            Kind::Reader => open_first(fd, kind, bytes, &Placement::default()),
+            Kind::Ring | Kind::Registry => open(fd, kind, bytes),
+        };
+        if let Ok(mapping) = mapping {
             *self = Self::Mapped(mapping);
         }
     }
@@ -327,6 +334,14 @@ fn file_bytes(fd: &impl AsFd, bytes: u64) -> Result<Option<u64>> {
 /// # Errors
 /// [`Error::Segment`] says what is wrong with it.
 pub fn check(fd: &impl AsFd, kind: Kind, bytes: u64) -> Result<u64> {
+    check_within(fd, kind, bytes..=bytes)
+}
+
+/// As [`check`], of a segment that may have any of these sizes, in bytes.
+///
+/// # Errors
+/// As for [`check`].
+pub fn check_within(fd: &impl AsFd, kind: Kind, bytes: RangeInclusive<u64>) -> Result<u64> {
     let refuse = |why: String| Error::Segment {
         segment: kind.name(),
         why,
@@ -344,9 +359,24 @@ pub fn check(fd: &impl AsFd, kind: Kind, bytes: u64) -> Result<u64> {
     }
     let stat = fstat(fd).map_err(|e| Error::io("fstat", e))?;
     let size = stat.st_size;
-    let Some(bytes) = file_bytes(fd, bytes)?.filter(|bytes| u64::try_from(size) == Ok(*bytes))
-    else {
-        return Err(refuse(format!("it has {size} bytes, not {bytes}")));
+    let (least, most) = bytes.into_inner();
+    let within = |size: &u64| -> Result<bool> {
+        let reached = file_bytes(fd, least)?.is_some_and(|least| *size >= least);
+        Ok(reached && file_bytes(fd, most)?.is_none_or(|most| *size <= most))
+    };
+    let bytes = match u64::try_from(size) {
+        Ok(size) if within(&size)? => size,
+        _ if least == most => return Err(refuse(format!("it has {size} bytes, not {least}"))),
+        _ if most == u64::MAX => {
+            return Err(refuse(format!(
+                "it has {size} bytes, and {least} are needed"
+            )));
+        }
+        _ => {
+            return Err(refuse(format!(
+                "it has {size} bytes, not {least} to {most}"
+            )));
+        }
     };
     // Else whoever maps it would pay for the pages that its maker did not.
     let allocated = u64::try_from(stat.st_blocks)
@@ -380,6 +410,27 @@ pub fn open_placed(
     placement: &Placement,
 ) -> Result<Mapping> {
     let bytes = check(fd, kind, bytes)?;
+    map(fd, kind, bytes, placement)
+}
+
+/// As [`open_placed`], of a segment that may be longer: its first `bytes` bytes are mapped, and no more than the rest of
+/// their last huge page.
+///
+/// # Errors
+/// As for [`open`].
+pub fn open_first(
+    fd: &impl AsFd,
+    kind: Kind,
+    bytes: u64,
+    placement: &Placement,
+) -> Result<Mapping> {
+    let size = check_within(fd, kind, bytes..=u64::MAX)?;
+    let bytes = file_bytes(fd, bytes)?.unwrap_or(size);
+    map(fd, kind, bytes, placement)
+}
+
+/// Maps the first bytes of a segment that was checked, read-only.
+fn map(fd: &impl AsFd, kind: Kind, bytes: u64, placement: &Placement) -> Result<Mapping> {
     let length = usize::try_from(bytes).map_err(|_| Error::Segment {
         segment: kind.name(),
         why: format!("{bytes} bytes do not fit this machine's address space"),
@@ -413,6 +464,27 @@ mod tests {
         check(&fd, Kind::Reader, 4096).unwrap();
         let error = check(&fd, Kind::Reader, 8192).unwrap_err().to_string();
         assert!(error.contains("4096 bytes, not 8192"), "{error}");
+    }
+
+    #[test]
+    fn a_longer_segment_is_mapped_as_far_as_is_needed() {
+        let (fd, _mapping) = create(Kind::Reader, 12288).unwrap();
+        let placement = Placement::default();
+        let first = open_first(&fd, Kind::Reader, 8192, &placement).unwrap();
+        assert_eq!(first.bytes(), 8192);
+        open_first(&fd, Kind::Reader, 12288, &placement).unwrap();
+        let error = open_first(&fd, Kind::Reader, 16384, &placement);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("12288 bytes, and 16384"), "{error}");
+        for (within, is) in [
+            (4096..=12288, true),
+            (12288..=16384, true),
+            (4096..=8192, false),
+            (12289..=16384, false),
+        ] {
+            let checked = check_within(&fd, Kind::Reader, within.clone());
+            assert_eq!(checked.is_ok(), is, "{within:?}: {checked:?}");
+        }
     }
 
     #[test]

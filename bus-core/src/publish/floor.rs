@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use super::arena;
 use super::follower::Follower;
 use super::ring::{Claim, RingPublisher};
+use super::sleep::within_words;
 use super::stall::Stall;
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
@@ -249,6 +250,7 @@ impl<B: Backend> RingPublisher<B> {
     }
 
     /// As [`sleep`](Self::sleep), where something below the floor is held: wakes also when that is given back, by whomever.
+    /// Where there are more subscribers than one sleep can watch, it returns after 10 ms.
     #[cold]
     pub(super) fn sleep_for_kept(
         &mut self,
@@ -269,6 +271,7 @@ impl<B: Backend> RingPublisher<B> {
             *word = (bell, B::load32(bell, site::RELAXED));
             count += 1;
         }
+        let deadline = within_words(first, self.followers.len(), deadline);
         let waiting = &self.ring.header().waiting.0;
         self.sleeper
             .announce::<B>(waiting, site::SLEEP_PUBLISHER_FENCE);

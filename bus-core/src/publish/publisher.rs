@@ -18,7 +18,7 @@ use super::ring::{Claim, RingPublisher};
 use super::serialise::{Payload, check_levels, into_span, may_be_deep};
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::fork::{Unshared, unshared};
-use crate::memory::layout::{MAX_PUBLISHERS, NOWHERE, READER_MAGIC, RING_MAGIC};
+use crate::memory::layout::{NOWHERE, READER_MAGIC, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
 use crate::memory::registry::Seat;
 use crate::memory::segment::{self, Kind, Mapping};
@@ -67,7 +67,7 @@ impl Publisher {
         placement: Placement,
     ) -> Result<Self> {
         let settings = settings.check()?;
-        if usize::from(index) >= MAX_PUBLISHERS {
+        if index >= settings.rings() {
             return Err(Error::Control(format!("ring index {index} is too high")));
         }
         Native::prepare()?;
@@ -136,13 +136,14 @@ impl Publisher {
         self.ring.set_version(version);
     }
 
-    /// Checks and maps a subscriber's segment, then waits for it and wakes it from now on.
+    /// Checks and maps a subscriber's segment, then waits for it and wakes it from now on. A segment that was made before
+    /// the topic was decided may be longer than the settings need.
     ///
     /// # Errors
-    /// [`Error::Segment`] where it is not one.
+    /// [`Error::Segment`] where it is not one, or is too short.
     pub fn adopt(&mut self, id: u64, reader: &impl AsFd) -> Result<()> {
         let bytes = reader_bytes(&self.settings);
-        let mapping = segment::open_placed(reader, Kind::Reader, bytes, &self.placement)?;
+        let mapping = segment::open_first(reader, Kind::Reader, bytes, &self.placement)?;
         self.adopt_mapped(id, mapping)
     }
 

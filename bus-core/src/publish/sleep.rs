@@ -3,13 +3,30 @@
 //! Promises: a sleep ends when what it waits for has happened, also where that was between the look before it and the sleep. It does not say
 //! whether there is room: claim again.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::floor::Floor;
 use super::follower::Follower;
 use super::ring::RingPublisher;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
 use crate::wake::MAX_WORDS;
+
+/// How long a sleep lasts at most that cannot watch the bells of all subscribers.
+const UNWATCHED: Duration = Duration::from_millis(10);
+
+/// The deadline of a sleep that watches `first` other words, and then as many of `bells` bells as one sleep can. Where
+/// it cannot watch all of them it ends soon, so that its owner looks at the rest.
+pub(super) fn within_words(
+    first: usize,
+    bells: usize,
+    deadline: Option<Instant>,
+) -> Option<Instant> {
+    if first + bells <= MAX_WORDS {
+        return deadline;
+    }
+    let soon = Instant::now() + UNWATCHED;
+    Some(deadline.map_or(soon, |deadline| deadline.min(soon)))
+}
 
 impl<B: Backend> RingPublisher<B> {
     /// Sleeps until the slowest subscriber moves or leaves, the set of subscribers moves, `extra` no longer holds
@@ -76,8 +93,8 @@ impl<B: Backend> RingPublisher<B> {
     /// Sleeps until other than `known` subscribers have joined, the set of subscribers moves, `extra` no longer holds
     /// its value, or the deadline.
     ///
-    /// Returns at once when that has happened already. May return early. Of more than 126 that are joining, it watches 126: it ends
-    /// when one of those has.
+    /// Returns at once when that has happened already. May return early. Where more than 126 subscribers are joining,
+    /// it watches 126 of them, and returns after 10 ms so that its owner looks at the others.
     #[cold]
     pub fn sleep_for_subscribers(
         &mut self,
@@ -103,6 +120,7 @@ impl<B: Backend> RingPublisher<B> {
             *word = (bell, B::load32(bell, site::RELAXED));
             count += 1;
         }
+        let deadline = within_words(first, joining().count(), deadline);
         let waiting = &self.ring.header().waiting.0;
         self.sleeper
             .announce::<B>(waiting, site::SLEEP_PUBLISHER_FENCE);

@@ -154,21 +154,29 @@ pub(super) struct Spares {
     chain: Chain,
     /// Bytes that they have room for, and may have.
     bytes: Cell<usize>,
-    most: usize,
+    most: Cell<usize>,
     /// Bytes of the longest payload.
-    longest: usize,
+    longest: Cell<usize>,
 }
 
 impl Spares {
     /// None yet, for a topic with these settings.
     pub(super) fn new(settings: &TopicSettings) -> Self {
-        let fit = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        Self {
+        let this = Self {
             chain: Chain::default(),
             bytes: Cell::new(0),
-            most: fit(ring_bytes(settings)),
-            longest: fit(settings.max_payload),
-        }
+            most: Cell::new(0),
+            longest: Cell::new(0),
+        };
+        this.fit(settings);
+        this
+    }
+
+    /// From now on the topic has these settings.
+    pub(super) fn fit(&self, settings: &TopicSettings) {
+        let fit = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.most.set(fit(ring_bytes(settings)));
+        self.longest.set(fit(settings.max_payload));
     }
 
     /// Room for so many bytes; none where there is no memory.
@@ -182,13 +190,13 @@ impl Spares {
         }
         // Twice as long each time, so that lengths that vary end soon in copies that fit all.
         let ample = bytes.checked_next_power_of_two().unwrap_or(bytes);
-        OwnCopy::new(ample.min(self.longest).max(bytes).max(LEAST))
+        OwnCopy::new(ample.min(self.longest.get()).max(bytes).max(LEAST))
     }
 
     /// Keeps a copy for the next message, or frees its memory.
     pub(super) fn put(&self, copy: OwnCopy) {
         let bytes = self.bytes.get().saturating_add(copy.header().capacity);
-        if bytes <= self.most {
+        if bytes <= self.most.get() {
             self.bytes.set(bytes);
             self.chain.push(copy);
         }
@@ -263,7 +271,7 @@ mod tests {
         let spares = spares();
         let copies: Vec<_> = (0..1000).map(|_| spares.take(1000).unwrap()).collect();
         copies.into_iter().for_each(|copy| spares.put(copy));
-        assert!(spares.bytes.get() <= spares.most);
+        assert!(spares.bytes.get() <= spares.most.get());
         assert!(spares.chain.len() >= 2);
     }
 

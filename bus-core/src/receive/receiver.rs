@@ -10,11 +10,14 @@ use std::time::Instant;
 
 use super::ring::{Found, Refused, RingReader};
 use crate::backend::{Backend, ReaderMemory, RingMemory, WakeUp, site};
-use crate::memory::layout::{JOINED, LEFT, MAX_PUBLISHERS};
-use crate::wake::{Sleeper, ring as ring_bell};
+use crate::memory::layout::{JOINED, LEFT};
+use crate::wake::{MAX_WORDS, Sleeper, ring as ring_bell};
 
 /// Messages in a row from one ring while others may have some.
 const TURN: u32 = 32;
+/// Words that a sleep watches beside the rings' bells, at most: the version, the word that pokes the subscriber, and
+/// the bell of messages that were given back.
+const OTHER_WORDS: usize = 3;
 
 /// A subscriber's rings.
 pub struct Receiver<B: Backend> {
@@ -167,8 +170,8 @@ impl<B: Backend> Receiver<B> {
     /// # Safety
     /// No reference to a ring of this receiver is in use but those of messages and batches that it knows to be
     /// outstanding ([`RingReader::borrowed`]).
-    pub unsafe fn retire(&self, publishers: &[u64]) -> [bool; MAX_PUBLISHERS] {
-        let mut freed = [false; MAX_PUBLISHERS];
+    pub unsafe fn retire(&self, publishers: &[u64]) -> Vec<usize> {
+        let mut freed = Vec::new();
         // SAFETY: as for `ring`: nobody borrows the list now, and no ring that goes; what a backend does to a word does not
         // come back here.
         let rings = unsafe { &mut *self.rings.get() };
@@ -177,7 +180,7 @@ impl<B: Backend> Receiver<B> {
             if go {
                 self.lost.set(self.lost.get().wrapping_add(ring.lost()));
                 ring.give_back();
-                freed[ring.index()] = true;
+                freed.push(ring.index());
             }
             !go
         });
@@ -303,15 +306,28 @@ impl<B: Backend> Receiver<B> {
         self.sleeper.retract::<B>(&self.reader.header().waiting.0);
     }
 
+    /// Whether one [`sleep`](Self::sleep) cannot watch the bells of all rings: their owner parks instead. Changes only
+    /// when rings are attached or let go of.
+    pub fn must_park(&self) -> bool {
+        self.len() > MAX_WORDS - OTHER_WORDS
+    }
+
     /// Sleeps until [`ready`](Self::ready), until one of `extra` (two at most) no longer holds its value, or until
     /// the deadline.
     ///
-    /// May return early.
+    /// May return early. Returns at once where its owner [must park](Self::must_park): a bell that is not watched would
+    /// not end the sleep.
     #[cold]
     pub fn sleep(&self, extra: &[(&B::Word32, u32)], deadline: Option<Instant>) {
+        if self.must_park() {
+            return;
+        }
         let publishers = (&self.registry.publishers.0, self.version.get());
-        let mut words = [publishers; MAX_PUBLISHERS + 3];
-        debug_assert!(extra.len() <= 2, "there is room for two more words");
+        let mut words = [publishers; MAX_WORDS];
+        debug_assert!(
+            extra.len() < OTHER_WORDS,
+            "there is room for two more words"
+        );
         let bells = self.rings().map(|ring| ring.bell());
         let mut count = 1;
         let all = extra.iter().copied().chain(bells);

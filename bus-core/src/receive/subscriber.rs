@@ -19,11 +19,11 @@ use crate::backend::doorbell::Doorbell;
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::control::Trust;
 use crate::fork::{Birth, Unshared, unshared};
-use crate::memory::layout::{MAX_PUBLISHERS, READER_MAGIC, REPLACED, RING_MAGIC};
+use crate::memory::layout::{READER_MAGIC, REPLACED, RING_MAGIC};
 use crate::memory::placement::{Placement, PlacementReport};
 use crate::memory::registry::Seat;
 use crate::memory::segment::{self, Handed, Kind, Mapping};
-use crate::memory::{reader_bytes, registry, ring_bytes};
+use crate::memory::{reader_bytes, registry, ring_bytes, undecided_reader_bytes};
 use crate::wake::{Poked, Relay};
 use crate::{Error, Result, TopicSettings};
 
@@ -33,7 +33,8 @@ pub struct Subscriber {
     receiver: Option<Receiver<Native>>,
     fd: Arc<Unshared<OwnedFd>>,
     seat: Seat,
-    settings: TopicSettings,
+    /// Provisional until a publisher [decides](Self::decide); read when a ring is attached, and never on the data path.
+    settings: Cell<TopicSettings>,
     desk: Arc<Desk>,
     /// Messages held and not yet given back, and those of them that are copies.
     held: Cell<u64>,
@@ -101,11 +102,38 @@ impl Subscriber {
         membership: Arc<dyn Send + Sync>,
         placement: Placement,
     ) -> Result<Self> {
+        let bytes = reader_bytes(&settings.check()?);
+        Self::create_of(bytes, settings, registry, membership, placement)
+    }
+
+    /// As [`create_placed`](Self::create_placed), on a topic that no publisher has decided yet: these settings are
+    /// provisional, and those that are [decided](Self::decide) may need a longer segment. So it is made
+    /// [long enough](undecided_reader_bytes) for most of them.
+    ///
+    /// # Errors
+    /// As for [`create_placed`](Self::create_placed).
+    pub fn create_undecided(
+        settings: &TopicSettings,
+        registry: &impl AsFd,
+        membership: Arc<dyn Send + Sync>,
+        placement: Placement,
+    ) -> Result<Self> {
+        let bytes = reader_bytes(&settings.check()?).max(undecided_reader_bytes());
+        Self::create_of(bytes, settings, registry, membership, placement)
+    }
+
+    /// Makes it with a segment of `bytes` bytes, which are enough for the settings.
+    fn create_of(
+        bytes: u64,
+        settings: &TopicSettings,
+        registry: &impl AsFd,
+        membership: Arc<dyn Send + Sync>,
+        placement: Placement,
+    ) -> Result<Self> {
         let settings = settings.check()?;
         Native::prepare()?;
         let (registry, mut report) = registry::open_placed(registry, &placement)?;
         let seat = Seat::new(&registry, &placement);
-        let bytes = reader_bytes(&settings);
         let (fd, mapping) = segment::create_placed(Kind::Reader, bytes, &placement)?;
         report.merge(mapping.report().clone());
         let fd = Unshared::new(|| Ok(fd)).map_err(unshared)?;
@@ -115,7 +143,7 @@ impl Subscriber {
             receiver: Some(Receiver::new(reader, registry)),
             fd: Arc::new(fd),
             seat,
-            settings,
+            settings: Cell::new(settings),
             desk: Arc::new(Desk::new(membership)),
             held: Cell::new(0),
             copies_held: Cell::new(0),
@@ -126,6 +154,27 @@ impl Subscriber {
             placement,
             report: RefCell::new(report),
         })
+    }
+
+    /// A publisher has decided what the topic is like. Rings that are attached from now on have these settings.
+    ///
+    /// # Errors
+    /// [`Error::Control`] where a ring is attached: that one has the settings of before. [`Error::Segment`] where the
+    /// reader segment is too short for the settings: a subscriber that is opened anew makes a longer one. Either leaves
+    /// everything as it was.
+    pub fn decide(&self, settings: &TopicSettings) -> Result<()> {
+        let settings = settings.check()?;
+        if !self.receiver().is_empty() {
+            return Err(Error::Control(
+                "the settings of a topic are decided before its first ring".into(),
+            ));
+        }
+        if self.receiver().reader().bounded_by(&settings).is_none() {
+            return Err(too_short(&settings));
+        }
+        self.settings.set(settings);
+        self.spares.fit(&settings);
+        Ok(())
     }
 
     /// What became of the placement that was asked for, of this subscriber's segment and of the rings that it has followed.
@@ -179,7 +228,7 @@ impl Subscriber {
         start: Start,
         trust: Trust,
     ) -> Result<()> {
-        let bytes = ring_bytes(&self.settings);
+        let bytes = ring_bytes(&self.settings.get());
         let mapping = segment::open_placed(ring, Kind::Ring, bytes, &self.placement)?;
         self.attach_mapped(publisher, index, mapping, start, trust)
     }
@@ -196,10 +245,11 @@ impl Subscriber {
         start: Start,
         trust: Trust,
     ) -> Result<()> {
-        let index = usize::from(index);
-        if index >= MAX_PUBLISHERS {
+        let settings = self.settings.get();
+        if index >= settings.rings() {
             return Err(Error::Control(format!("ring index {index} is too high")));
         }
+        let index = usize::from(index);
         if self
             .receiver()
             .rings()
@@ -210,16 +260,17 @@ impl Subscriber {
             )));
         }
         self.report.borrow_mut().merge(mapping.report().clone());
-        let ring = MappedRing::new(Arc::new(mapping), &self.settings);
+        let ring = MappedRing::new(Arc::new(mapping), &settings);
         let ring = match trust {
             Trust::InPlace => ring,
             Trust::Copy => ring.copied(),
         };
         ring.check_identity(RING_MAGIC)?;
-        let reader = self.receiver().reader().clone();
+        let reader = self.receiver().reader().bounded_by(&settings);
+        let reader = reader.ok_or_else(|| too_short(&settings))?;
         let holding = Holding {
-            most: self.settings.held.into(),
-            overrun: self.settings.overrun(),
+            most: settings.held.into(),
+            overrun: settings.overrun(),
         };
         let ring = RingReader::new(ring, reader, index, publisher, 0, holding);
         let ring = match trust {
@@ -227,7 +278,7 @@ impl Subscriber {
             Trust::Copy => ring.copied(holding),
         };
         if let Start::Head { history } = start {
-            ring.start_at_head(history.min(self.settings.keep).into());
+            ring.start_at_head(history.min(settings.keep).into());
         }
         self.receiver().attach(ring);
         Ok(())
@@ -235,7 +286,7 @@ impl Subscriber {
 
     /// See [`Receiver::joined`]. `history` is at most what the topic keeps.
     pub fn joined(&self, history: u32) {
-        let history = history.min(self.settings.keep);
+        let history = history.min(self.settings.get().keep);
         self.receiver().joined(history.into());
     }
 
@@ -282,8 +333,8 @@ impl Subscriber {
     pub fn retire(&self, publishers: &[u64], mut released: impl FnMut(u16)) {
         // SAFETY: this hands out rings inside messages and batches only, which the rings count.
         let freed = unsafe { self.receiver().retire(publishers) };
-        for (index, _) in (0..).zip(freed).filter(|(_, freed)| *freed) {
-            released(index);
+        for index in freed {
+            released(index as u16);
         }
     }
 
@@ -477,7 +528,13 @@ impl Subscriber {
         self.receiver().sleep_for_publishers(poke, deadline);
     }
 
-    /// Sleeps until there may be something, a message held is given back, or the deadline. May return early.
+    /// See [`Receiver::must_park`].
+    pub fn must_park(&self) -> bool {
+        self.receiver().must_park()
+    }
+
+    /// Sleeps until there may be something, a message held is given back, or the deadline. May return early, and
+    /// returns at once where this subscriber [must park](Self::must_park).
     #[cold]
     pub fn sleep(&self, deadline: Option<Instant>) {
         self.sleep_or_poked(None, deadline);
@@ -496,6 +553,17 @@ impl Subscriber {
             (false, Some(poke)) => self.receiver().sleep(&[poke], deadline),
             (false, None) => self.receiver().sleep(&[], deadline),
         }
+    }
+}
+
+/// The reader segment does not do for these settings.
+fn too_short(settings: &TopicSettings) -> Error {
+    Error::Segment {
+        segment: Kind::Reader.name(),
+        why: format!(
+            "it was made before the topic was decided, and is too short for {} publishers and {} messages held; open the topic again",
+            settings.publishers, settings.held
+        ),
     }
 }
 

@@ -11,6 +11,7 @@ mod arena;
 mod borrow;
 mod cells;
 mod copies;
+mod decided;
 mod evict;
 mod heap;
 mod holding;

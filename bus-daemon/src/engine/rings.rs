@@ -18,11 +18,14 @@ use std::rc::Rc;
 
 use bus_core::TopicSettings;
 use bus_core::control::Trust;
+use bus_core::memory::layout::MAX_RINGS;
 
 use super::member::Owner;
 use super::world::World;
 use crate::accounts::Charge;
-use crate::limits::MAX_PUBLISHERS;
+
+#[cfg(test)]
+mod tests;
 
 /// All indices of a topic.
 #[derive(Debug)]
@@ -138,7 +141,7 @@ impl<W: World> Rings<W> {
         }
         let free = self.lines.iter().position(Line::is_free);
         let index = free.unwrap_or(self.lines.len());
-        if index < usize::from(MAX_PUBLISHERS) {
+        if index < usize::from(settings.rings()) {
             return Ok(Found {
                 index: index as u16,
                 dropped: None,
@@ -150,7 +153,11 @@ impl<W: World> Rings<W> {
             oldest = oldest.or_else(|| self.oldest(|_| true));
         }
         let Some(index) = oldest else {
-            return Err(Full::Draining(self.lines.len() - live));
+            let draining = self
+                .lines
+                .iter()
+                .filter(|line| !line.live && !line.is_free());
+            return Err(Full::Draining(draining.count()));
         };
         let ring = self.lines[index].ring;
         let readers = self.drop_ring(ring);
@@ -183,8 +190,8 @@ impl<W: World> Rings<W> {
     /// another ring has it.
     pub(crate) fn take(&mut self, index: u16, publisher: u64) -> bool {
         assert!(
-            index < MAX_PUBLISHERS,
-            "an index has a line in every reader segment"
+            usize::from(index) < MAX_RINGS,
+            "an index has a cursor in some reader segment"
         );
         let line = self.reach(index);
         if line.ring == publisher && line.ended.is_none() {
@@ -204,8 +211,8 @@ impl<W: World> Rings<W> {
     /// Keeps the index of a ring that a subscriber knows from an earlier broker. False if another ring has it.
     pub(crate) fn hold(&mut self, index: u16, ring: u64, subscriber: u64) -> bool {
         assert!(
-            index < MAX_PUBLISHERS,
-            "an index has a line in every reader segment"
+            usize::from(index) < MAX_RINGS,
+            "an index has a cursor in some reader segment"
         );
         let line = self.reach(index);
         if line.ring != ring {
@@ -359,6 +366,11 @@ impl<W: World> Rings<W> {
     pub(crate) fn keep_any(&self, retain: usize) -> bool {
         self.lines.iter().any(|line| !line.owed.is_empty())
             || (retain > 0 && self.lines.iter().any(|line| line.ended.is_some()))
+    }
+
+    /// Whether nobody reads a ring, or will: the next publisher may decide what the topic is like.
+    pub(crate) fn are_clear(&self) -> bool {
+        self.lines.iter().all(Line::is_free)
     }
 
     /// The subscribers and watches that keep rings of ended publishers, and how many each; the most first.

@@ -18,7 +18,6 @@ use super::member::{Grant, Member, Owner};
 use super::rings::{Ended, Full, Rings};
 use super::world::World;
 use crate::accounts::Charge;
-use crate::limits::MAX_PUBLISHERS;
 
 /// Members that a refusal names.
 const NAMED: usize = 8;
@@ -230,8 +229,9 @@ impl<W: World> Topic<W> {
         let taken = publishers.len();
         match full {
             Full::Draining(rings) => format!(
-                "topic {name} has {taken} publishers, and the rings of {rings} that left wait to be read by {}; the limit is {MAX_PUBLISHERS} together: let those go on, or end them",
-                self.holders()
+                "topic {name} has {taken} publishers, and the rings of {rings} that left wait to be read by {}; the limit is {} together: let those go on, or end them",
+                self.holders(),
+                self.settings.rings()
             ),
             Full::Publishers => {
                 let named = publishers.iter().take(NAMED).map(|m| describe(&m.owner));

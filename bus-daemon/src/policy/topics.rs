@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bus_core::memory::layout;
 use bus_core::schema::Schema;
 use bus_core::{Delivery, Pattern, Settings, TopicName};
 use toml::de::DeValue;
@@ -11,8 +12,10 @@ use super::reader::{Reader, Table, number, size};
 
 /// Deepest ring, in slots.
 const MAX_DEPTH: u64 = 1 << 24;
-/// Most rings of a topic.
-const MAX_RINGS: u64 = 60;
+/// Most rings of ended publishers that a topic keeps.
+const MAX_RETAIN: u64 = 60;
+/// Most publishers of a topic at a time.
+const MAX_PUBLISHERS: u64 = layout::MAX_PUBLISHERS as u64;
 
 /// A rule that decides settings of topics.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,13 +103,13 @@ impl TopicRule {
             },
         );
         let retain = reader.value(table, "retain", "a number of rings from 0 to 60", |value| {
-            count(value).filter(|n| u64::from(*n) <= MAX_RINGS)
+            count(value).filter(|n| u64::from(*n) <= MAX_RETAIN)
         });
         let publishers = reader.value(
             table,
             "publishers",
-            "a number of publishers from 1 to 60",
-            |value| count(value).filter(|n| (1..=MAX_RINGS).contains(&(*n).into())),
+            "a number of publishers from 1 to 1024",
+            |value| count(value).filter(|n| (1..=MAX_PUBLISHERS).contains(&(*n).into())),
         );
         let settings = Settings {
             depth,

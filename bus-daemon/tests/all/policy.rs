@@ -258,7 +258,7 @@ fn every_mistake_is_told_with_line_column_and_what_is_allowed() {
         ("bus.toml:13:15: ", "1 GiB"),
         ("bus.toml:14:12: ", "evict:50ms"),
         ("bus.toml:15:10: ", "0 to 60"),
-        ("bus.toml:16:14: ", "1 to 60"),
+        ("bus.toml:16:14: ", "1 to 1024"),
         ("bus.toml:17:9: ", "multiple of 64"),
         ("bus.toml:18:8: ", "`keep` is 0"),
         ("bus.toml:21:1: ", "did you mean `connections`?"),

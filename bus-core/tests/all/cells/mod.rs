@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use bus_core::backend::{Backend, ReaderMemory, RingMemory, Site};
 use bus_core::memory::layout::{
-    BellLine, Identity, Line, MAX_PUBLISHERS, ReaderHeader, RegistryPage, RingHeader, SlotHeader,
+    BellLine, FIRST_CURSORS, Identity, Line, ReaderHeader, RegistryPage, RingHeader, SlotHeader,
 };
 
 /// The backend.
@@ -170,8 +170,8 @@ impl Reader {
                 bell: bell(),
                 reserve: [0; 8],
             },
-            cursors: vec![Cell::new(0); MAX_PUBLISHERS],
-            pins: vec![[const { Cell::new(0) }; PINS]; MAX_PUBLISHERS],
+            cursors: vec![Cell::new(0); FIRST_CURSORS],
+            pins: vec![[const { Cell::new(0) }; PINS]; FIRST_CURSORS],
         })
     }
 }
