@@ -9,6 +9,7 @@ use bus_core::memory::reader_bytes;
 use bus_core::memory::segment::{self, Kind};
 use bus_core::schema::Schema;
 use bus_daemon::MAX_IDLE_TOPICS;
+use bus_testkit::needs;
 
 fn watch_request(pattern: &str) -> Request {
     Request::Watch {
@@ -300,6 +301,9 @@ fn what_is_wrong_with_a_watch_is_said() {
 /// A watch that stands still: the broker serves the others, keeps a bounded number of topics for it, and it hears of what is left.
 #[test]
 fn a_watch_that_does_not_read_costs_a_bounded_amount() {
+    if !needs::descriptors(2_048) {
+        return;
+    }
     let host = Host::new();
     let watch = Watch::open(&host, "**");
     let rounds = 4 * MAX_IDLE_TOPICS;
