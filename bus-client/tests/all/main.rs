@@ -1,7 +1,7 @@
 //! The integration tests of the client in one program, a module for each subject.
 //!
 //! They run at once, on threads of one process: a test here changes nothing that a whole process has, and counts nothing of it. A
-//! test that sets a limit, forks, changes its user, or counts descriptors does so in a process that plays a role: this
+//! test that lowers a limit, forks, changes its user, or counts descriptors does so in a process that plays a role: this
 //! program again, with the test `role` of the module that starts it. These have programs of their own:
 //!
 //! | file | why |
@@ -9,6 +9,7 @@
 //! | `tasks` | it is built only with the feature `tokio` |
 //! | `lies` | it looks for its ring among all mappings of its process |
 //! | `large` | it counts the memory of all rings of its process |
+//! | `scarce` | its processes may have few descriptors, and fail when others pass many |
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -23,7 +24,6 @@ mod history;
 mod hosts;
 mod joins;
 mod kills;
-mod limits;
 mod order;
 mod orphans;
 mod parked;
@@ -36,7 +36,6 @@ mod returns;
 mod roaming;
 mod schedules;
 mod selector;
-mod shortage;
 mod state;
 mod stopped;
 mod takeovers;

@@ -14,6 +14,7 @@ use crate::common::role::{Given, hear, play, say};
 use crate::common::roles::{HOST, start_host};
 use crate::common::stage::{Stage, connect, told};
 use bus_client::{Bus, Delivery, Error, PatternBytesSubscriber, PatternSubscriber};
+use bus_testkit::needs;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -267,6 +268,9 @@ fn lossy_and_evicting_topics_wait_for_no_place() {
 
 #[test]
 fn every_one_of_two_hundred_topics_gets_its_turn() {
+    if !needs::descriptors(4_096) {
+        return;
+    }
     const TOPICS: u64 = 200;
     let place = place();
     let bus = &place.bus;
@@ -333,6 +337,9 @@ fn who_waits_is_woken_by_a_topic_that_appears() {
 /// However many topics are followed, a wait for what does not come is one sleep after another of the longest kind, and not a poll.
 #[test]
 fn who_waits_on_many_quiet_topics_sleeps() {
+    if !needs::descriptors(4_096) {
+        return;
+    }
     let place = place();
     let bus = &place.bus;
     let mut all = bus.pattern_subscriber::<u64>("**").unwrap();
@@ -574,6 +581,9 @@ fn who_is_evicted_from_one_topic_goes_on_with_the_others() {
 /// Class 23: "lossless" that loses. A watcher that stands still is owed the rings of 256 topics; what it loses beyond those it is told.
 #[test]
 fn what_a_watcher_that_stood_still_has_lost_it_is_told() {
+    if !needs::descriptors(2_048) {
+        return;
+    }
     const TOPICS: u32 = bus_daemon::MAX_IDLE_TOPICS as u32 + 3;
     let stage = Stage::new();
     let host = start_host(&stage.path);

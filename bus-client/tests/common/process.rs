@@ -155,15 +155,15 @@ impl Process {
     }
 }
 
-/// The test that plays the roles which this source file starts. A file of `all` is a module there; others are programs.
+/// The test that plays the roles which this source file starts. A file of `tests` is a program; one of a folder there is a module of one.
 fn entry(file: &str) -> String {
     let path = Path::new(file);
     let folder = path.parent().and_then(Path::file_name);
     let module = path.file_stem().unwrap().display();
     match folder.and_then(|folder| folder.to_str()) {
-        Some("all") => format!("{module}::role"),
         Some("tests") => "role".into(),
-        _ => panic!("{file} starts a role in a function without #[track_caller]"),
+        Some("common") => panic!("{file} starts a role in a function without #[track_caller]"),
+        _ => format!("{module}::role"),
     }
 }
 

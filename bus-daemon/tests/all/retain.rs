@@ -7,6 +7,7 @@ use bus_core::memory::ring_bytes;
 use bus_core::memory::segment::{self, Kind};
 use bus_core::schema::Schema;
 use bus_daemon::MAX_IDLE_TOPICS;
+use bus_testkit::needs;
 
 /// A request to open a topic that retains as many rings as this.
 fn retaining(role: Role, topic: &str, retain: u32) -> Request {
@@ -277,6 +278,9 @@ fn an_idle_topic_yields_to_a_publisher_of_something_else() {
 
 #[test]
 fn idle_topics_are_bounded_and_the_longest_idle_goes_first() {
+    if !needs::descriptors(2_048) {
+        return;
+    }
     let host = Host::new();
     let topic = |n: usize| format!("t{n}");
     for n in 0..MAX_IDLE_TOPICS {

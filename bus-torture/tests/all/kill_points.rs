@@ -21,7 +21,7 @@ fn kill_points(arguments: &[&str]) -> (Output, Value) {
 #[test]
 fn a_publisher_killed_at_any_instruction_leaves_a_whole_message_or_none() {
     let operations = ["--op", "publish-inline", "--op", "publish-batch"];
-    let (output, json) = kill_points(&[&operations[..], &["--seconds", "6"]].concat());
+    let (output, json) = kill_points(&[&operations[..], &["--every", "200"]].concat());
     assert!(output.status.success(), "{json:#}");
     assert!(json["tried"].as_u64().unwrap() >= 4, "{json:#}");
     assert!(
@@ -33,7 +33,7 @@ fn a_publisher_killed_at_any_instruction_leaves_a_whole_message_or_none() {
 #[test]
 fn a_subscriber_killed_at_any_instruction_gates_nobody() {
     let operations = ["--op", "hold", "--op", "leave-subscriber"];
-    let (output, json) = kill_points(&[&operations[..], &["--seconds", "6"]].concat());
+    let (output, json) = kill_points(&[&operations[..], &["--every", "2000"]].concat());
     assert!(output.status.success(), "{json:#}");
     assert!(json["tried"].as_u64().unwrap() >= 4, "{json:#}");
 }

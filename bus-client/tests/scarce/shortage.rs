@@ -9,6 +9,7 @@ use std::time::Duration;
 use bus_client::{Bus, Error, Selector};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::alone;
 use crate::common::process::{Process, WATCHDOG};
 use crate::common::role::{Given, hear, play, say, wait_for};
 use crate::common::roles::{HOST, start_host};
@@ -139,6 +140,7 @@ fn starved(given: &Given) {
 
 #[test]
 fn descriptors_that_run_out_at_any_point_are_an_error_and_nothing_leaks() {
+    let _alone = alone();
     let stage = Stage::new();
     let host = start_host(&stage.path);
     let mut starved = stage.start("starved");
@@ -187,6 +189,7 @@ fn hosts_starved(given: &Given) {
 
 #[test]
 fn descriptors_that_run_out_where_the_broker_is_hosted_leave_no_half_of_one() {
+    let _alone = alone();
     let stage = Stage::new();
     let socket = stage.path.display();
     let needed = (0_u64..64).find(|spare| {
@@ -235,6 +238,7 @@ fn short_of_addresses(given: &Given) {
 
 #[test]
 fn addresses_that_run_out_are_an_error_at_creation() {
+    let _alone = alone();
     let stage = Stage::new();
     let host = start_host(&stage.path);
     let mut short = stage.start("short_of_addresses");
@@ -269,6 +273,7 @@ fn follows_short_of_addresses(given: &Given) {
 
 #[test]
 fn addresses_that_run_out_for_a_peers_ring_are_told_and_nothing_is_lost_unseen() {
+    let _alone = alone();
     let stage = Stage::new();
     let host = start_host(&stage.path);
     let mut short = stage.start("follows_short_of_addresses");

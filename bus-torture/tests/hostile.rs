@@ -1,4 +1,6 @@
 //! `bus-torture hostile` holds, and it can fail: an honest side that is broken on purpose is noticed.
+//!
+//! It is a program of its own, because it takes all the descriptors that its user may have in flight.
 
 use std::process::Command;
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
+use crate::alone;
 use crate::common::role::{Given, hear, play, say, wait_for};
 use crate::common::roles::{HOST, start_host};
 use crate::common::stage::{Stage, connect, told};
@@ -54,6 +55,7 @@ fn wordy(given: &Given) {
 
 #[test]
 fn a_message_that_is_too_large_leaves_the_ring_as_it_was() {
+    let _alone = alone();
     let stage = Stage::new();
     let host = start_host(&stage.path);
     let mut wordy = stage.start("wordy");
@@ -118,6 +120,7 @@ fn short_of_files(given: &Given) {
 
 #[test]
 fn more_than_there_is_memory_for_is_an_error_at_creation() {
+    let _alone = alone();
     let stage = Stage::new();
     let host = start_host(&stage.path);
     let mut short = stage.start("short_of_files");
@@ -138,6 +141,7 @@ fn more_than_there_is_memory_for_is_an_error_at_creation() {
 /// What failed leaves its topic to be made anew, at once.
 #[test]
 fn a_topic_that_could_not_be_opened_can_be_opened_smaller_at_once() {
+    let _alone = alone();
     let stage = Stage::new();
     let host = start_host(&stage.path);
     let bus = connect(&stage.path, false).unwrap();
@@ -181,6 +185,7 @@ fn short_of_descriptors(given: &Given) {
 
 #[test]
 fn a_client_without_descriptors_says_so_and_goes_on() {
+    let _alone = alone();
     let stage = Stage::new();
     let host = start_host(&stage.path);
     let mut short = stage.start("short_of_descriptors");
@@ -197,6 +202,7 @@ fn a_client_without_descriptors_says_so_and_goes_on() {
 
 #[test]
 fn a_memory_limit_is_an_error_at_creation() {
+    let _alone = alone();
     let second = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers");
     let (root, limit) = if second.is_ok_and(|c| c.contains("memory")) {
         ("/sys/fs/cgroup", "memory.max")
@@ -299,6 +305,7 @@ fn crammed_publisher(given: &Given) {
 
 #[test]
 fn a_subscriber_without_descriptors_is_told_of_a_publisher_that_it_cannot_follow() {
+    let _alone = alone();
     let stage = Stage::new();
     let host = start_host(&stage.path);
     let mut crammed = stage.start("crammed_subscriber");
@@ -315,6 +322,7 @@ fn a_subscriber_without_descriptors_is_told_of_a_publisher_that_it_cannot_follow
 
 #[test]
 fn a_publisher_without_descriptors_is_told_of_a_subscriber_that_it_cannot_wait_for() {
+    let _alone = alone();
     let stage = Stage::new();
     let host = start_host(&stage.path);
     let mut crammed = stage.start("crammed_publisher");
