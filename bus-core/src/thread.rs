@@ -82,8 +82,9 @@ fn leave_the_callers_place() {
         // The control group allows isolated ones only.
         let _ = may_use("");
     }
-    let ordinary = libc::sched_param { sched_priority: 0 };
-    // The C library of musl has a function of this name that only fails.
+    // `struct sched_param` of the kernel, which is a priority; that of a C library may be longer. musl has a function for this call
+    // that only fails.
+    let ordinary: libc::c_int = 0;
     // SAFETY: the kernel reads the parameter, which outlives the call, and changes the calling thread.
     unsafe {
         libc::syscall(
@@ -138,7 +139,7 @@ mod tests {
             let mut first = CpuSet::new();
             first.set(all[0]).unwrap();
             sched_setaffinity(Pid::from_raw(0), &first).unwrap();
-            let fifo = libc::sched_param { sched_priority: 1 };
+            let fifo: libc::c_int = 1;
             // SAFETY: the kernel reads the parameter, which outlives the call, and changes the calling thread.
             let real_time = unsafe {
                 libc::syscall(
