@@ -7,6 +7,7 @@ mod common;
 
 mod deliveries;
 mod demo;
+mod place;
 mod policy;
 mod refusals;
 mod streams;

@@ -16,6 +16,7 @@ mod common;
 
 mod bad_input;
 mod cut_off;
+mod deep;
 mod delivery;
 mod evicted;
 mod fork;

@@ -1,9 +1,7 @@
 //! Values that nest deeper than subscribers follow: no call sends one, and nothing of it is published.
 
-mod common;
-
+use crate::common::stage::{Stage, connect, told};
 use bus_client::{Bus, CoreError, Error};
-use common::stage::{Stage, connect, told};
 
 #[bus_client::message]
 #[derive(Clone)]

@@ -1,13 +1,11 @@
 //! Which bus a command uses, and what it says of that.
 
-mod common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{Place, Running, state, until};
+use crate::common::{Place, Running, state, until};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
