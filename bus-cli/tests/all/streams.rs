@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{self, LIMIT, Place, collect, heard, segments, state, until};
+use crate::common::{LIMIT, Place, collect, heard, segments, state, until};
 use bus_client::Delivery;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;

@@ -7,14 +7,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use bus_core::control::{Connection, Event, MAX_PACKET, Message, Request, Role};
+use bus_core::control::{
+    Connection, Event, KnownPeer, MAX_PACKET, Message, Request, Role, SESSION,
+};
 use bus_core::schema::Schema;
 use bus_core::{Delivery, Settings};
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::member::{Member, open};
+use super::member::{HANDLE, Member, hello, open};
 use super::zoo::{Zoo, lingering, send};
 use crate::process::{say, settings};
 
@@ -150,6 +152,10 @@ impl Client<'_> {
                 self.connections.pop_front();
             }
             let new = self.connect()?;
+            if self.random.u8(..8) > 0 {
+                let reclaims = self.random.u32(..3);
+                new.send(SESSION, &hello(reclaims), &[])?;
+            }
             self.connections.push_back(new);
         }
         let which = self.random.usize(..self.connections.len());
@@ -158,7 +164,8 @@ impl Client<'_> {
 
     fn malformed(&mut self) -> Result<u64> {
         let request = self.request();
-        let mut bytes = request.pack()?.as_bytes().to_vec();
+        let handle = self.handle();
+        let mut bytes = request.pack(handle)?.as_bytes().to_vec();
         let random = &mut self.random;
         match random.u8(..8) {
             0 => bytes.truncate(random.usize(..bytes.len())),
@@ -195,34 +202,54 @@ impl Client<'_> {
         } else {
             Role::Subscriber
         };
-        match random.u8(..16) {
+        match random.u8(..20) {
             0..=4 => open(role, &topic, small(random)),
             5 => Request::Watch {
-                client: "hostile".into(),
                 pattern: "**".into(),
                 schema: Schema::bytes(),
-                resumes: random.bool().then(|| random.u64(..40)),
+                reclaims: random.bool().then(|| random.u64(..40)),
             },
-            6 => Request::Declined {
+            6 => Request::Decline {
                 topic: random.u64(..50),
             },
             7 => Request::Released {
-                index: random.u16(..64),
+                ring: random.u64(..64),
             },
-            8 => Request::Notify,
-            9 => Request::Wake,
-            10 => Request::Back,
-            11 | 12 => Request::Ended {
-                id: random.u64(..100),
+            8 => Request::RegisterDoorbell {},
+            9 => Request::Wake {},
+            10 => Request::ReclaimComplete {},
+            11 => Request::Retell {},
+            12 => Request::Received {
+                descriptors: random.u32(..12),
             },
-            13 => resume(random, role, topic),
-            _ => Request::Join,
+            13 => reclaim(random, role, topic),
+            14 => Request::PresentPeers {
+                peers: (0..random.usize(..200)).map(|_| peer(random)).collect(),
+            },
+            15 => Request::PresentProcess {
+                process: random.u64(..100),
+                pid: random.u32(..),
+                user: random.u32(..),
+                client: topic,
+            },
+            16 => Request::Close {},
+            17 => hello(random.u32(..3)),
+            _ => Request::Join {},
+        }
+    }
+
+    /// The number of a handle: one of a few, that of the session, or any.
+    fn handle(&mut self) -> u32 {
+        match self.random.u8(..16) {
+            0 => self.random.u32(..),
+            1..=4 => SESSION,
+            _ => self.random.u32(1..5),
         }
     }
 
     fn out_of_order(&mut self) -> Result<u64> {
         let request = self.request();
-        let packet = request.pack()?;
+        let packet = request.pack(self.handle())?;
         let most = if self.random.u8(..4) == 0 { 4 } else { 0 };
         self.connection()?;
         let which = self.random.usize(..self.connections.len());
@@ -240,7 +267,8 @@ impl Client<'_> {
         };
         let connection = self.connect()?;
         let settings = small(&mut self.random);
-        connection.send(&open(role, "hostile/descriptors", settings), &[])?;
+        connection.send(SESSION, &hello(0), &[])?;
+        connection.send(HANDLE, &open(role, "hostile/descriptors", settings), &[])?;
         let most = [1, 1, 4, 5, 253][self.random.usize(..5)];
         let mut descriptors = self.zoo.some(&mut self.random, most);
         if self.random.u8(..8) == 0 {
@@ -249,11 +277,11 @@ impl Client<'_> {
             descriptors.truncate(253);
         }
         let request = if self.random.u8(..4) == 0 {
-            Request::Notify
+            Request::RegisterDoorbell {}
         } else {
-            Request::Join
+            Request::Join {}
         };
-        send(&connection, request.pack()?.as_bytes(), &descriptors)?;
+        send(&connection, request.pack(HANDLE)?.as_bytes(), &descriptors)?;
         if self.connections.len() >= CONNECTIONS {
             self.connections.pop_front();
         }
@@ -272,8 +300,8 @@ impl Client<'_> {
             let member = Member::join(self.path, role, topic, Settings::default(), PATIENCE)?;
             self.members.push(member);
         }
-        let wake = Request::Wake.pack()?;
-        let released = Request::Released { index: 3 }.pack()?;
+        let wake = Request::Wake {}.pack(HANDLE)?;
+        let released = Request::Released { ring: 3 }.pack(HANDLE)?;
         let mut sent = 0;
         for (number, member) in self.members.iter().enumerate() {
             let packet = if number % 2 == 0 { &released } else { &wake };
@@ -296,31 +324,30 @@ impl Client<'_> {
             };
             self.members.push(join(self.path, role)?);
             let watch = self.connect()?;
-            watch.send(
-                &Request::Watch {
-                    client: "hostile".into(),
-                    pattern: "hostile/**".into(),
-                    schema: Schema::bytes(),
-                    resumes: None,
-                },
-                &[],
-            )?;
+            watch.send(SESSION, &hello(0), &[])?;
+            let request = Request::Watch {
+                pattern: "hostile/**".into(),
+                schema: Schema::bytes(),
+                reclaims: None,
+            };
+            watch.send(HANDLE, &request, &[])?;
             self.connections.push_back(watch);
         }
         join(self.path, Role::Subscriber)?;
         let passing = format!("hostile/passing/{}", self.random.u32(..));
         let connection = self.connect()?;
-        connection.send(&open(Role::Publisher, &passing, Settings::default()), &[])?;
+        connection.send(SESSION, &hello(0), &[])?;
+        let request = open(Role::Publisher, &passing, Settings::default());
+        connection.send(HANDLE, &request, &[])?;
         Ok(4)
     }
 
     fn connect_only(&mut self) -> Result<u64> {
         let connection = Connection::connect(self.path)?;
         if self.random.bool() {
-            connection.send(
-                &open(Role::Subscriber, "hostile/many", Settings::default()),
-                &[],
-            )?;
+            connection.send(SESSION, &hello(0), &[])?;
+            let request = open(Role::Subscriber, "hostile/many", Settings::default());
+            connection.send(HANDLE, &request, &[])?;
         }
         if self.random.u8(..8) > 0 {
             if self.connections.len() >= CONNECTIONS {
@@ -337,9 +364,6 @@ impl Client<'_> {
         for _ in 0..self.random.usize(..600) {
             schema.fields.push(fields[0].clone());
         }
-        let Request::Open { client, .. } = open(Role::Publisher, "t", Settings::default()) else {
-            return Ok(0);
-        };
         let settings = Settings {
             depth: Some(1 << self.random.u32(..32)),
             stride: Some(64 * self.random.u32(..1200)),
@@ -350,7 +374,6 @@ impl Client<'_> {
         };
         let plain = self.random.bool();
         let request = Request::Open {
-            client,
             role: Role::Publisher,
             topic: format!("hostile/topics/{}", self.random.u16(..)),
             schema: if plain { Schema::bytes() } else { schema },
@@ -359,7 +382,8 @@ impl Client<'_> {
             watched: None,
         };
         let connection = self.connect()?;
-        connection.send(&request, &[])?;
+        connection.send(SESSION, &hello(0), &[])?;
+        connection.send(HANDLE, &request, &[])?;
         if self.connections.len() >= CONNECTIONS {
             self.connections.pop_front();
         }
@@ -374,7 +398,7 @@ impl Client<'_> {
         // Ended only with this process, for until then nobody takes what was sent.
         self.keep.push(peer);
         let connection = self.connect()?;
-        let wake = Request::Wake.pack()?;
+        let wake = Request::Wake {}.pack(HANDLE)?;
         let many = [socket.as_fd(); 9];
         match self.random.u8(..4) {
             0 => send(&connection, wake.as_bytes(), &[socket.as_fd()])?,
@@ -393,21 +417,32 @@ impl Client<'_> {
     }
 }
 
-/// Somebody's handle, as if it were this client's, at another broker.
-fn resume(random: &mut Rng, role: Role, topic: String) -> Request {
+/// A handle of another process, as if it were this client's, at another broker.
+fn reclaim(random: &mut Rng, role: Role, topic: String) -> Request {
     let settings = small(random).decide(&Schema::bytes());
     match settings {
-        Ok(settings) => Request::Resume {
-            client: "hostile".into(),
+        Ok(settings) => Request::Reclaim {
             role,
             topic,
             schema: Schema::bytes(),
             settings,
             id: random.u64(..100),
             index: random.u16(..70),
-            rings: random.u64(..),
+            watch: random.bool().then(|| random.u64(..40)),
+            closed: random.u8(..8) == 0,
         },
-        Err(_) => Request::Back,
+        Err(_) => Request::ReclaimComplete {},
+    }
+}
+
+/// A peer that nobody knows, or that somebody else is.
+fn peer(random: &mut Rng) -> KnownPeer {
+    KnownPeer {
+        id: random.u64(..100),
+        process: random.u64(..100),
+        index: random.u16(..70),
+        left: random.bool(),
+        doorbell: random.bool(),
     }
 }
 

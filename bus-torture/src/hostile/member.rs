@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use bus_core::control::{Connection, Event, Request, Role};
+use bus_core::control::{Connection, Event, PROTOCOL_VERSIONS, Request, Role, SESSION, Secret};
 use bus_core::memory::layout::{READER_MAGIC, RING_MAGIC};
 use bus_core::memory::{reader_bytes, ring_bytes};
 use bus_core::schema::Schema;
@@ -31,16 +31,45 @@ pub struct Member {
     pub told: Vec<(Event, Vec<OwnedFd>)>,
 }
 
+/// The handle of a session that these members have.
+pub const HANDLE: u32 = 1;
+
+/// The first message of a session, as an honest client says it; each with a secret of its own.
+#[must_use]
+pub fn hello(reclaims: u32) -> Request {
+    Request::Hello {
+        versions: PROTOCOL_VERSIONS,
+        features: 0,
+        client: "hostile".into(),
+        secret: Secret(fastrand::u64(..), fastrand::u64(..)),
+        reclaims,
+        generation: 0,
+    }
+}
+
 /// The first request of a handle.
 pub fn open(role: Role, topic: &str, settings: Settings) -> Request {
     Request::Open {
-        client: "hostile".into(),
         role,
         topic: topic.into(),
         schema: Schema::bytes(),
         settings,
         history: 0,
         watched: None,
+    }
+}
+
+/// The next event about the handle. Descriptors are acknowledged; what is about the session is passed over.
+fn next(connection: &Connection, deadline: Option<Instant>) -> Result<(Event, Vec<OwnedFd>)> {
+    loop {
+        let frame = connection.recv::<Event>(deadline)?;
+        let descriptors = frame.descriptors.len() as u32;
+        if descriptors > 0 {
+            connection.send(SESSION, &Request::Received { descriptors }, &[])?;
+        }
+        if frame.handle == HANDLE || matches!(frame.message, Event::Refused { .. }) {
+            return Ok((frame.message, frame.descriptors));
+        }
     }
 }
 
@@ -58,8 +87,9 @@ impl Member {
     ) -> Result<Self> {
         let deadline = Some(Instant::now() + patience);
         let connection = Connection::connect(path)?;
-        connection.send(&open(role, topic, settings), &[])?;
-        let (event, descriptors) = connection.recv(deadline).context("opening")?;
+        connection.send(SESSION, &hello(0), &[])?;
+        connection.send(HANDLE, &open(role, topic, settings), &[])?;
+        let (event, descriptors) = next(&connection, deadline).context("opening")?;
         let Event::Opened {
             settings, index, ..
         } = event
@@ -72,10 +102,10 @@ impl Member {
             Role::Publisher => Pen::create(RING_MAGIC, ring_bytes(&settings))?,
             Role::Subscriber => Pen::create(READER_MAGIC, reader_bytes(&settings))?,
         };
-        connection.send(&Request::Join, &[pen.as_fd()])?;
+        connection.send(HANDLE, &Request::Join {}, &[pen.as_fd()])?;
         let mut told = Vec::new();
         loop {
-            match connection.recv(deadline).context("joining")? {
+            match next(&connection, deadline).context("joining")? {
                 (Event::Joined { .. }, _) => break,
                 (event @ Event::Refused { .. }, _) => bail!("not joined: {event:?}"),
                 other => told.push(other),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bus_core::Settings;
-use bus_core::control::{Connection, Event, Role};
+use bus_core::control::{Connection, Event, Role, SESSION};
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, SealFlag, fallocate, fcntl, open};
 use nix::sys::signal::kill;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -263,9 +263,12 @@ impl Tried {
         let connection = Connection::from_fd(fd)?;
         let request = member::open(Role::Subscriber, "users", Settings::default());
         // It may have been turned away already.
-        let _ = connection.send(&request, &[]);
+        let _ = connection.send(SESSION, &member::hello(0), &[]);
+        let _ = connection.send(member::HANDLE, &request, &[]);
         let answer = connection.recv::<Event>(Some(Instant::now() + PATIENCE));
-        let served = matches!(answer, Ok((Event::Opened { .. }, _)));
+        let served = answer
+            .as_ref()
+            .is_ok_and(|frame| matches!(frame.message, Event::Welcome { .. }));
         self.that(served, &format!("the broker serves it: {answer:?}"))
     }
 
