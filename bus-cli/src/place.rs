@@ -1,6 +1,7 @@
 //! `bus where`: which bus this is, why, and whether a broker answers there.
 //!
-//! Promises: it starts no broker and changes nothing. It waits up to 5 seconds for a broker that is slow or stopped.
+//! Promises: it starts no broker and changes nothing. It waits up to 5 seconds for a broker that is
+//! slow or stopped.
 
 use std::path::{Path, PathBuf};
 
@@ -12,9 +13,11 @@ use clap::Args;
 /// A name and a pattern under which nobody is bothered: no topic is created.
 const NAME: &str = "bus-where";
 
-/// Which bus this is: the path of the broker's socket, why that path, and which process answers there.
+/// Which bus this is: the path of the broker's socket, why that path, and which process answers
+/// there.
 ///
-/// Processes whose paths differ never meet. The path depends on the environment, so run it where the process in question runs.
+/// Processes whose paths differ never meet. The path depends on the environment, so run it where
+/// the process in question runs.
 ///
 /// Exit codes: 0 a broker answers, 1 none does, 2 wrong usage.
 #[derive(Debug, Args)]
@@ -72,7 +75,8 @@ fn look(path: &Path) -> Result<String, String> {
     }
 }
 
-/// Says on standard error what may make this process miss others: a variable that is not used, another bus of this user.
+/// Says on standard error what may make this process miss others: a variable that is not used,
+/// another bus of this user.
 pub fn warn(place: &SocketPlace) {
     if !place.is_default() {
         return;

@@ -1,6 +1,7 @@
 //! The directory of a private bus.
 //!
-//! Promises: only this user can enter it; it goes with the last handle, unless the process is killed.
+//! Promises: only this user can enter it; it goes with the last handle, unless the process is
+//! killed.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! What a process does to find a broker or to host one, and what it leaves alone in its own surroundings: limits, threads, users, files.
+//! What a process does to find a broker or to host one, and what it leaves alone in its own
+//! surroundings: limits, threads, users, files.
 
 mod common;
 
@@ -75,7 +76,8 @@ fn hosting_leaves_the_limit_of_descriptors_as_it_is_unless_it_is_asked_to_raise_
     }
 }
 
-/// Seeks a broker, as the test says; says whether it hosts one itself, or what is wrong. Then opens a handle.
+/// Seeks a broker, as the test says; says whether it hosts one itself, or what is wrong. Then opens
+/// a handle.
 fn seeker(given: &Given) {
     if let Some(user) = given.find("user") {
         setuid(Uid::from_raw(user)).unwrap();

@@ -1,8 +1,9 @@
 //! Threads of this library inside a process that has its own purpose.
 //!
-//! Promises: such a thread runs whenever it has something to do, also where the thread that starts it is pinned to one processor or
-//! has a real-time class; no signal handler of the process runs on it; a fault on it reaches the process's handler, and profilers see
-//! it. [`spawn_quiet`] returns when all of that is so.
+//! Promises: such a thread runs whenever it has something to do, also where the thread that starts
+//! it is pinned to one processor or has a real-time class; no signal handler of the process runs on
+//! it; a fault on it reaches the process's handler, and profilers see it. [`spawn_quiet`] returns
+//! when all of that is so.
 
 use std::fs;
 use std::io;
@@ -30,12 +31,13 @@ const OWN: [Signal; 8] = [
 
 /// Starts a thread that keeps out of the way of the process's own threads.
 ///
-/// The thread has the class `SCHED_OTHER`, and may run on all processors that the control group (cpuset) of this process allows, but
-/// those that the kernel isolates. It inherits neither from the calling thread. All signals are blocked on it, but those of its own
-/// faults, `SIGABRT`, `SIGTRAP`, `SIGSYS` and `SIGPROF`, which are as the calling thread has them.
+/// The thread has the class `SCHED_OTHER`, and may run on all processors that the control group
+/// (cpuset) of this process allows, but those that the kernel isolates. It inherits neither from
+/// the calling thread. All signals are blocked on it, but those of its own faults, `SIGABRT`,
+/// `SIGTRAP`, `SIGSYS` and `SIGPROF`, which are as the calling thread has them.
 ///
-/// Waits until the thread has arranged that and runs `body`; a thread that is pinned beside its caller may run only while the caller
-/// sleeps. Names longer than 15 bytes are cut by the kernel.
+/// Waits until the thread has arranged that and runs `body`; a thread that is pinned beside its
+/// caller may run only while the caller sleeps. Names longer than 15 bytes are cut by the kernel.
 ///
 /// # Errors
 /// What the kernel said where there can be no further thread.
@@ -62,7 +64,8 @@ pub fn spawn_quiet<T: Send + 'static>(
     Ok(started)
 }
 
-/// Runs `start` with all signals blocked but a thread's own: what it starts has them blocked from its first instruction on.
+/// Runs `start` with all signals blocked but a thread's own: what it starts has them blocked from
+/// its first instruction on.
 fn without_signals<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let mut blocked = SigSet::all();
     for signal in OWN {
@@ -74,7 +77,8 @@ fn without_signals<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     started
 }
 
-/// Leaves the class and the processors that this thread has inherited. What the kernel refuses stays as it was.
+/// Leaves the class and the processors that this thread has inherited. What the kernel refuses
+/// stays as it was.
 fn leave_the_callers_place() {
     // First the processor: a real-time thread may have this one to itself.
     let isolated = fs::read_to_string(ISOLATED).unwrap_or_default();
@@ -82,10 +86,11 @@ fn leave_the_callers_place() {
         // The control group allows isolated ones only.
         let _ = may_use("");
     }
-    // `struct sched_param` of the kernel, which is a priority; that of a C library may be longer. musl has a function for this call
-    // that only fails.
+    // `struct sched_param` of the kernel, which is a priority; that of a C library may be longer.
+    // musl has a function for this call that only fails.
     let ordinary: libc::c_int = 0;
-    // SAFETY: the kernel reads the parameter, which outlives the call, and changes the calling thread.
+    // SAFETY: the kernel reads the parameter, which outlives the call, and changes the calling
+    // thread.
     unsafe {
         libc::syscall(
             libc::SYS_sched_setscheduler,
@@ -96,7 +101,8 @@ fn leave_the_callers_place() {
     };
 }
 
-/// Lets this thread run on all processors that are not in this list, as far as they are there and the control group allows them.
+/// Lets this thread run on all processors that are not in this list, as far as they are there and
+/// the control group allows them.
 fn may_use(avoided: &str) -> nix::Result<()> {
     let mut set = CpuSet::new();
     for cpu in (0..CpuSet::count()).filter(|cpu| !is_listed(avoided, *cpu)) {
@@ -140,7 +146,8 @@ mod tests {
             first.set(all[0]).unwrap();
             sched_setaffinity(Pid::from_raw(0), &first).unwrap();
             let fifo: libc::c_int = 1;
-            // SAFETY: the kernel reads the parameter, which outlives the call, and changes the calling thread.
+            // SAFETY: the kernel reads the parameter, which outlives the call, and changes the
+            // calling thread.
             let real_time = unsafe {
                 libc::syscall(
                     libc::SYS_sched_setscheduler,

@@ -1,5 +1,5 @@
-//! Which broker a process trusts where it runs with another identity than usual: with more rights than its caller, or in a user
-//! namespace in which not everybody has a number.
+//! Which broker a process trusts where it runs with another identity than usual: with more rights
+//! than its caller, or in a user namespace in which not everybody has a number.
 
 use std::env;
 use std::fs::{self, Permissions};
@@ -19,7 +19,8 @@ use nix::unistd::{geteuid, getuid};
 
 const CALLER: u32 = 65534;
 
-/// Not a test of its own: the program that the test makes set-user-id root. It says where it looks for its broker.
+/// Not a test of its own: the program that the test makes set-user-id root. It says where it looks
+/// for its broker.
 #[test]
 #[ignore = "is started by the test as a program of its own"]
 fn says_its_place() {

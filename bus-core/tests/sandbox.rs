@@ -1,4 +1,5 @@
-//! System calls that a sandbox refuses: the error names the call, and gives no advice that cannot help.
+//! System calls that a sandbox refuses: the error names the call, and gives no advice that cannot
+//! help.
 
 use std::mem::size_of;
 use std::thread;

@@ -191,11 +191,9 @@ fn mode(others: bool) -> u32 {
 
 /// Sets the mode of a socket of this broker. Nothing else that is at the path by now is touched, and no link is followed.
 fn set_mode(path: &Path, own: Option<Identity>, mode: u32) -> io::Result<()> {
-    let flags = libc::O_PATH | libc::O_NOFOLLOW;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)?;
+    // Not by `OpenOptions`: with musl it drops `O_PATH`, which that library counts among the access modes.
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = File::from(nix::fcntl::open(path, flags, Mode::empty())?);
     let meta = file.metadata()?;
     let is_own = own.is_none_or(|own| own == (meta.dev(), meta.ino()));
     if !meta.file_type().is_socket() || !is_own {
@@ -326,7 +324,8 @@ fn listen_at(path: &Path) -> Result<(Unshared<OwnedFd>, Identity)> {
         let meta = fs::symlink_metadata(path)?;
         let identity = (meta.dev(), meta.ino());
         set_mode(path, Some(identity), mode(false))?;
-        listen(&*fd, Backlog::new(BACKLOG)?)?;
+        // More than the `SOMAXCONN` of a C library is refused by the wrapper; then the kernel's own limit is left to hold.
+        listen(&*fd, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXALLOWABLE))?;
         Ok(identity)
     };
     match started() {

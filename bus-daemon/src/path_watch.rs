@@ -1,7 +1,8 @@
 //! Notices when somebody removes, moves or replaces the files of the broker's path.
 //!
-//! Promises: it costs nothing while nobody touches these files; where the kernel gives no notice (no inotify instance is left), it asks
-//! for a look each second. It looks at nothing itself: see [`Endpoint::is_there`].
+//! Promises: it costs nothing while nobody touches these files; where the kernel gives no notice
+//! (no inotify instance is left), it asks for a look each second. It looks at nothing itself: see
+//! [`Endpoint::is_there`].
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -49,7 +50,8 @@ impl PathWatch {
 fn watch(socket: &Path, lock: &Path) -> nix::Result<Unshared<Inotify>> {
     let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
     let inotify = Unshared::new(|| Inotify::init(flags))?;
-    // A file that is removed or written over loses a link, which changes its attributes; it lives on while it is open.
+    // A file that is removed or written over loses a link, which changes its attributes; it lives
+    // on while it is open.
     let gone = AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
     let file = gone | AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_DONT_FOLLOW;
     inotify.add_watch(socket, file)?;

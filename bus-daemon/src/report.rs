@@ -1,8 +1,8 @@
 //! What the broker logs of the ordinary course of things, and of those whom it refuses.
 //!
-//! Promises: inside a process that has another purpose, topics and handles that come and go are logged at debug level, for that log
-//! is the program's; of clients that are refused, one line is logged for each user and second, with how many were left out, so
-//! that no user can fill the log.
+//! Promises: inside a process that has another purpose, topics and handles that come and go are
+//! logged at debug level, for that log is the program's; of clients that are refused, one line is
+//! logged for each user and second, with how many were left out, so that no user can fill the log.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -12,7 +12,8 @@ use bus_core::control::Refusal;
 
 /// Time between two lines about one user.
 const EVERY: Duration = Duration::from_secs(1);
-/// Users that are kept in mind. When there are more, those of whom nothing was left out are forgotten first.
+/// Users that are kept in mind. When there are more, those of whom nothing was left out are
+/// forgotten first.
 const MOST: usize = 1024;
 
 thread_local! {
@@ -20,7 +21,8 @@ thread_local! {
     static LINES: RefCell<Lines> = RefCell::new(Lines::default());
 }
 
-/// Logs at info level, or at debug level where the broker is [embedded](be_embedded). Arguments as for `tracing::info!`.
+/// Logs at info level, or at debug level where the broker is [embedded](be_embedded). Arguments as
+/// for `tracing::info!`.
 macro_rules! note {
     ($($what:tt)*) => {
         if $crate::report::is_embedded() {

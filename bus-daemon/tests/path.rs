@@ -1,4 +1,5 @@
-//! The files at a broker's path are removed, moved or replaced while it runs: clients that come find a broker all the same, and one only.
+//! The files at a broker's path are removed, moved or replaced while it runs: clients that come
+//! find a broker all the same, and one only.
 
 mod common;
 
@@ -60,7 +61,8 @@ fn a_socket_that_was_renamed_or_written_over_is_made_anew() {
     fs::rename(&path, beside(&path, ".old")).unwrap();
     busd.wait_for("listening there again");
     assert!(Connection::connect(&path).is_ok());
-    // A file that is no socket is somebody's: it stays, and the broker takes the path when it is free.
+    // A file that is no socket is somebody's: it stays, and the broker takes the path when it is
+    // free.
     fs::write(beside(&path, ".file"), "precious").unwrap();
     fs::rename(beside(&path, ".file"), &path).unwrap();
     busd.wait_for("until it can listen again");

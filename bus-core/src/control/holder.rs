@@ -1,7 +1,7 @@
 //! Which process runs the broker at a path, for sentences about a broker that does not answer.
 //!
-//! Promises: it asks nobody, waits for nobody, and is for people only: nothing is decided by it. It asks for the process that
-//! holds the lock beside the socket to have written its number there.
+//! Promises: it asks nobody, waits for nobody, and is for people only: nothing is decided by it. It
+//! asks for the process that holds the lock beside the socket to have written its number there.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -26,8 +26,9 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// The process at the other end of a connection to a broker's socket. Where a service manager has made the socket, that is
-    /// the service manager; the lock file beside the socket at `path` then says which process the broker is, if it can be read.
+    /// The process at the other end of a connection to a broker's socket. Where a service manager
+    /// has made the socket, that is the service manager; the lock file beside the socket at `path`
+    /// then says which process the broker is, if it can be read.
     pub fn of_connection(connection: &Connection, path: &Path) -> Self {
         let peer = connection.credentials().ok();
         let pid = peer.map_or(0, |peer| peer.pid);
@@ -37,7 +38,8 @@ impl Holder {
         }
     }
 
-    /// The process that wrote its number into the lock file beside the socket at `path`. It may have ended since.
+    /// The process that wrote its number into the lock file beside the socket at `path`. It may
+    /// have ended since.
     pub fn of_lock(path: &Path) -> Option<Self> {
         let mut options = OpenOptions::new();
         options.read(true);

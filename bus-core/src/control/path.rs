@@ -60,27 +60,33 @@ impl SocketPlace {
         }
     }
 
-    /// Finds the socket of this process's user. The first of these decides: `$BUS_SOCKET`; `$XDG_RUNTIME_DIR/bus.sock`, if that
-    /// directory is this user's; `/run/user/UID/bus.sock`, if that directory is this user's; `bus-UID/bus.sock` under the
-    /// temporary directory, where the directory `bus-UID` is made if it is missing.
+    /// Finds the socket of this process's user. The first of these decides: `$BUS_SOCKET`;
+    /// `$XDG_RUNTIME_DIR/bus.sock`, if that directory is this user's; `/run/user/UID/bus.sock`, if
+    /// that directory is this user's; `bus-UID/bus.sock` under the temporary directory, where the
+    /// directory `bus-UID` is made if it is missing.
     ///
-    /// A program that runs with more rights than its caller (set-user-id, file capabilities: `AT_SECURE`) reads no
-    /// variable: its caller must not choose its broker. Its temporary directory is `/tmp`.
+    /// A program that runs with more rights than its caller (set-user-id, file capabilities:
+    /// `AT_SECURE`) reads no variable: its caller must not choose its broker. Its temporary
+    /// directory is `/tmp`.
     ///
     /// # Errors
-    /// [`Error::Io`] says what is wrong with the path: it is too long, or the directory could be somebody else's.
+    /// [`Error::Io`] says what is wrong with the path: it is too long, or the directory could be
+    /// somebody else's.
     pub fn find() -> Result<Self> {
         choose(Surroundings::of_this_process())
     }
 
-    /// Whether nobody named the path: processes of this user that start in other surroundings may use another one.
+    /// Whether nobody named the path: processes of this user that start in other surroundings may
+    /// use another one.
     pub fn is_default(&self) -> bool {
         !matches!(self.reason, SocketReason::Named | SocketReason::Variable)
     }
 
-    /// Other sockets of this user that processes in other surroundings would use, and that are there.
+    /// Other sockets of this user that processes in other surroundings would use, and that are
+    /// there.
     ///
-    /// Processes that use different paths never meet, so this is the first thing to look at if messages do not arrive.
+    /// Processes that use different paths never meet, so this is the first thing to look at if
+    /// messages do not arrive.
     pub fn others(&self) -> Vec<PathBuf> {
         let around = Surroundings::of_this_process();
         let own = format!("bus-{}", around.user);
@@ -157,8 +163,8 @@ impl Surroundings {
     }
 }
 
-/// A variable of the environment that decides whom this process trusts. Empty counts as not set. A program that runs with more rights than its caller has none: its
-/// caller made the environment.
+/// A variable of the environment that decides whom this process trusts. Empty counts as not set. A
+/// program that runs with more rights than its caller has none: its caller made the environment.
 pub fn variable(name: &str) -> Option<OsString> {
     if sys::is_privileged() {
         return None;
@@ -209,10 +215,11 @@ fn choose(around: Surroundings) -> Result<SocketPlace> {
     })
 }
 
-/// Why a directory cannot be this user's runtime directory, if so. A socket in the directory of somebody else would keep out its
-/// owner, and its owner could put another socket in its place.
+/// Why a directory cannot be this user's runtime directory, if so. A socket in the directory of
+/// somebody else would keep out its owner, and its owner could put another socket in its place.
 fn not_own_directory(dir: &Path, user: u32) -> Option<String> {
-    // A relative XDG_RUNTIME_DIR is to be ignored: https://specifications.freedesktop.org/basedir-spec
+    // A relative XDG_RUNTIME_DIR is to be ignored:
+    // https://specifications.freedesktop.org/basedir-spec
     if !dir.is_absolute() {
         return Some("it is a relative path".into());
     }
@@ -235,7 +242,8 @@ fn not_own_directory(dir: &Path, user: u32) -> Option<String> {
     }
 }
 
-/// The user whose broker is used beside one's own and root's: `$BUS_BROKER_USER`, a name or a number.
+/// The user whose broker is used beside one's own and root's: `$BUS_BROKER_USER`, a name or a
+/// number.
 pub(super) fn broker_user() -> Option<u32> {
     let user = variable("BUS_BROKER_USER")?.into_string().ok()?;
     match user.parse() {
