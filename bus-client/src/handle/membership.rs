@@ -165,7 +165,7 @@ impl Membership {
                 }
                 Ok(Next::Told(told)) => return Ok(told),
                 Ok(Next::Nothing { .. }) => self.wait(moved, &patience)?,
-                Err(Silence::Broken) => return Err(self.session.disconnected()),
+                Err(Silence::Broken(why)) => return Err(self.session.disconnected(why)),
             }
         }
     }
@@ -181,7 +181,7 @@ impl Membership {
             }
             Ok(Next::Told(told)) => Ok(Some(told)),
             Ok(Next::Nothing { .. }) => Ok(None),
-            Err(Silence::Broken) => Err(self.session.disconnected()),
+            Err(Silence::Broken(why)) => Err(self.session.disconnected(why)),
         }
     }
 
@@ -194,7 +194,7 @@ impl Membership {
         self.session.next(self.handle).map_err(|silence| {
             self.give_up(match silence {
                 Silence::Over(why) => why,
-                Silence::Broken => "it was never opened".into(),
+                Silence::Broken(_) => "it was never opened".into(),
             })
         })
     }

@@ -242,9 +242,13 @@ impl Entry {
     }
 
     /// The broker is gone, and everything that it said was heard.
-    pub(super) fn lose_broker(&mut self) {
+    /// `why` is what it said last, if it ended the session.
+    pub(super) fn lose_broker(&mut self, why: Option<&str>) {
         match self.stage {
-            Stage::Opening => self.stage = Stage::Broken,
+            Stage::Opening => {
+                self.stage = Stage::Broken;
+                self.fate = why.map(str::to_owned);
+            }
             Stage::Placed | Stage::Presented | Stage::Postponed(_) => self.stage = Stage::Homeless,
             Stage::Broken | Stage::Homeless | Stage::Over => {}
         }

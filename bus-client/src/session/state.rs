@@ -402,7 +402,9 @@ impl State {
         self.taken = 0;
         self.reclaim = None;
         self.reintroduce = None;
-        self.handles.values_mut().for_each(Entry::lose_broker);
+        let refused = self.refused.as_deref();
+        let handles = self.handles.values_mut();
+        handles.for_each(|entry| entry.lose_broker(refused));
         self.look_around(pokes, Instant::now());
         pokes.moved.poke();
         pokes.ring();
