@@ -333,13 +333,12 @@ impl Membership {
     }
 
     fn broken(&self, error: bus_core::Error) -> Error {
-        let why = match error {
-            bus_core::Error::Timeout if self.session.is_stuck() => {
-                "too many descriptors of this user are on their way between processes; raise the limit (ulimit -n), or find the program that does not take its own".into()
-            }
-            bus_core::Error::Timeout => return self.session.does_not_answer(),
-            error => error.to_string(),
-        };
-        self.session.failed(why)
+        if !matches!(error, bus_core::Error::Timeout) {
+            return self.session.failed(error.to_string());
+        }
+        match self.session.shortage(self.handle) {
+            Some(why) => self.session.failed(why),
+            None => self.session.does_not_answer(),
+        }
     }
 }

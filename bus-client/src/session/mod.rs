@@ -325,7 +325,7 @@ impl Session {
             let Some(entry) = state.handles.get_mut(&handle) else {
                 return Err(Silence::Broken(None));
             };
-            if let Some(told) = entry.queue.pop_front() {
+            if let Some(told) = entry.take() {
                 return Ok(Next::Told(told));
             }
             match entry.stage {
@@ -342,7 +342,7 @@ impl Session {
             let Some(entry) = state.handles.get_mut(&handle) else {
                 return Err(Silence::Broken(None));
             };
-            if entry.stage == Stage::Broken || !entry.queue.is_empty() {
+            if entry.stage == Stage::Broken {
                 continue;
             }
             let version = entry.version();
@@ -368,9 +368,13 @@ impl Session {
         self.shared.state.lock().down.map(|since| since.elapsed())
     }
 
-    /// Whether what is to be sent waits, because too many descriptors of this user are on their way.
-    pub(crate) fn is_stuck(&self) -> bool {
-        self.shared.state.lock().is_stuck()
+    /// Why a handle waits, where that is for want of descriptors.
+    pub(crate) fn shortage(&self, handle: u32) -> Option<String> {
+        let state = self.shared.state.lock();
+        if state.is_stuck() {
+            return Some("too many descriptors of this user are on their way between processes; raise the limit (ulimit -n), or find the program that does not take its own".into());
+        }
+        state.handles.get(&handle)?.shortage()
     }
 
     /// Why no broker takes this handle any more, if so.

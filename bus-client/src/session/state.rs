@@ -335,14 +335,11 @@ impl State {
                     Some(registry) => {
                         let placed = entry.reclaimed(version, topic, registry);
                         self.placed(handle, placed);
+                        self.answered(handle);
+                        return;
                     }
-                    None => {
-                        entry.end("this process had no descriptor left for its registry".into());
-                        self.news = true;
-                    }
+                    None => entry.lack_registry(),
                 }
-                self.answered(handle);
-                return;
             }
             event => entry.hear(event, descriptors, bereft, &mut self.processes),
         };
