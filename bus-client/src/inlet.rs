@@ -162,7 +162,7 @@ impl Inlet {
                 };
                 match attached {
                     // It had ended before this subscriber came, which the broker has not heard yet.
-                    Ok(()) if !self.joined.get() && self.core.drained(id) => {
+                    Ok(()) if self.is_stale(ended) && self.core.drained(id) => {
                         self.core.retire(&[id], |_| ());
                         self.member.released(id);
                     }
@@ -210,6 +210,11 @@ impl Inlet {
             told => return Err(self.member.unexpected(&told)),
         }
         Ok(())
+    }
+
+    /// Whether a ring that is told of now, and has ended, is none that this subscriber is to follow.
+    fn is_stale(&self, ended: bool) -> bool {
+        !self.joined.get() && !self.whole && self.history == 0 && !ended
     }
 
     /// A publisher has left. Where it was `dropped`, its index goes to another one, and what is unread is lost.

@@ -98,7 +98,7 @@ impl Watch {
                 Ok(Next::Nothing { .. }) => {
                     return Err(session.does_not_answer());
                 }
-                Err(Silence::Broken) => return Err(session.disconnected()),
+                Err(Silence::Broken(why)) => return Err(session.disconnected(why)),
             }
         }
     }

@@ -165,7 +165,7 @@ impl Membership {
                 }
                 Ok(Next::Told(told)) => return Ok(told),
                 Ok(Next::Nothing { .. }) => self.wait(moved, &patience)?,
-                Err(Silence::Broken) => return Err(self.session.disconnected()),
+                Err(Silence::Broken(why)) => return Err(self.session.disconnected(why)),
             }
         }
     }
@@ -181,7 +181,7 @@ impl Membership {
             }
             Ok(Next::Told(told)) => Ok(Some(told)),
             Ok(Next::Nothing { .. }) => Ok(None),
-            Err(Silence::Broken) => Err(self.session.disconnected()),
+            Err(Silence::Broken(why)) => Err(self.session.disconnected(why)),
         }
     }
 
@@ -194,7 +194,7 @@ impl Membership {
         self.session.next(self.handle).map_err(|silence| {
             self.give_up(match silence {
                 Silence::Over(why) => why,
-                Silence::Broken => "it was never opened".into(),
+                Silence::Broken(_) => "it was never opened".into(),
             })
         })
     }
@@ -333,13 +333,12 @@ impl Membership {
     }
 
     fn broken(&self, error: bus_core::Error) -> Error {
-        let why = match error {
-            bus_core::Error::Timeout if self.session.is_stuck() => {
-                "too many descriptors of this user are on their way between processes; raise the limit (ulimit -n), or find the program that does not take its own".into()
-            }
-            bus_core::Error::Timeout => return self.session.does_not_answer(),
-            error => error.to_string(),
-        };
-        self.session.failed(why)
+        if !matches!(error, bus_core::Error::Timeout) {
+            return self.session.failed(error.to_string());
+        }
+        match self.session.shortage(self.handle) {
+            Some(why) => self.session.failed(why),
+            None => self.session.does_not_answer(),
+        }
     }
 }

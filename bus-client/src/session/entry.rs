@@ -140,6 +140,10 @@ pub(super) struct Entry {
     pub(super) seen: u32,
     /// Peers that it was told of, and whose descriptors were lost.
     bereft: HashSet<u64>,
+    /// Its registry was lost on the way as well.
+    lacks_registry: bool,
+    /// It was told that the topic is open.
+    opened: bool,
     /// The version, and whether it is that of joining, that it is told when nothing is missing any more.
     withheld: Option<(u32, bool)>,
     /// When it next asks to be told again.
@@ -179,6 +183,8 @@ impl Entry {
             behind: false,
             seen: 0,
             bereft: HashSet::new(),
+            lacks_registry: false,
+            opened: false,
             withheld: None,
             retell: None,
             released: None,
@@ -242,9 +248,13 @@ impl Entry {
     }
 
     /// The broker is gone, and everything that it said was heard.
-    pub(super) fn lose_broker(&mut self) {
+    /// `why` is what it said last, if it ended the session.
+    pub(super) fn lose_broker(&mut self, why: Option<&str>) {
         match self.stage {
-            Stage::Opening => self.stage = Stage::Broken,
+            Stage::Opening => {
+                self.stage = Stage::Broken;
+                self.fate = why.map(str::to_owned);
+            }
             Stage::Placed | Stage::Presented | Stage::Postponed(_) => self.stage = Stage::Homeless,
             Stage::Broken | Stage::Homeless | Stage::Over => {}
         }
@@ -256,6 +266,7 @@ impl Entry {
         // descriptors are missing.
         self.known.retain(|_, known| !known.kept);
         self.bereft.clear();
+        self.lacks_registry = false;
         self.withheld = None;
         self.retell = None;
         self.released = None;
@@ -277,9 +288,34 @@ impl Entry {
         self.ring();
     }
 
+    /// That descriptors are missing, if they are.
+    pub(super) fn shortage(&self) -> Option<String> {
+        self.lacks_any().then(no_descriptors)
+    }
+
+    fn lacks_any(&self) -> bool {
+        self.lacks_registry || !self.bereft.is_empty()
+    }
+
+    /// The registry was lost on the way: it is to be told again.
+    pub(super) fn lack_registry(&mut self) -> Heard {
+        self.lacks_registry = true;
+        if self.stage == Stage::Opening && self.released.is_some() {
+            self.tell_shortage();
+        }
+        Heard::Bereft
+    }
+
+    /// Neither did the spare descriptors help: whoever opens the handle is told so.
+    fn tell_shortage(&mut self) {
+        self.queue.push_back(Told::Refused {
+            why: no_descriptors(),
+        });
+    }
+
     /// It asks to be told of everybody again.
     pub(super) fn note_retell(&mut self, now: Instant) {
-        self.retell = (!self.bereft.is_empty()).then_some(now + RETELL);
+        self.retell = self.lacks_any().then_some(now + RETELL);
         let released = self.released.take().map(|(_, ids)| ids);
         self.released = Some((now, released.unwrap_or_default()));
     }
@@ -293,6 +329,17 @@ impl Entry {
                 self.released = None;
             }
         }
+    }
+
+    /// What the handle is told next.
+    pub(super) fn take(&mut self) -> Option<Told> {
+        if self.lacks_registry && self.stage == Stage::Opening {
+            // What is told of peers comes behind the registry.
+            let refused = |told: &Told| matches!(told, Told::Refused { .. });
+            let at = self.queue.iter().position(refused)?;
+            return self.queue.remove(at);
+        }
+        self.queue.pop_front()
     }
 
     /// Takes in what the broker said of this handle.
@@ -312,18 +359,22 @@ impl Entry {
             } => {
                 self.id = Some(id);
                 self.settings = Some(settings);
-                match descriptors.pop() {
-                    Some(registry) => self.queue.push_back(Told::Opened {
-                        settings,
-                        decided,
-                        index,
-                        id,
-                        registry,
-                    }),
-                    None => self.queue.push_back(Told::Refused {
-                        why: no_descriptors(),
-                    }),
+                if self.opened {
+                    return Heard::Fine;
                 }
+                let Some(registry) = descriptors.pop() else {
+                    return self.lack_registry();
+                };
+                self.opened = true;
+                self.has_registry();
+                // Peers may have been told of meanwhile.
+                self.queue.push_front(Told::Opened {
+                    settings,
+                    decided,
+                    index,
+                    id,
+                    registry,
+                });
             }
             Event::Joined { version } => self.tell_version(version, true),
             Event::Synced { version } => self.tell_version(version, false),
@@ -487,6 +538,10 @@ impl Entry {
             tracing::warn!(id, "the broker sent no segment of a peer");
         }
         self.bereft.insert(id);
+        let opening = self.stage == Stage::Opening || self.withheld.is_some_and(|(_, joins)| joins);
+        if opening && self.released.is_some() {
+            self.tell_shortage();
+        }
         Heard::Bereft
     }
 
@@ -495,9 +550,19 @@ impl Entry {
         if !self.bereft.remove(&id) || !self.bereft.is_empty() {
             return;
         }
-        self.retell = None;
+        if !self.lacks_any() {
+            self.retell = None;
+        }
         if let Some((version, joining)) = self.withheld.take() {
             self.tell_version(version, joining);
+        }
+    }
+
+    /// The registry is not missing any more.
+    fn has_registry(&mut self) {
+        self.lacks_registry = false;
+        if !self.lacks_any() {
+            self.retell = None;
         }
     }
 
@@ -616,6 +681,7 @@ impl Entry {
         registry: OwnedFd,
     ) -> bus_core::Result<bool> {
         debug_assert_eq!(self.stage, Stage::Presented);
+        self.has_registry();
         self.told = version;
         self.topic = Some(topic);
         self.unplaced = Some(registry);

@@ -115,8 +115,12 @@ struct Welcome {
 enum Greeted {
     Welcome(Welcome),
     Refused(Refusal, String),
+    /// It is no broker that this version understands: why.
+    Failed(String),
+    /// It has closed the connection.
+    Closed,
     /// It says nothing, or nobody waits for it any more.
-    Gone,
+    Silent,
 }
 
 impl Session {
@@ -175,8 +179,12 @@ impl Session {
         self.failed(self.holder().does_not_answer())
     }
 
-    pub(crate) fn disconnected(&self) -> Error {
-        self.shared.connector.disconnected()
+    /// The connection has ended, for this reason if the broker gave one.
+    pub(crate) fn disconnected(&self, why: Option<String>) -> Error {
+        match why {
+            Some(why) => self.failed(why),
+            None => self.shared.connector.disconnected(),
+        }
     }
 
     pub(crate) fn failed(&self, why: String) -> Error {
@@ -315,13 +323,13 @@ impl Session {
         let mut state = self.shared.state.lock();
         loop {
             let Some(entry) = state.handles.get_mut(&handle) else {
-                return Err(Silence::Broken);
+                return Err(Silence::Broken(None));
             };
-            if let Some(told) = entry.queue.pop_front() {
+            if let Some(told) = entry.take() {
                 return Ok(Next::Told(told));
             }
             match entry.stage {
-                Stage::Broken => return Err(Silence::Broken),
+                Stage::Broken => return Err(Silence::Broken(entry.fate.clone())),
                 Stage::Over => {
                     let why = entry.fate.clone().unwrap_or_default();
                     return Err(Silence::Over(why));
@@ -332,9 +340,9 @@ impl Session {
                 continue;
             }
             let Some(entry) = state.handles.get_mut(&handle) else {
-                return Err(Silence::Broken);
+                return Err(Silence::Broken(None));
             };
-            if entry.stage == Stage::Broken || !entry.queue.is_empty() {
+            if entry.stage == Stage::Broken {
                 continue;
             }
             let version = entry.version();
@@ -360,9 +368,13 @@ impl Session {
         self.shared.state.lock().down.map(|since| since.elapsed())
     }
 
-    /// Whether what is to be sent waits, because too many descriptors of this user are on their way.
-    pub(crate) fn is_stuck(&self) -> bool {
-        self.shared.state.lock().is_stuck()
+    /// Why a handle waits, where that is for want of descriptors.
+    pub(crate) fn shortage(&self, handle: u32) -> Option<String> {
+        let state = self.shared.state.lock();
+        if state.is_stuck() {
+            return Some("too many descriptors of this user are on their way between processes; raise the limit (ulimit -n), or find the program that does not take its own".into());
+        }
+        state.handles.get(&handle)?.shortage()
     }
 
     /// Why no broker takes this handle any more, if so.
@@ -409,16 +421,28 @@ impl Drop for Session {
 /// A first connection, over which the broker has let the session in.
 fn first_connection(connector: &Connector, secret: Secret) -> Result<(Connection, Welcome)> {
     let deadline = Instant::now() + ANSWER;
+    let mut met = None;
     loop {
-        let connection = connector.connect()?;
+        let connection = match connector.connect() {
+            Ok(connection) => connection,
+            // No other came: the one that was there says more.
+            Err(error @ Error::Broker { .. }) => return Err(met.unwrap_or(error)),
+            Err(error) => return Err(error),
+        };
         let wait = |connection: &Connection| wait_for_answer(connection, deadline);
         match say_hello(connector, secret, &connection, 0, 0, wait) {
             Greeted::Welcome(welcome) => return Ok((connection, welcome)),
-            Greeted::Refused(Refusal::Version, why) => return Err(connector.failed(why)),
+            Greeted::Refused(Refusal::Version, why) | Greeted::Failed(why) => {
+                return Err(connector.failed(why));
+            }
             Greeted::Refused(_, why) => return Err(Error::Refused(why)),
             // It met a broker on its way out.
-            Greeted::Gone if Instant::now() < deadline => std::thread::sleep(AGAIN),
-            Greeted::Gone => {
+            Greeted::Closed if Instant::now() < deadline => {
+                met = Some(connector.disconnected());
+                std::thread::sleep(AGAIN);
+            }
+            Greeted::Closed => return Err(connector.disconnected()),
+            Greeted::Silent => {
                 let holder = Holder::of_connection(&connection, connector.path());
                 return Err(connector.failed(holder.does_not_answer()));
             }
@@ -478,22 +502,19 @@ fn say_hello(
                 }
                 Event::Refused { kind, why } => return Greeted::Refused(kind, why),
                 event => {
-                    tracing::debug!(?event, "this is no answer to a greeting");
-                    return Greeted::Gone;
+                    return Greeted::Failed(format!("{event:?} is no answer to a greeting"));
                 }
             },
             Ok(None) => {
                 if !wait(connection) {
-                    return Greeted::Gone;
+                    return Greeted::Silent;
                 }
             }
+            Err(bus_core::Error::Closed) => return Greeted::Closed,
             Err(error @ bus_core::Error::Version { .. }) => {
                 return Greeted::Refused(Refusal::Version, error.to_string());
             }
-            Err(error) => {
-                tracing::debug!(%error, "a broker does not let this process in");
-                return Greeted::Gone;
-            }
+            Err(error) => return Greeted::Failed(error.to_string()),
         }
     }
 }

@@ -335,14 +335,11 @@ impl State {
                     Some(registry) => {
                         let placed = entry.reclaimed(version, topic, registry);
                         self.placed(handle, placed);
+                        self.answered(handle);
+                        return;
                     }
-                    None => {
-                        entry.end("this process had no descriptor left for its registry".into());
-                        self.news = true;
-                    }
+                    None => entry.lack_registry(),
                 }
-                self.answered(handle);
-                return;
             }
             event => entry.hear(event, descriptors, bereft, &mut self.processes),
         };
@@ -402,7 +399,9 @@ impl State {
         self.taken = 0;
         self.reclaim = None;
         self.reintroduce = None;
-        self.handles.values_mut().for_each(Entry::lose_broker);
+        let refused = self.refused.as_deref();
+        let handles = self.handles.values_mut();
+        handles.for_each(|entry| entry.lose_broker(refused));
         self.look_around(pokes, Instant::now());
         pokes.moved.poke();
         pokes.ring();

@@ -168,7 +168,7 @@ impl Thread {
                 self.misunderstood = false;
                 true
             }
-            Greeted::Refused(_, why) => {
+            Greeted::Refused(_, why) | Greeted::Failed(why) => {
                 if !std::mem::replace(&mut self.misunderstood, true) {
                     tracing::warn!(
                         why,
@@ -178,7 +178,7 @@ impl Thread {
                 self.shared.state.lock().refused = Some(why);
                 false
             }
-            Greeted::Gone => false,
+            Greeted::Closed | Greeted::Silent => false,
         }
     }
 }

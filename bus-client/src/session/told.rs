@@ -86,8 +86,8 @@ pub(crate) enum Told {
 /// Why a handle is told nothing.
 #[derive(Debug)]
 pub(crate) enum Silence {
-    /// The connection over which the handle was being opened is gone.
-    Broken,
+    /// The connection over which the handle was being opened is gone: why, if the broker said so.
+    Broken(Option<String>),
     /// No broker takes this handle any more: why.
     Over(String),
 }

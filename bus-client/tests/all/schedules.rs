@@ -71,14 +71,18 @@ impl World {
     fn new() -> Self {
         let bus = Bus::private("test").unwrap();
         let witness = topic(&bus).subscriber().unwrap();
-        Self {
+        let mut world = Self {
             bus,
             witness,
             publishers: Vec::new(),
             readers: Vec::new(),
             rings: Vec::new(),
             ended: Vec::new(),
-        }
+        };
+        // The first publisher decides what the topic is like, and with that what may be asked of it.
+        world.take(Step::Publisher);
+        world.take(Step::Close { of: 0 });
+        world
     }
 
     fn topic(&self) -> TopicBuilder {

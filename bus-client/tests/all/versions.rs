@@ -20,7 +20,7 @@ use nix::sys::socket::{
 };
 
 /// The prefix of each packet of the next version, which stays as it is in all of them: magic, version, kind, length, 0. It says nothing that this version knows.
-const OTHER: [u8; 16] = *b"BusC\x02\0\x02\0\0\0\0\0\0\0\0\0";
+const OTHER: [u8; 16] = *b"BusC\x03\0\x02\0\0\0\0\0\0\0\0\0";
 
 #[test]
 #[ignore = "what the other tests start as processes of their own"]
@@ -96,7 +96,7 @@ fn a_broker_of_another_version_takes_nobody_back_and_hurts_nobody() {
         publisher.send(&number).unwrap();
         assert_eq!(*subscriber.recv().unwrap(), number);
     }
-    let both = ["protocol version 2", "speaks 1", "update the older one"];
+    let both = ["protocol version 3", "speaks 2", "update the older one"];
     told(bus.subscriber::<u64>("t"), &both);
     newer.end(&stage.path);
 
