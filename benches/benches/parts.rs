@@ -7,6 +7,7 @@
 
 use bus_client::rkyv::{rancor, to_bytes};
 use bus_client::{Bus, BytesPublisher, BytesSubscriber, Publisher, Subscriber, TopicBuilder};
+use bus_core::publish::Arena;
 use bus_core::receive::access;
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -198,5 +199,22 @@ fn validate(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(parts, publish, serialise, receive, validate);
+/// Looking for room among messages that subscribers hold: 100 of them hold five each.
+fn room(criterion: &mut Criterion) {
+    const UNIT: u64 = 64;
+    let mut group = criterion.benchmark_group("room");
+    for held in [5, 500] {
+        let mut arena = Arena::new(4 * held * UNIT, 8192);
+        arena.go_round((0..held).map(|n| (2 * n + 1) * UNIT..(2 * n + 2) * UNIT));
+        group.bench_function(format!("among_{held}_held"), |bencher| {
+            bencher.iter(|| {
+                let longest = black_box(&arena).longest();
+                arena.place(longest).expect("it is free")
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(parts, publish, serialise, receive, validate, room);
 criterion_main!(parts);

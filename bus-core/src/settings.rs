@@ -102,6 +102,17 @@ fn step(depth: u32) -> u32 {
     (depth / 8).max(1)
 }
 
+/// Messages that a subscriber protects with one store, where payloads fit a slot or do not.
+///
+/// Small ones are more, so that little memory is passed over for a subscriber that stands still.
+fn window(depth: u32, fits: bool) -> u32 {
+    if fits {
+        (depth / 16).clamp(1, MAX_WINDOW)
+    } else {
+        1
+    }
+}
+
 impl Settings {
     /// Decides what is left open from the message type, and checks the whole.
     ///
@@ -143,7 +154,12 @@ impl Settings {
             (true, true) => 16,
             (true, false) => 4,
         });
-        let passed_over = if delivery.overruns() { held } else { 0 };
+        // Two subscribers may protect as many messages that publishers go past: those that they hold, and their windows.
+        let protected = if delivery.overruns() {
+            2 * (u64::from(held) + u64::from(window(depth, fits)))
+        } else {
+            0
+        };
         TopicSettings {
             depth,
             stride,
@@ -153,20 +169,17 @@ impl Settings {
                 // What a joiner may need, one message in flight, and the gap where the ring of bytes wraps; and some more, so
                 // that a burst fits, and two subscribers may hold all that they are allowed to.
                 let longest = max_payload.min(MAX_PAYLOAD).next_multiple_of(64);
-                let messages = u64::from(keep) + 2 + 2 * u64::from(passed_over);
+                let messages = u64::from(keep) + 2 + protected;
                 match (fits, delivery.overruns()) {
                     (true, false) => 0,
-                    (true, true) => {
-                        let each = u64::from(held) + u64::from(MAX_WINDOW);
-                        SPARE_BYTES.max((2 * each + 4) * longest)
-                    }
+                    (true, true) => SPARE_BYTES.max((protected + 4) * longest),
                     (false, _) => {
                         let all = longest.saturating_mul(messages);
                         let needed = if self.max_payload.is_some() || schema.fixed {
                             all
                         } else {
                             // Nobody said that messages are as long: see `TopicSettings::keeps_longest`.
-                            let few = longest * (3 + 2 * u64::from(passed_over));
+                            let few = longest * (3 + protected);
                             let typical = u64::from(keep) * TYPICAL_PAYLOAD;
                             all.min(few.max(typical).max(AMPLE_ARENA))
                         };
@@ -326,14 +339,8 @@ impl TopicSettings {
     }
 
     /// How publishers go past subscribers, if they may.
-    ///
-    /// A subscriber protects more messages with one store where they are small, so that little memory is passed over for it.
     pub fn overrun(&self) -> Option<Overrun> {
-        let window = if self.max_payload > self.inline() {
-            1
-        } else {
-            (self.depth / 16).clamp(1, MAX_WINDOW)
-        };
+        let window = window(self.depth, self.max_payload <= self.inline());
         self.delivery.overruns().then_some(Overrun {
             step: step(self.depth).into(),
             window: window.into(),

@@ -36,7 +36,8 @@ pub struct Arena {
     cell_end: u64,
     /// What is in use, oldest first.
     spans: VecDeque<Span>,
-    /// Bytes in the free part that are held, in any order.
+    /// Bytes in the free part that are held. No two overlap, and they are in the order of their places, so that looking
+    /// for room takes a few steps for each of them, not a look at all for each.
     islands: Vec<Range<u64>>,
 }
 
@@ -107,6 +108,7 @@ impl Arena {
     fn fit(&self, taken: u64) -> Option<u64> {
         let (mut start, mut cell_end) = (self.offset, self.cell_end);
         let mut wrapped = false;
+        let mut islands = self.islands_behind(start).iter();
         loop {
             let end = start + taken;
             if end > cell_end {
@@ -115,17 +117,23 @@ impl Arena {
                 }
                 wrapped |= cell_end == self.bytes;
                 (start, cell_end) = self.cell_behind(cell_end);
+                islands = self.islands_behind(start).iter();
                 continue;
             }
             if wrapped && end > self.offset {
                 return None;
             }
-            let mut islands = self.islands.iter();
-            match islands.find(|island| island.start < end && island.end > start) {
-                Some(island) => start = island.end,
-                None => return (self.way_to(start) + taken <= self.free()).then_some(start),
+            match islands.next() {
+                Some(island) if island.start < end => start = island.end,
+                _ => return (self.way_to(start) + taken <= self.free()).then_some(start),
             }
         }
+    }
+
+    /// The islands that end behind this place.
+    fn islands_behind(&self, start: u64) -> &[Range<u64>] {
+        let passed = self.islands.partition_point(|island| island.end <= start);
+        &self.islands[passed..]
     }
 
     /// The unit at which a span of `len` bytes may start now; an empty one takes a unit as well.
@@ -136,21 +144,24 @@ impl Arena {
 
     /// Bytes of the longest span that may start now.
     pub fn longest(&self) -> u64 {
-        let behind = self.islands.iter().map(|island| (island.end, self.bytes));
+        let ends = self.islands.iter().map(|island| island.end);
+        let next = self.islands.iter().skip(1).map(|island| island.start);
+        let behind = ends.zip(next.chain([self.bytes]));
         let cells = [
             (self.offset, self.cell_end),
             self.cell_behind(self.cell_end),
         ];
-        let starts = behind.chain(cells);
-        let runs = starts.map(|(start, cell_end)| self.run(start, cell_end));
+        let cells = cells.map(|(start, cell_end)| {
+            let next = self.islands_behind(start).first();
+            (start, next.map_or(cell_end, |next| next.start.max(start)))
+        });
+        let runs = behind.chain(cells).map(|(start, end)| self.run(start, end));
         runs.max().unwrap_or(0)
     }
 
-    /// Bytes from this place on that are free now and in one piece.
-    fn run(&self, start: u64, cell_end: u64) -> u64 {
-        let on = self.islands.iter().filter(|island| island.end > start);
-        let end = on.map(|island| island.start.max(start)).min();
-        let run = end.unwrap_or(cell_end) - start;
+    /// Bytes of this gap between islands that are free now and in one piece.
+    fn run(&self, start: u64, end: u64) -> u64 {
+        let run = end - start;
         // At the head itself, all round is as near as nothing: what starts there is counted from the head.
         run.min(self.free().saturating_sub(self.way_to(start)))
     }
@@ -199,13 +210,21 @@ impl Arena {
     pub fn go_round(&mut self, islands: impl Iterator<Item = Range<u64>>) {
         self.islands.clear();
         self.islands.extend(islands);
+        self.islands.sort_unstable_by_key(|island| island.start);
+        debug_assert!(
+            self.islands
+                .windows(2)
+                .all(|two| two[0].end <= two[1].start),
+            "no two messages lie at one place"
+        );
     }
 
     /// The message before which all must go so that at least this many bytes more are free, or that every span is given back.
     pub fn frees(&self, bytes: u64) -> Option<u64> {
         let enough = self.tail + bytes;
-        let span = self.spans.iter().find(|span| span.end >= enough);
-        Some(span.or(self.spans.back())?.sequence.wrapping_add(1))
+        let short = self.spans.partition_point(|span| span.end < enough);
+        let span = self.spans.get(short).or(self.spans.back());
+        Some(span?.sequence.wrapping_add(1))
     }
 }
 
@@ -284,6 +303,13 @@ mod tests {
         assert_eq!((arena.longest(), arena.place(1)), (0, None));
     }
 
+    /// What `longest` says, asked of `place` for each length.
+    fn longest_placed(arena: &Arena) -> u64 {
+        let lens = (1..=arena.bytes / UNIT).map(|units| units * UNIT);
+        let fits = lens.filter(|len| arena.place(*len).is_some());
+        fits.max().unwrap_or(0)
+    }
+
     /// In one cell, the second message would leave 128 bytes before and 192 behind it: never room for 256.
     #[test]
     fn a_kept_message_between_two_short_ends_is_not_in_the_way_for_ever() {
@@ -336,6 +362,43 @@ mod tests {
     }
 
     proptest! {
+        /// Units of islands, and of the free space before each, in any order.
+        #[test]
+        fn spans_go_round_all_that_is_held_and_use_the_longest_gap(
+            mut held in prop::collection::vec((0_u64..4, 1_u64..4), 0..12),
+            lens in prop::collection::vec(1_u64..5, 0..6),
+            reversed: bool,
+        ) {
+            let mut arena = Arena::new(40 * UNIT, 64);
+            for (sequence, len) in (0..).zip(lens) {
+                let Some(place) = arena.place(len * UNIT) else { break };
+                arena.take(sequence, place, len * UNIT);
+            }
+            let (from, mut at) = (arena.offset, arena.offset);
+            held.retain_mut(|(gap, units)| {
+                let start = at + *gap * UNIT;
+                let end = start + *units * UNIT;
+                (*gap, *units) = (start, end);
+                at = end.min(arena.bytes + 1);
+                end <= arena.bytes
+            });
+            let mut islands: Vec<_> = held.iter().map(|(start, end)| *start..*end).collect();
+            if reversed {
+                islands.reverse();
+            }
+            arena.go_round(islands.iter().cloned());
+            let longest = arena.longest();
+            prop_assert_eq!(longest, longest_placed(&arena));
+            for len in (1..=longest / UNIT).map(|units| units * UNIT) {
+                let new = span(arena.place(len).unwrap(), len);
+                prop_assert!(new.end <= arena.bytes);
+                for island in &islands {
+                    prop_assert!(new.end <= island.start || island.end <= new.start);
+                }
+                prop_assert!(new.start >= from, "what lies before the head is in use");
+            }
+        }
+
         #[test]
         fn the_least_arena_always_has_room_for_the_next_message(
             keep in 1_u64..5,

@@ -4,7 +4,8 @@
 use std::thread;
 
 use bus_core::receive::{Held, Message, Subscriber};
-use bus_core::{Delivery, Error, TopicSettings};
+use bus_core::schema::Schema;
+use bus_core::{Delivery, Error, Settings, TopicSettings};
 
 use crate::common::{self, Topic, overrun_settings, payload};
 
@@ -205,5 +206,43 @@ fn the_words_say_who_holds_what_since_when() {
         );
         drop((held, second));
         drop(receive(&reader, 13));
+    }
+}
+
+/// One payload in the slot, one in the arena: what is protected with a window differs.
+#[test]
+fn two_subscribers_that_hold_all_they_may_leave_room_for_every_message_by_default() {
+    for (max_payload, depth) in [(48, 64), (65_536, 64)] {
+        let settings = Settings {
+            max_payload: Some(max_payload),
+            depth: Some(depth),
+            delivery: Some(Delivery::Lossy),
+            ..Settings::default()
+        };
+        let settings = settings.decide(&Schema::bytes()).unwrap();
+        let rules = settings.overrun().unwrap();
+        let most = rules.pins as u64 + rules.window;
+        let mut topic = Topic::new(settings);
+        let [first, second] = [topic.joined(1), topic.joined(2)];
+        let bytes = payload(7, max_payload as usize);
+        let mut send = |count: u64| {
+            for _ in 0..count {
+                topic.sync();
+                topic.publisher.try_send_bytes(&bytes).unwrap().unwrap();
+            }
+            topic.publisher.nowhere()
+        };
+        assert_eq!(send(most), 0);
+        let take = |reader| -> Vec<Message<'_>> {
+            let take = |_| Subscriber::poll(reader).unwrap().unwrap();
+            (0..most).map(take).collect()
+        };
+        let held = take(&first);
+        drop(take(&second));
+        assert_eq!(send(most), 0);
+        let held = [held, take(&second)];
+        // Rings and arenas go round, and round what is held.
+        assert_eq!(send(3 * u64::from(depth)), 0, "{settings:?}");
+        assert!(held.iter().flatten().all(|held| held.bytes() == bytes));
     }
 }
