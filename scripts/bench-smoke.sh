@@ -42,7 +42,7 @@ done
 figures "$trip" latency --lossy --payload 40 --seconds 0.5 --rounds 1
 figures "$(of "with without" "publish_cpu_ns") ratio" stopped --seconds 0.5 --rounds 1
 figures "$(of "bytes_64 bytes_256 bytes_1024" "state_ns private_ns changed_ns ratio")" state --seconds 0.5 --rounds 2
-figures "$(of "text\.bytes_40 text\.bytes_1048576" "raw_ns in_place_ns copy_ns ratio") $(of "sealed\.bytes_65536\.readers_4" "copy_ns written_ns mapped_ns written_ratio")" tiers --rounds 5 --largest 65536
+figures "$(of "text\.bytes_40 text\.bytes_1048576" "raw_ns in_place_ns copy_ns ratio")" tiers --rounds 5
 figures "$(of "short long untouched\.short untouched\.long" "p50_ns") ratio untouched\.ratio" handoff --pairs 20
 
 rate="$(of "bus floor" "msgs_per_s bytes_per_s publish_cpu_ns") ratio"

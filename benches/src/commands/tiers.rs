@@ -1,9 +1,7 @@
-//! `tiers`: what reading costs by how far its publisher is trusted: in place, or copied; and whether a sealed memfd for each message would pay.
+//! `tiers`: what reading costs by how far its publisher is trusted: in place, or copied.
 //!
 //! One process and one thread: what counts is what a message costs its reader beside the transfer, which is the same for both. Kinds take turns
 //! within a round, so that a busy machine hurts all alike.
-
-mod sealed;
 
 use crate::report::{Report, median};
 use anyhow::{Context, Result, ensure};
@@ -33,9 +31,6 @@ pub struct Options {
     /// Rounds, each of all kinds
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
-    /// Largest payload to try in a sealed memfd, in bytes; from 65536 on, four times as much each
-    #[arg(long, default_value_t = 256 << 20)]
-    pub largest: usize,
 }
 
 /// Measures.
@@ -50,11 +45,9 @@ pub fn run(options: &Options) -> Result<Report> {
         let text = vec!["0123456789abcdef".to_owned(); (bytes / STRING).max(1)];
         kinds(&text, "text", bytes, options.rounds, &mut report)?;
     }
-    sealed::measure(options.largest, options.rounds.into(), &mut report)?;
     report.note(
         "Nanoseconds for a reader to take a message and let go of it: `raw` its bytes in place, unchecked; `in_place` validated there; `copy` \
-         copied, and the copy validated; with `_read` all of it is read as well. `ratio` is copy to in_place. `sealed`: processor time to publish a payload and read all of it, \
-         through a ring in place or copied, and in a memfd of its own, of whoever publishes, of each reader, and of all; `_ratio` is that memfd to the copies.",
+         copied, and the copy validated; with `_read` all of it is read as well. `ratio` is copy to in_place.",
     );
     Ok(report)
 }

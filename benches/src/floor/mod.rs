@@ -19,5 +19,4 @@ pub mod layout;
 pub mod line;
 pub mod memory;
 pub mod packed;
-pub mod sealed;
 pub mod stamped;
