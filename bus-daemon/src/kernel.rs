@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
@@ -172,8 +173,13 @@ impl World for Kernel {
         reserve(settings).map(Rc::new)
     }
 
-    fn check_segment(&self, fd: &Rc<OwnedFd>, kind: Kind, bytes: u64) -> Result<()> {
-        segment::check(&**fd, kind, bytes).map(drop)
+    fn check_segment(
+        &self,
+        fd: &Rc<OwnedFd>,
+        kind: Kind,
+        bytes: RangeInclusive<u64>,
+    ) -> Result<u64> {
+        segment::check_within(&**fd, kind, bytes)
     }
 
     fn check_doorbell(&self, fd: &Rc<OwnedFd>) -> Result<()> {

@@ -121,7 +121,10 @@ fn restore_ring(engine: &mut Engine<Kernel>, stored: Stored) -> Result<(), Refus
     if topic.schema != about.schema || topic.settings != settings {
         return refuse("its topic has another type or other settings");
     }
-    let charge = account.charge_anyway(about.pid, grant_amounts(Role::Publisher, &settings));
+    let charge = account.charge_anyway(
+        about.pid,
+        grant_amounts(Role::Publisher, ring_bytes(&settings)),
+    );
     let ended = Ended {
         id: about.id,
         owner: Rc::new(Owner {

@@ -301,6 +301,7 @@ impl Entry {
                 settings,
                 index,
                 id,
+                ..
             } => {
                 self.id = Some(id);
                 match descriptors.pop() {

@@ -283,6 +283,9 @@ messages! {
         3 => Opened {
             /// What the topic is like.
             settings: TopicSettings,
+            /// A publisher has decided the settings. Else they are provisional: a subscriber makes its reader segment
+            /// [longer](crate::memory::undecided_reader_bytes), and is told by [`Event::Decided`].
+            decided: bool,
             /// The index of the publisher's ring; 0 for a subscriber.
             index: u16,
             /// This handle, in what others are told. Never used again, also not by a later broker.
@@ -397,8 +400,9 @@ messages! {
             /// The generation.
             generation: u64,
         },
-        /// To a subscriber that has joined: the first publisher of the topic has decided what it is like. Ahead
-        /// of that publisher.
+        /// To a subscriber that has the topic open: a publisher has decided what the topic is like. Ahead of that
+        /// publisher, and only while the subscriber has no ring of the topic to read. It may come again when that
+        /// publisher has left and nothing of it is to be read: then the next publisher decides.
         19 => Decided {
             /// What the topic is like.
             settings: TopicSettings,

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use bus_core::control::{Refusal, Role};
 use bus_core::memory::layout::PAGE;
+use bus_core::memory::segment::Kind;
 use bus_core::memory::{reader_bytes, ring_bytes};
 use bus_core::{TopicName, TopicSettings};
 
@@ -168,12 +169,28 @@ pub(crate) fn topic_amounts() -> Amounts {
     ])
 }
 
-/// What a handle takes: its segment, and its doorbell if it may park. They are charged for before the client makes
+/// The segment that a handle brings.
+pub(crate) fn segment_kind(role: Role) -> Kind {
+    match role {
+        Role::Publisher => Kind::Ring,
+        Role::Subscriber => Kind::Reader,
+    }
+}
+
+/// Bytes of the segment that a handle needs.
+pub(crate) fn segment_bytes(role: Role, settings: &TopicSettings) -> u64 {
+    match role {
+        Role::Publisher => ring_bytes(settings),
+        Role::Subscriber => reader_bytes(settings),
+    }
+}
+
+/// What a handle takes: its segment of `bytes` bytes, and its doorbell if it may park. They are charged for before the client makes
 /// them.
-pub(crate) fn grant_amounts(role: Role, settings: &TopicSettings) -> Amounts {
-    let (quota, bytes) = match role {
-        Role::Publisher => (Quota::Publishers, ring_bytes(settings)),
-        Role::Subscriber => (Quota::Subscriptions, reader_bytes(settings)),
+pub(crate) fn grant_amounts(role: Role, bytes: u64) -> Amounts {
+    let quota = match role {
+        Role::Publisher => Quota::Publishers,
+        Role::Subscriber => Quota::Subscriptions,
     };
     Amounts::of(&[
         (quota, 1),

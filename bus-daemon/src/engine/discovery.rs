@@ -8,9 +8,10 @@
 use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 
-use bus_core::Pattern;
 use bus_core::control::Refusal;
+use bus_core::memory::reader_bytes;
 use bus_core::schema::Schema;
+use bus_core::{Pattern, TopicSettings};
 
 use super::admission::{place_amounts, watch_amounts};
 use super::refused::Refused;
@@ -162,6 +163,30 @@ impl<W: World> Engine<W> {
         }
         if let Some(entry) = self.topics.get_mut(&topic) {
             entry.places.extend(places);
+        }
+        Ok(())
+    }
+
+    /// A topic is about to be decided: the places that are kept in it get another segment where theirs is too short. No
+    /// publisher knows them yet.
+    pub(crate) fn fit_places(
+        &mut self,
+        topic: u64,
+        settings: &TopicSettings,
+    ) -> Result<(), Refused> {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return Ok(());
+        };
+        let fits = reader_bytes(settings) <= reader_bytes(&entry.settings);
+        if fits || entry.places.is_empty() {
+            return Ok(());
+        }
+        let segment = self.world.create_place(settings);
+        let segment = segment.map_err(|error| Refused::own_fault(&error))?;
+        for place in entry.places.values_mut() {
+            let account = Rc::clone(place.charge.account());
+            place.segment = segment.clone();
+            place.charge = account.charge_anyway(place.owner.pid, place_amounts(settings));
         }
         Ok(())
     }

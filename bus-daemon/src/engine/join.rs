@@ -5,9 +5,8 @@
 //! waits until it was told everything up to that version.
 
 use bus_core::control::{Event, Refusal, Role};
-use bus_core::memory::segment::Kind;
-use bus_core::memory::{reader_bytes, ring_bytes};
 
+use super::admission::{segment_bytes, segment_kind};
 use super::refused::Refused;
 use super::state::Engine;
 use super::world::World;
@@ -32,14 +31,22 @@ impl<W: World> Engine<W> {
                 "this handle has joined topic {name}, asked to join again"
             )));
         };
-        let (kind, bytes) = match member.role {
-            Role::Publisher => (Kind::Ring, ring_bytes(&entry.settings)),
-            Role::Subscriber => (Kind::Reader, reader_bytes(&entry.settings)),
+        let (role, least) = (member.role, segment_bytes(member.role, &entry.settings));
+        // What was made before the topic was decided may be longer than it need be, but not than was charged for.
+        let bytes = match role {
+            Role::Publisher => least..=least,
+            Role::Subscriber => least..=member.bytes.max(least),
         };
-        self.world
-            .check_segment(&segment, kind, bytes)
+        let bytes = self
+            .world
+            .check_segment(&segment, segment_kind(role), bytes)
             .map_err(|e| Refused::new(Refusal::Segment, format!("topic {name}: {e}")))?;
-        match self.defer_join(session, handle, topic, member.role, segment) {
+        if let Some(entry) = self.topics.get_mut(&topic)
+            && let Some(member) = entry.members.get_mut(&id)
+        {
+            member.bytes = bytes;
+        }
+        match self.defer_join(session, handle, topic, role, segment) {
             Some(segment) => self.join_now(topic, id, segment),
             None => Ok(()),
         }
@@ -224,7 +231,8 @@ impl<W: World> Engine<W> {
         let Some(entry) = self.topics.get_mut(&topic) else {
             return;
         };
-        let (settings, registry) = (entry.settings, entry.registry_fd.clone());
+        let (settings, decided) = (entry.settings, entry.decided);
+        let registry = entry.registry_fd.clone();
         let Some(member) = entry.members.get_mut(&id) else {
             return;
         };
@@ -237,6 +245,7 @@ impl<W: World> Engine<W> {
         if !joined {
             let opened = Event::Opened {
                 settings,
+                decided,
                 index,
                 id,
             };

@@ -51,6 +51,8 @@ pub(crate) struct Member<W: World> {
     pub(crate) index: u16,
     /// Its ring or its reader segment, once it has joined.
     pub(crate) segment: Option<W::Fd>,
+    /// Bytes of its segment: once it has joined those that it has, before the most that it may have.
+    pub(crate) bytes: u64,
     /// The sending end of its doorbell, once it may park.
     pub(crate) doorbell: Option<W::Fd>,
     /// Of a subscriber: the watch that it is opened for.

@@ -8,10 +8,11 @@
 use std::rc::Rc;
 
 use bus_core::control::{Event, Refusal, Role, Watched};
+use bus_core::memory::{reader_bytes, undecided_reader_bytes};
 use bus_core::schema::Schema;
 use bus_core::{Settings, TopicName, TopicSettings};
 
-use super::admission::{grant_amounts, topic_amounts};
+use super::admission::{grant_amounts, segment_bytes, topic_amounts};
 use super::member::{Asked, Grant, Member, View};
 use super::refused::Refused;
 use super::session::Handle;
@@ -86,7 +87,7 @@ impl<W: World> Engine<W> {
                     self.create(session, &name, &open)?
                 }
                 Err(Unsuited::Decide(settings)) => {
-                    self.decide(topic, settings, session);
+                    self.decide(topic, settings, session)?;
                     topic
                 }
                 Err(Unsuited::Refused(refused)) => return Err(refused),
@@ -198,19 +199,28 @@ impl<W: World> Engine<W> {
     }
 
     /// A publisher has decided what a topic with subscribers is like.
-    fn decide(&mut self, topic: u64, settings: TopicSettings, session: u64) {
+    ///
+    /// # Errors
+    /// There is no memory for the place that is kept for watches. Nothing is decided then.
+    pub(crate) fn decide(
+        &mut self,
+        topic: u64,
+        settings: TopicSettings,
+        session: u64,
+    ) -> Result<(), Refused> {
         let winner = self.sessions.get(&session);
         let winner = winner.map_or_else(String::new, |session| {
             format!("{} (process {})", session.client(), session.peer.pid)
         });
+        self.fit_places(topic, &settings)?;
         let Some(entry) = self.topics.get_mut(&topic) else {
-            return;
+            return Ok(());
         };
         let changed = entry.settings != settings;
         entry.settings = settings;
         entry.decided = true;
         if !changed {
-            return;
+            return Ok(());
         }
         let name = entry.name.clone();
         tracing::debug!(topic = %name, ?settings, winner, "the first publisher decided");
@@ -226,7 +236,23 @@ impl<W: World> Engine<W> {
                 Refused::new(Refusal::Settings, why)
             });
             let history = || check_history(&name, member.asked.history, &settings).err();
-            match conflict.or_else(history) {
+            let short = || {
+                let why = format!(
+                    "publisher {winner} has decided that topic {name} has publishers {} and held {}, for which the segment of this subscriber is too short, because it was made before; open the topic again",
+                    settings.publishers, settings.held
+                );
+                let is_short = member.bytes < reader_bytes(&settings);
+                is_short.then(|| Refused::new(Refusal::Settings, why))
+            };
+            // Only after a return from an earlier broker: else nothing is decided while a ring is read.
+            let reads = || {
+                let why = format!(
+                    "publisher {winner} has decided anew what topic {name} is like, while this subscriber reads rings of before; open the topic again"
+                );
+                let reads = !member.view.told.is_empty();
+                reads.then(|| Refused::new(Refusal::Settings, why))
+            };
+            match conflict.or_else(history).or_else(short).or_else(reads) {
                 Some(why) => refused.push((member.session, member.handle, why)),
                 None => {
                     member.view.decided = true;
@@ -238,6 +264,7 @@ impl<W: World> Engine<W> {
             self.refuse(session, handle, &why);
         }
         self.queue(topic, &told);
+        Ok(())
     }
 
     /// A publisher of another type comes to a topic that it may begin anew: the subscribers that are there give way.
@@ -323,11 +350,15 @@ impl<W: World> Engine<W> {
         open: Open,
         grant: Grant,
     ) -> Result<(), Refused> {
-        let Some(settings) = self.topics.get(&topic).map(|topic| topic.settings) else {
+        let Some(entry) = self.topics.get(&topic) else {
             return Ok(());
         };
         let role = open.role;
-        let charge = self.charge(session, grant_amounts(role, &settings))?;
+        let mut bytes = segment_bytes(role, &entry.settings);
+        if role == Role::Subscriber && !entry.decided {
+            bytes = bytes.max(undecided_reader_bytes());
+        }
+        let charge = self.charge(session, grant_amounts(role, bytes))?;
         let Some(owner) = self.sessions.get(&session).and_then(|s| s.owner.clone()) else {
             return Ok(());
         };
@@ -358,6 +389,7 @@ impl<W: World> Engine<W> {
         }
         let event = Event::Opened {
             settings: entry.settings,
+            decided: entry.decided,
             index,
             id,
         };
@@ -371,6 +403,7 @@ impl<W: World> Engine<W> {
                 owner,
                 index,
                 segment: None,
+                bytes,
                 doorbell: None,
                 watch: open.watched.map(|watched| watched.watch),
                 asked: Asked {
@@ -426,7 +459,7 @@ impl<W: World> Engine<W> {
             }
             return;
         }
-        if entry.of(Role::Publisher).next().is_none() && !entry.rings.keep_any(1) {
+        if entry.of(Role::Publisher).next().is_none() && entry.rings.are_clear() {
             // The publisher that decided has gone, and nothing of it is left: the next one decides.
             entry.decided = entry.is_awaited();
         }

@@ -4,12 +4,11 @@
 //! from its owner; an owner is known by its secret. A claim that contradicts what is known fences the claimant.
 
 use bus_core::control::{Event, KnownPeer, MAX_PRESENTED, Refusal, Role};
-use bus_core::memory::segment::Kind;
-use bus_core::memory::{reader_bytes, ring_bytes};
+use bus_core::memory::MAX_READER_BYTES;
 use bus_core::schema::Schema;
 use bus_core::{TopicName, TopicSettings};
 
-use super::admission::{grant_amounts, topic_amounts};
+use super::admission::{grant_amounts, segment_bytes, segment_kind, topic_amounts};
 use super::member::{Asked, Member, Told, View};
 use super::recovery::{AbsentProcess, PATIENCE};
 use super::refused::Refused;
@@ -32,6 +31,17 @@ pub(crate) struct Reclaim<F> {
     pub(crate) closed: bool,
     pub(crate) segment: F,
     pub(crate) doorbell: Option<F>,
+}
+
+/// What a handle that comes back knows of the settings of its topic.
+#[derive(Clone, Copy, Debug)]
+enum Knows {
+    /// It is a publisher, or a subscriber of rings whose user may publish: what it presents was decided.
+    Decided,
+    /// It is a subscriber of rings whose user may only subscribe: what it says is not held against others.
+    Unsure,
+    /// It is a subscriber without rings: it takes what there is.
+    Provisional,
 }
 
 impl<W: World> Engine<W> {
@@ -96,19 +106,26 @@ impl<W: World> Engine<W> {
         let name = TopicName::new(claim.topic.as_str())
             .map_err(|e| Refused::new(Refusal::BadName, format!("topic: {e}")))?;
         let grant = self.allow(session, claim.role, &name)?;
-        self.check_claim(&name, &claim)?;
+        let bytes = self.check_claim(&name, &claim)?;
         let Some(owner) = self.owner_of(session) else {
             return Ok(());
         };
-        let topic = self.topic_for(session, &name, &claim)?;
+        let knows = match claim.role {
+            Role::Publisher => Knows::Decided,
+            Role::Subscriber if peers.is_empty() => Knows::Provisional,
+            Role::Subscriber if grant.publishes => Knows::Decided,
+            Role::Subscriber => Knows::Unsure,
+        };
+        let topic = self.topic_for(session, &name, &claim, knows)?;
         let checked = self
             .check_not_fenced(session, topic, &name, &claim, &peers)
+            .and_then(|()| self.check_room(topic, &claim, bytes))
             .and_then(|()| self.take_back_index(topic, &name, &claim));
         if let Err(refused) = checked {
             self.drop_if_empty(topic);
             return Err(refused);
         }
-        let amounts = grant_amounts(claim.role, &claim.settings);
+        let amounts = grant_amounts(claim.role, bytes);
         // It has been here: what its user may take is for newcomers.
         let charge = self.charge_anyway(session, amounts)?;
         charge.account().name(owner.pid, owner.client.as_str());
@@ -126,7 +143,10 @@ impl<W: World> Engine<W> {
         {
             process.members.remove(&(topic, claim.id));
         }
-        entry.decided |= claim.role == Role::Publisher;
+        // A publisher that may come back has decided; but nobody is kept away by a user that may only subscribe.
+        let awaited = grant.publishes && entry.may_come(Role::Publisher);
+        entry.decided |= claim.role == Role::Publisher || awaited;
+        view.decided = entry.settings != claim.settings;
         let (role, id, index) = (claim.role, claim.id, claim.index);
         note!(topic = %name, id, %role, client = %owner.client, pid = owner.pid, "reclaimed");
         let member = Member {
@@ -136,6 +156,7 @@ impl<W: World> Engine<W> {
             owner,
             index: if role == Role::Publisher { index } else { 0 },
             segment: Some(claim.segment),
+            bytes,
             doorbell: claim.doorbell,
             watch: claim.watch,
             asked: Asked::default(),
@@ -200,7 +221,8 @@ impl<W: World> Engine<W> {
         }
     }
 
-    fn check_claim(&self, name: &TopicName, claim: &Reclaim<W::Fd>) -> Result<(), Refused> {
+    /// Checks a claim as such; the bytes of its segment.
+    fn check_claim(&self, name: &TopicName, claim: &Reclaim<W::Fd>) -> Result<u64, Refused> {
         claim
             .schema
             .check()
@@ -216,12 +238,15 @@ impl<W: World> Engine<W> {
                 claim.settings.rings() - 1
             )));
         }
-        let (kind, bytes) = match claim.role {
-            Role::Publisher => (Kind::Ring, ring_bytes(&claim.settings)),
-            Role::Subscriber => (Kind::Reader, reader_bytes(&claim.settings)),
+        let least = segment_bytes(claim.role, &claim.settings);
+        // A subscriber may have been there before what it presents was decided.
+        let bytes = match claim.role {
+            Role::Publisher => least..=least,
+            Role::Subscriber => least..=MAX_READER_BYTES,
         };
-        self.world
-            .check_segment(&claim.segment, kind, bytes)
+        let bytes = self
+            .world
+            .check_segment(&claim.segment, segment_kind(claim.role), bytes)
             .map_err(|e| Refused::new(Refusal::Segment, format!("topic {name}: {e}")))?;
         if let Some(doorbell) = &claim.doorbell {
             self.world
@@ -243,28 +268,56 @@ impl<W: World> Engine<W> {
             );
             return Err(Refused::new(Refusal::Fenced, why));
         }
-        Ok(())
+        Ok(bytes)
+    }
+
+    /// Refuses a subscriber whose segment does not do for what was decided meanwhile.
+    fn check_room(&self, topic: u64, claim: &Reclaim<W::Fd>, bytes: u64) -> Result<(), Refused> {
+        let Some(entry) = self.topics.get(&topic) else {
+            return Ok(());
+        };
+        let settings = &entry.settings;
+        if claim.role == Role::Publisher || bytes >= segment_bytes(claim.role, settings) {
+            return Ok(());
+        }
+        let why = format!(
+            "a publisher has decided that topic {} has publishers {} and held {}, for which the segment of this subscriber is too short, because it was made before; open the topic again",
+            entry.name, settings.publishers, settings.held
+        );
+        Err(Refused::new(Refusal::Settings, why))
     }
 
     /// The topic that a handle goes on with; made as it was, if it is not there.
+    ///
+    /// Handles may differ in what the topic is like if the last broker went right after it was decided.
     fn topic_for(
         &mut self,
         session: u64,
         name: &TopicName,
         claim: &Reclaim<W::Fd>,
+        knows: Knows,
     ) -> Result<u64, Refused> {
         if claim.closed {
             return self.closed_topic(session, name, claim);
         }
         if let Some(&topic) = self.names.get(name) {
             let entry = &self.topics[&topic];
-            if entry.schema == claim.schema && entry.settings == claim.settings {
-                if claim.watch.is_none() {
-                    self.idle.retain(|idle| *idle != topic);
-                }
-                return Ok(topic);
+            if entry.schema != claim.schema {
+                return Err(fenced(name));
             }
-            return Err(fenced(name));
+            if entry.settings != claim.settings {
+                match knows {
+                    Knows::Provisional => {}
+                    Knows::Decided if !entry.decided => {
+                        self.decide(topic, claim.settings, session)?;
+                    }
+                    Knows::Decided | Knows::Unsure => return Err(fenced(name)),
+                }
+            }
+            if claim.watch.is_none() {
+                self.idle.retain(|idle| *idle != topic);
+            }
+            return Ok(topic);
         }
         if self.names.len() >= MAX_TOPICS {
             let why = format!("the broker has {MAX_TOPICS} topics, which is the limit");

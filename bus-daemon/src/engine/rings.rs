@@ -368,6 +368,11 @@ impl<W: World> Rings<W> {
             || (retain > 0 && self.lines.iter().any(|line| line.ended.is_some()))
     }
 
+    /// Whether nobody reads a ring, or will: the next publisher may decide what the topic is like.
+    pub(crate) fn are_clear(&self) -> bool {
+        self.lines.iter().all(Line::is_free)
+    }
+
     /// The subscribers and watches that keep rings of ended publishers, and how many each; the most first.
     pub(crate) fn holders(&self) -> Vec<(u64, usize)> {
         let mut holders = BTreeMap::<u64, usize>::new();

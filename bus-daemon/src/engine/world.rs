@@ -4,6 +4,7 @@
 //! socket or a descriptor but through this trait.
 
 use std::fmt::Debug;
+use std::ops::RangeInclusive;
 
 use bus_core::control::{Event, Role, Sent};
 use bus_core::memory::segment::Kind;
@@ -25,8 +26,8 @@ pub(crate) trait World {
     /// Makes a reader segment that keeps a place for a subscriber to come.
     fn create_place(&mut self, settings: &TopicSettings) -> Result<Self::Fd>;
 
-    /// Checks that a descriptor is a sealed segment of this kind and size.
-    fn check_segment(&self, fd: &Self::Fd, kind: Kind, bytes: u64) -> Result<()>;
+    /// Checks that a descriptor is a sealed segment of this kind that has one of these sizes in bytes; its size.
+    fn check_segment(&self, fd: &Self::Fd, kind: Kind, bytes: RangeInclusive<u64>) -> Result<u64>;
 
     /// Checks that a descriptor is the sending end of a doorbell.
     fn check_doorbell(&self, fd: &Self::Fd) -> Result<()>;
