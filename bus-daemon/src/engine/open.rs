@@ -97,8 +97,17 @@ impl<W: World> Engine<W> {
             Role::Subscriber => self.check_stall(topic, uid, grant),
             Role::Publisher => self.displace_blocking(topic, uid),
         }
-        .and_then(|()| self.take_in(session, handle, topic, open, grant));
-        if opened.is_err() {
+        .and_then(|()| {
+            // Those that gave way may have been the last that had the topic open.
+            let topic = match self.names.get(&name).copied() {
+                Some(topic) => topic,
+                None => self.create(session, &name, &open)?,
+            };
+            self.take_in(session, handle, topic, open, grant)
+        });
+        if opened.is_err()
+            && let Some(topic) = self.names.get(&name).copied()
+        {
             self.drop_if_empty(topic);
         }
         opened

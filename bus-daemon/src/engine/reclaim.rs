@@ -314,10 +314,13 @@ impl<W: World> Engine<W> {
                     Knows::Decided | Knows::Unsure => return Err(fenced(name)),
                 }
             }
-            if claim.watch.is_none() {
-                self.idle.retain(|idle| *idle != topic);
+            // Unless those that gave way were the last that had it open.
+            if self.names.contains_key(name) {
+                if claim.watch.is_none() {
+                    self.idle.retain(|idle| *idle != topic);
+                }
+                return Ok(topic);
             }
-            return Ok(topic);
         }
         if self.names.len() >= MAX_TOPICS {
             let why = format!("the broker has {MAX_TOPICS} topics, which is the limit");
