@@ -136,8 +136,9 @@ impl BytesSubscriber {
         self.inlet.placement()
     }
 
-    /// What the topic is like.
-    pub fn settings(&self) -> &TopicSettings {
+    /// What the topic is like. Until the first publisher has decided it, and this subscriber has looked for messages
+    /// since, that is what the subscribers asked for.
+    pub fn settings(&self) -> TopicSettings {
         self.inlet.settings()
     }
 

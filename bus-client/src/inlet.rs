@@ -44,7 +44,7 @@ pub struct Inlet {
     /// Rings ever followed, and those of them that were drained.
     followed: Cell<u64>,
     drained: Cell<u64>,
-    settings: TopicSettings,
+    settings: Cell<TopicSettings>,
     attempts: Attempts,
     fall_backs: FallBacks,
     /// Where it parks, once it does.
@@ -58,7 +58,11 @@ impl Inlet {
     pub(crate) fn open(builder: &TopicBuilder, schema: &Schema, deadline: Instant) -> Result<Self> {
         let (member, opened) = Membership::open(builder, Role::Subscriber, schema, deadline)?;
         let member = Arc::new(member);
-        let core = receive::Subscriber::create_placed(
+        let create = match opened.decided {
+            true => receive::Subscriber::create_placed,
+            false => receive::Subscriber::create_undecided,
+        };
+        let core = create(
             &opened.settings,
             &opened.registry,
             member.clone(),
@@ -80,7 +84,7 @@ impl Inlet {
             ends: builder.ends,
             followed: Cell::new(0),
             drained: Cell::new(0),
-            settings: opened.settings,
+            settings: Cell::new(opened.settings),
             attempts: Attempts::default(),
             fall_backs: FallBacks::default(),
             own: OnceCell::new(),
@@ -95,7 +99,7 @@ impl Inlet {
             inlet.take_in(told)?;
         }
         inlet.member.join(Standing {
-            settings: inlet.settings,
+            settings: inlet.settings.get(),
             index: opened.index,
             segment: Arc::clone(inlet.core.segment()),
             seat: inlet.core.seat().clone(),
@@ -177,6 +181,11 @@ impl Inlet {
                     Err(error) => return Err(self.member.give_up(error.to_string())),
                 }
             }
+            Told::Decided { settings } => {
+                let decided = self.core.decide(&settings);
+                decided.map_err(|error| self.member.give_up(error.to_string()))?;
+                self.settings.set(settings);
+            }
             Told::PublisherLeft { id, dropped } => self.publisher_left(id, dropped),
             Told::Lost { messages } => self.core.count_lost(messages),
             Told::Doorbell { id, button } => self.core.set_notify(id, button),
@@ -205,7 +214,7 @@ impl Inlet {
             Some(at) if dropped => {
                 let told = self.later.borrow_mut().remove(at);
                 if let Told::Publisher { ring, .. } = told {
-                    let messages = receive::published(&self.settings, &ring);
+                    let messages = receive::published(&self.settings.get(), &ring);
                     self.core.count_lost(messages.unwrap_or_default());
                 }
                 self.member.released(publisher);
@@ -565,8 +574,8 @@ impl Inlet {
         }
     }
 
-    pub(crate) fn settings(&self) -> &TopicSettings {
-        &self.settings
+    pub(crate) fn settings(&self) -> TopicSettings {
+        self.settings.get()
     }
 
     pub(crate) fn wrap(&self, error: bus_core::Error) -> Error {

@@ -59,6 +59,8 @@ impl Relay for Membership {
 /// What the broker said of a topic at its opening.
 pub(crate) struct Opened {
     pub settings: TopicSettings,
+    /// A publisher has decided the settings.
+    pub decided: bool,
     pub index: u16,
     pub id: u64,
     pub registry: OwnedFd,
@@ -120,6 +122,7 @@ impl Membership {
         match membership.answer()? {
             Told::Opened {
                 settings,
+                decided,
                 index,
                 id,
                 registry,
@@ -127,6 +130,7 @@ impl Membership {
                 let settings = settings.check().map_err(|e| membership.wrap(e))?;
                 let opened = Opened {
                     settings,
+                    decided,
                     index,
                     id,
                     registry,

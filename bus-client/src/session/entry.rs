@@ -277,6 +277,20 @@ impl Entry {
         self.released = Some((now, released.unwrap_or_default()));
     }
 
+    /// The handle asks to join, as this. What was decided meanwhile, and the handle has not read yet, is known to the
+    /// broker.
+    pub(super) fn stand(&mut self, mut standing: Standing) {
+        debug_assert!(self.standing.is_none(), "a handle joins once");
+        let decided = self.queue.iter().rev().find_map(|told| match told {
+            Told::Decided { settings } => Some(*settings),
+            _ => None,
+        });
+        if let Some(settings) = decided {
+            standing.settings = settings;
+        }
+        self.standing = Some(standing);
+    }
+
     /// The subscriber has done with this ring.
     pub(super) fn release(&mut self, ring: u64) {
         self.known.remove(&ring);
@@ -299,6 +313,7 @@ impl Entry {
         match event {
             Event::Opened {
                 settings,
+                decided,
                 index,
                 id,
                 ..
@@ -307,6 +322,7 @@ impl Entry {
                 match descriptors.pop() {
                     Some(registry) => self.queue.push_back(Told::Opened {
                         settings,
+                        decided,
                         index,
                         id,
                         registry,
@@ -387,7 +403,10 @@ impl Entry {
             Event::PeerDoorbell { id } => return self.tell_button(id, descriptors.pop()),
             Event::DoorbellRegistered { .. } => self.queue.push_back(Told::DoorbellRegistered),
             Event::Decided { settings } => {
-                tracing::debug!(?settings, "the topic has its settings now");
+                if let Some(standing) = &mut self.standing {
+                    standing.settings = settings;
+                }
+                self.queue.push_back(Told::Decided { settings });
             }
             event => return self.hear_of_topics(event),
         }

@@ -16,10 +16,14 @@ pub(crate) enum Told {
     /// The topic is open.
     Opened {
         settings: TopicSettings,
+        /// A publisher has decided the settings.
+        decided: bool,
         index: u16,
         id: u64,
         registry: OwnedFd,
     },
+    /// To a subscriber: a publisher has decided what the topic is like.
+    Decided { settings: TopicSettings },
     /// The handle is a member, and was told everything up to this version.
     Joined { version: u32 },
     /// The handle was told everything up to this version.

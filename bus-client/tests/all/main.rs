@@ -37,6 +37,7 @@ mod roaming;
 mod schedules;
 mod selector;
 mod shortage;
+mod start_order;
 mod state;
 mod stopped;
 mod takeovers;
