@@ -14,6 +14,7 @@
 mod common;
 
 mod bad_input;
+mod crowd;
 mod cut_off;
 mod delivery;
 mod evicted;
