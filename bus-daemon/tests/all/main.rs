@@ -8,16 +8,6 @@
 mod common;
 
 mod join;
-mod namespaces;
 mod notify;
 mod policy;
 mod policy_docs;
-mod process;
-mod quotas;
-mod refuse;
-mod resume;
-mod resume_watch;
-mod retain;
-mod service;
-mod users;
-mod watch;
