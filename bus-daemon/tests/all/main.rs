@@ -8,6 +8,14 @@
 mod common;
 
 mod join;
+mod namespaces;
 mod notify;
 mod policy;
 mod policy_docs;
+mod process;
+mod quotas;
+mod refuse;
+mod retain;
+mod service;
+mod users;
+mod watch;

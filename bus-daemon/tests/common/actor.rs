@@ -16,7 +16,8 @@
 //!  churn TIMES TOPIC                joins and leaves so often, one after the other; "ok" or the first refusal
 //!  flood TIMES TOPIC                opens so often, as fast as it can; "ok" with how many were refused, and one of the
 //!                                   refusals
-//!  idle SESSIONS TIMES TOPIC        lets sessions subscribe that never read again, then joins so often; "ok" or the first
+//!  idle SESSIONS TIMES TOPIC        lets sessions subscribe that never read again, then publishers join so
+//!                                   often, one after the other; all lossy; "ok" or the first
 //!                                   refusal
 //!  limit N                          may have so many descriptors from now on; "ok"
 //!  yield                            asks the broker to end; "ok" or "refused KIND why"
@@ -265,11 +266,11 @@ impl Stage {
             }
             "idle" => {
                 for _ in 0..number(1) {
-                    let held = self.take(&["subscriber", words[3]])?;
+                    let held = self.take(&["subscriber", words[3], "delivery=lossy"])?;
                     self.keep(held);
                 }
                 for _ in 0..number(2) {
-                    self.take(&["publisher", words[3]])?;
+                    self.take(&["publisher", words[3], "delivery=lossy"])?;
                 }
                 Ok("ok".into())
             }
@@ -282,7 +283,9 @@ impl Stage {
                 let connection = Connection::connect(&self.socket).unwrap();
                 let sent = connection.send(SESSION, &Request::Yield {}, &[]);
                 match connection.recv::<Event>(super::deadline()) {
-                    Err(bus_core::Error::Closed) => sent.map(|()| "ok".into()).map_err(|e| e.to_string()),
+                    Err(bus_core::Error::Closed) => {
+                        sent.map(|()| "ok".into()).map_err(|e| e.to_string())
+                    }
                     Ok(frame) => Err(format!("refused {:?}", frame.message)),
                     Err(error) => panic!("{error}"),
                 }
@@ -334,7 +337,10 @@ impl Stage {
             other => panic!("what is {other}?"),
         };
         let mut open = open_request(role, words[1]);
-        if let Request::Open { settings, .. } = &mut open {
+        if let Request::Open {
+            settings, history, ..
+        } = &mut open
+        {
             for word in &words[2..] {
                 let (key, value) = word.split_once('=').unwrap();
                 let number = || Some(value.parse().unwrap());
@@ -342,6 +348,7 @@ impl Stage {
                     "delivery" => settings.delivery = Delivery::parse(value),
                     "depth" => settings.depth = number(),
                     "retain" => settings.retain = number(),
+                    "history" => *history = value.parse().unwrap(),
                     _ => panic!("what is {key}?"),
                 }
             }

@@ -2,7 +2,11 @@
 //!
 //! Every wait has a deadline that is far longer than what is waited for; no test needs it to pass.
 
-#![allow(dead_code, unused_imports, reason = "each test program uses its own part")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test program uses its own part"
+)]
 
 pub mod actor;
 mod busd;
