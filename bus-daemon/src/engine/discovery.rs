@@ -166,6 +166,30 @@ impl<W: World> Engine<W> {
         Ok(())
     }
 
+    /// The readers of a topic have another size now: so do the places that are kept in it. A place without memory is
+    /// given up.
+    pub(crate) fn resize_places(&mut self, topic: u64) {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return;
+        };
+        if entry.places.is_empty() {
+            return;
+        }
+        match self.world.create_place(&entry.settings) {
+            Ok(segment) => {
+                let places = entry.places.values_mut();
+                places.for_each(|place| place.segment = segment.clone());
+            }
+            Err(error) => {
+                tracing::warn!(topic = %entry.name, %error, "no place is kept for watches");
+                let watches: Vec<_> = entry.places.keys().copied().collect();
+                for watch in watches {
+                    self.give_up_place(topic, watch);
+                }
+            }
+        }
+    }
+
     /// Tells the watches that follow a topic that it has appeared, or is gone.
     pub(crate) fn tell_watches(&mut self, topic: u64, exists: bool) {
         let Some(name) = self.topics.get(&topic).map(|topic| topic.name.clone()) else {
