@@ -59,7 +59,12 @@ impl<W: World> Engine<W> {
         let charge = match reclaims {
             // It has been here.
             Some(_) => self.charge_anyway(session, watch_amounts())?,
-            None => self.charge(session, watch_amounts())?,
+            None => self.charge(session, watch_amounts()).or_else(|refused| {
+                match self.sweep(session) {
+                    true => self.charge(session, watch_amounts()),
+                    false => Err(refused),
+                }
+            })?,
         };
         let Some(owner) = self.owner_of(session) else {
             return Ok(());

@@ -61,6 +61,23 @@ impl<W: World> Engine<W> {
         name: TopicName,
         open: Open,
     ) -> Result<(), Refused> {
+        let again = (name.clone(), open.clone());
+        match self.try_open(session, handle, name, open) {
+            Err(refused) if refused.kind == Refusal::Limit && self.sweep(session) => {
+                let (name, open) = again;
+                self.try_open(session, handle, name, open)
+            }
+            opened => opened,
+        }
+    }
+
+    fn try_open(
+        &mut self,
+        session: u64,
+        handle: u32,
+        name: TopicName,
+        open: Open,
+    ) -> Result<(), Refused> {
         let grant = self.allow(session, open.role, &name)?;
         if let Some(watched) = open.watched {
             let of = self.watches.get(&watched.watch).map(|watch| watch.session);
