@@ -15,8 +15,6 @@ mod policy_docs;
 mod process;
 mod quotas;
 mod refuse;
-mod resume;
-mod resume_watch;
 mod retain;
 mod service;
 mod users;
