@@ -119,8 +119,8 @@ impl<W: World> Engine<W> {
         };
         let topic = self.topic_for(session, &name, &claim, knows)?;
         let checked = self
-            .check_not_fenced(session, topic, &name, &claim, &peers)
-            .and_then(|()| self.check_room(topic, &claim, bytes))
+            .check_room(topic, &claim, bytes)
+            .and_then(|()| self.check_not_fenced(session, topic, &name, &claim, &peers))
             .and_then(|()| self.take_back_index(topic, &name, &claim));
         if let Err(refused) = checked {
             self.drop_if_empty(topic);

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use crate::common::{self, Handle, Host, Session, open_request};
 use bus_core::control::{Event, Refusal, Request, Role, Trust, pidfd_alive};
 use bus_core::memory::segment::{self, Kind};
-use bus_core::memory::{reader_bytes, ring_bytes};
+use bus_core::memory::{ring_bytes, undecided_reader_bytes};
 use nix::sys::stat::fstat;
 
 fn subscribers(publisher: &Handle) -> Vec<u64> {
@@ -118,7 +118,8 @@ fn segments_and_processes_are_handed_over() {
     let (event, descriptors) = opened.change_told();
     assert!(matches!(event, Event::SubscriberJoined { .. }), "{event:?}");
     assert_eq!(descriptors.len(), 1);
-    let reader = reader_bytes(&opened.settings);
+    // The subscriber was there before the topic was decided.
+    let reader = undecided_reader_bytes();
     segment::open(&descriptors[0], Kind::Reader, reader).unwrap();
     let process = &opened.session.processes()[&subscriber.session.process];
     assert!(pidfd_alive(&*process.pidfd));

@@ -17,5 +17,6 @@ mod quotas;
 mod refuse;
 mod retain;
 mod service;
+mod start_order;
 mod users;
 mod watch;

@@ -109,9 +109,10 @@ fn a_thousand_joins_and_leaves_leave_the_account_at_zero() {
     if !needs::root() {
         return;
     }
-    // Room for exactly one publisher with its topic: whatever were left behind would be one too many.
+    // Room for exactly one handle with its topic: whatever were left behind would be one too many. A subscriber that
+    // comes first takes the most bytes.
     let host = host(
-        "connections = 1\npublishers = 1\nsubscriptions = 1\ntopics = 1\nsegments = 2\nbytes = \"12K\"\ndescriptors = 6\nregistrations = 1000000",
+        "connections = 1\npublishers = 1\nsubscriptions = 1\ntopics = 1\nsegments = 2\nbytes = \"16K\"\ndescriptors = 6\nregistrations = 1000000",
     );
     let mut alice = Actor::start(&host.path, ALICE, &[]);
     alice.ok("churn 500 t");
