@@ -55,9 +55,12 @@ impl<W: World> Engine<W> {
             return Err(Refused::new(Refusal::NotAllowed, why));
         }
         let account = self.accounts.of(who.uid, &self.policy, self.now);
-        let charge = account
-            .charge(peer.pid, session_amounts())
-            .map_err(|over| Refused::new(Refusal::Limit, account.explain(over)))?;
+        let charge = account.charge(peer.pid, session_amounts());
+        let charge = charge.or_else(|over| match self.sweep_user(who.uid, number) {
+            true => account.charge(peer.pid, session_amounts()),
+            false => Err(over),
+        });
+        let charge = charge.map_err(|over| Refused::new(Refusal::Limit, account.explain(over)))?;
         let session = Session::new(peer, pidfd, Rc::new(who), charge);
         self.sessions.insert(number, session);
         Ok(())
@@ -223,6 +226,24 @@ impl<W: World> Engine<W> {
             Some(Handle::Watch(watch)) => self.unwatch(watch),
             Some(Handle::Deferred) | None => {}
         }
+    }
+
+    /// A session is refused more than its user may have: other sessions of that user make room whose end was not
+    /// reported yet. Whether there were any.
+    pub(crate) fn sweep(&mut self, number: u64) -> bool {
+        let uid = self.sessions.get(&number).map(|session| session.peer.uid);
+        uid.is_some_and(|uid| self.sweep_user(uid, number))
+    }
+
+    fn sweep_user(&mut self, uid: u32, but: u64) -> bool {
+        let sessions = self.sessions.iter();
+        let others = sessions.filter(|(number, s)| s.peer.uid == uid && **number != but);
+        let gone = others.filter(|(number, _)| self.world.is_gone(**number));
+        let gone: Vec<_> = gone.map(|(number, _)| *number).collect();
+        for number in &gone {
+            self.end_session(*number, End::Closed);
+        }
+        !gone.is_empty()
     }
 
     /// A session is over: its handles leave. Those of a process that was coming back are absent again.

@@ -9,6 +9,7 @@ use bus_core::schema::Schema;
 use bus_core::{TopicName, TopicSettings};
 
 use super::admission::{grant_amounts, segment_bytes, segment_kind, topic_amounts};
+use super::decide::too_short;
 use super::member::{Asked, Member, Told, View};
 use super::recovery::{AbsentProcess, PATIENCE};
 use super::refused::Refused;
@@ -118,8 +119,8 @@ impl<W: World> Engine<W> {
         };
         let topic = self.topic_for(session, &name, &claim, knows)?;
         let checked = self
-            .check_not_fenced(session, topic, &name, &claim, &peers)
-            .and_then(|()| self.check_room(topic, &claim, bytes))
+            .check_room(topic, &claim, bytes)
+            .and_then(|()| self.check_not_fenced(session, topic, &name, &claim, &peers))
             .and_then(|()| self.take_back_index(topic, &name, &claim));
         if let Err(refused) = checked {
             self.drop_if_empty(topic);
@@ -280,11 +281,7 @@ impl<W: World> Engine<W> {
         if claim.role == Role::Publisher || bytes >= segment_bytes(claim.role, settings) {
             return Ok(());
         }
-        let why = format!(
-            "a publisher has decided that topic {} has publishers {} and held {}, for which the segment of this subscriber is too short, because it was made before; open the topic again",
-            entry.name, settings.publishers, settings.held
-        );
-        Err(Refused::new(Refusal::Settings, why))
+        Err(too_short(&entry.name, settings))
     }
 
     /// The topic that a handle goes on with; made as it was, if it is not there.
@@ -309,15 +306,18 @@ impl<W: World> Engine<W> {
                 match knows {
                     Knows::Provisional => {}
                     Knows::Decided if !entry.decided => {
-                        self.decide(topic, claim.settings, session)?;
+                        self.redecide(topic, claim.settings, session);
                     }
                     Knows::Decided | Knows::Unsure => return Err(fenced(name)),
                 }
             }
-            if claim.watch.is_none() {
-                self.idle.retain(|idle| *idle != topic);
+            // Unless those that gave way were the last that had it open.
+            if self.names.contains_key(name) {
+                if claim.watch.is_none() {
+                    self.idle.retain(|idle| *idle != topic);
+                }
+                return Ok(topic);
             }
-            return Ok(topic);
         }
         if self.names.len() >= MAX_TOPICS {
             let why = format!("the broker has {MAX_TOPICS} topics, which is the limit");
@@ -328,6 +328,16 @@ impl<W: World> Engine<W> {
         note!(topic = %name, "a topic is there again");
         self.tell_watches(topic, true);
         Ok(topic)
+    }
+
+    /// The topic is what its publisher, or a subscriber of its rings, says, and not what those knew that came first.
+    fn redecide(&mut self, topic: u64, settings: TopicSettings, session: u64) {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return;
+        };
+        let before = std::mem::replace(&mut entry.settings, settings);
+        entry.decided = true;
+        self.decide(topic, &before, session);
     }
 
     /// A topic without a name, for a subscriber that only reads what is there.

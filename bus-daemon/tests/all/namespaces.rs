@@ -9,11 +9,11 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use bus_core::control::{Connection, Event, Refusal, Role};
+use bus_core::control::{Connection, Refusal, Role};
 use bus_testkit::needs;
 use nix::libc;
 
-use crate::common::{next, open_request, refusal, until};
+use crate::common::{Handle, Session, refusal, until};
 
 /// Loads the system call's number; `getsockopt` goes on to its third argument, others are let through; `SO_PEERPIDFD` is unknown.
 fn without_peer_pidfd() -> [libc::sock_filter; 6] {
@@ -93,11 +93,9 @@ impl Drop for Away {
     }
 }
 
-fn ask(path: &Path) -> Connection {
-    let connection = Connection::connect(path).unwrap();
-    // Who is turned away at once may find the socket closed.
-    let _ = connection.send(&open_request(Role::Publisher, "t"), &[]);
-    connection
+fn is_served(path: &Path) {
+    let session = Session::connect(path);
+    Handle::open_on(&session, Role::Publisher, "t").joined();
 }
 
 #[test]
@@ -106,15 +104,13 @@ fn a_client_outside_of_the_brokers_process_namespace_is_served() {
         return;
     }
     let away = Away::start(true, false);
-    let event = next(&ask(&away.path())).0;
-    assert!(matches!(event, Event::Opened { .. }), "{event:?}");
+    is_served(&away.path());
 }
 
 #[test]
 fn a_kernel_that_cannot_tell_a_peer_serves_those_whose_number_it_knows() {
     let away = Away::start(false, true);
-    let event = next(&ask(&away.path())).0;
-    assert!(matches!(event, Event::Opened { .. }), "{event:?}");
+    is_served(&away.path());
 }
 
 #[test]
@@ -123,7 +119,7 @@ fn a_client_that_the_kernel_cannot_tell_the_broker_is_refused_with_the_reason() 
         return;
     }
     let away = Away::start(true, true);
-    let (kind, why) = refusal(&ask(&away.path()));
+    let (kind, why) = refusal(&Connection::connect(&away.path()).unwrap());
     assert_eq!(kind, Refusal::Limit);
     for part in ["process namespace", "Linux 6.5", "newer kernel"] {
         assert!(why.contains(part), "{why}");
