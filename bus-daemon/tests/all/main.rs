@@ -17,5 +17,7 @@ mod quotas;
 mod refuse;
 mod retain;
 mod service;
+mod start_order;
 mod users;
 mod watch;
+mod yields;
