@@ -103,11 +103,17 @@ impl<W: World> Engine<W> {
         let topic = self.topic_for(session, &name, &claim)?;
         let checked = self
             .check_not_fenced(session, topic, &name, &claim, &peers)
-            .and_then(|()| self.take_back_index(topic, &name, &claim));
-        if let Err(refused) = checked {
-            self.drop_if_empty(topic);
-            return Err(refused);
-        }
+            .and_then(|missed| {
+                self.take_back_index(topic, &name, &claim)?;
+                Ok(missed)
+            });
+        let missed = match checked {
+            Ok(missed) => missed,
+            Err(refused) => {
+                self.drop_if_empty(topic);
+                return Err(refused);
+            }
+        };
         let amounts = grant_amounts(claim.role, &claim.settings);
         // It has been here: what its user may take is for newcomers.
         let charge = self.charge_anyway(session, amounts)?;
@@ -154,7 +160,9 @@ impl<W: World> Engine<W> {
                 }
             }
             Role::Subscriber => {
-                let publishers = entry.of(Role::Publisher).filter(|(_, m)| m.has_joined());
+                let fenced = |m: &Member<W>| missed.contains(&(m.session, m.handle));
+                let publishers = entry.of(Role::Publisher);
+                let publishers = publishers.filter(|(_, m)| m.has_joined() && !fenced(m));
                 let publishers: Vec<_> = publishers.map(|(id, _)| id).collect();
                 for publisher in publishers {
                     entry.rings.add_reader(publisher, id);
@@ -174,6 +182,10 @@ impl<W: World> Engine<W> {
         self.answer(session, handle, reclaimed, registry.into_iter().collect());
         self.announce(topic, id, role);
         self.queue(topic, &[id]);
+        // Only now, so that the topic is not closed beneath the one that has come.
+        for (session, handle) in missed {
+            self.refuse(session, handle, &fenced(&name));
+        }
         self.changed = true;
         Ok(())
     }
@@ -291,8 +303,8 @@ impl<W: World> Engine<W> {
         Ok(topic)
     }
 
-    /// Refuses a member that has missed others that joined meanwhile. Of two members that have never met, the one that
-    /// missed the newer broker has.
+    /// Refuses a member that has missed others that joined meanwhile; else which members have missed it, by session and
+    /// handle. Of two members that have never met, the one that missed the newer broker has.
     fn check_not_fenced(
         &mut self,
         session: u64,
@@ -329,10 +341,7 @@ impl<W: World> Engine<W> {
             }
             missed.push((member.session, member.handle));
         }
-        for (session, handle) in missed {
-            self.refuse(session, handle, &fenced(name));
-        }
-        Ok(())
+        Ok(missed)
     }
 
     /// Whether a member was reclaimed, and not opened here.
