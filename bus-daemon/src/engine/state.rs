@@ -188,10 +188,12 @@ impl<W: World> Engine<W> {
         }
     }
 
-    /// Whether any member is there, or may come back.
+    /// Whether any member or watch is there, or may come back.
     pub(crate) fn has_members(&self) -> bool {
-        self.topics
-            .values()
-            .any(|topic| !topic.members.is_empty() || !topic.absent.is_empty())
+        !self.watches.is_empty()
+            || self
+                .topics
+                .values()
+                .any(|topic| !topic.members.is_empty() || !topic.absent.is_empty())
     }
 }
