@@ -263,7 +263,8 @@ impl<W: World> Engine<W> {
         };
         let (client, pid) = (session.client().to_owned(), session.peer.pid);
         let handles: Vec<_> = session.handles.keys().copied().collect();
-        let reverts = session.returning
+        let returning = session.returning;
+        let reverts = returning
             && matches!(why, End::Closed | End::Replaced)
             && self.world.is_alive(&session.pidfd);
         tracing::debug!(
@@ -299,6 +300,10 @@ impl<W: World> Engine<W> {
         }
         self.world.close(number);
         self.changed = true;
+        // Only now, for its pidfd was watched for the session.
+        if let Some(owner) = session.owner.filter(|_| returning) {
+            self.is_away(&owner);
+        }
     }
 
     /// A connection that never became a session.

@@ -10,7 +10,7 @@ use bus_core::schema::Schema;
 use bus_core::{TopicName, TopicSettings};
 
 use super::admission::{grant_amounts, topic_amounts};
-use super::member::{Asked, Member, Told, View};
+use super::member::{Asked, Member, Owner, Told, View};
 use super::recovery::{AbsentProcess, PATIENCE};
 use super::refused::Refused;
 use super::session::Handle;
@@ -45,19 +45,21 @@ impl<W: World> Engine<W> {
         if !self.sessions.contains_key(&session) || self.processes.contains_key(&process) {
             return Ok(());
         }
+        if !self.world.is_alive(&pidfd) {
+            return Ok(());
+        }
         if self.recovery.processes.len() >= MAX_PRESENTED_PROCESSES {
             let why = format!(
                 "the broker waits for {MAX_PRESENTED_PROCESSES} processes, which is the limit"
             );
             return Err(Refused::new(Refusal::Limit, why));
         }
-        let alive = self.world.is_alive(&pidfd);
         let entry = self
             .recovery
             .processes
             .entry(process)
             .or_insert_with(AbsentProcess::new);
-        if alive && entry.add(pidfd.clone()) && entry.pidfds.len() == 1 {
+        if entry.add(pidfd.clone()) && entry.pidfds.len() == 1 {
             self.world.watch_process(process, &pidfd);
         }
         Ok(())
@@ -180,12 +182,12 @@ impl<W: World> Engine<W> {
         }
         let reclaimed = Event::Reclaimed { version, topic };
         self.answer(session, handle, reclaimed, registry.into_iter().collect());
-        self.announce(topic, id, role);
-        self.queue(topic, &[id]);
         // Only now, so that the topic is not closed beneath the one that has come.
         for (session, handle) in missed {
             self.refuse(session, handle, &fenced(&name));
         }
+        self.announce(topic, id, role);
+        self.queue(topic, &[id]);
         self.changed = true;
         Ok(())
     }
@@ -306,15 +308,15 @@ impl<W: World> Engine<W> {
     /// Refuses a member that has missed others that joined meanwhile; else which members have missed it, by session and
     /// handle. Of two members that have never met, the one that missed the newer broker has.
     fn check_not_fenced(
-        &mut self,
+        &self,
         session: u64,
         topic: u64,
         name: &TopicName,
         claim: &Reclaim<W::Fd>,
         peers: &[KnownPeer],
-    ) -> Result<(), Refused> {
+    ) -> Result<Vec<(u64, u32)>, Refused> {
         let Some(entry) = self.topics.get(&topic) else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let owner = self.owner_of(session).map(|owner| owner.process);
         if let Some(absent) = entry.absent.get(&claim.id)
@@ -506,7 +508,7 @@ impl<W: World> Engine<W> {
         let Some(entry) = self.sessions.get(&session) else {
             return;
         };
-        let (Some(owner), pidfd) = (entry.owner.clone(), entry.pidfd.clone()) else {
+        let Some(owner) = entry.owner.clone() else {
             return;
         };
         let handles: Vec<_> = entry.handles.iter().map(|(h, k)| (*h, *k)).collect();
@@ -515,9 +517,6 @@ impl<W: World> Engine<W> {
             .processes
             .entry(owner.process)
             .or_insert_with(AbsentProcess::new);
-        if process.add(pidfd.clone()) && process.pidfds.len() == 1 {
-            self.world.watch_process(owner.process, &pidfd);
-        }
         let mut reverted = Vec::new();
         for (handle, known) in handles {
             let Handle::Member { topic, id } = known else {
@@ -542,6 +541,19 @@ impl<W: World> Engine<W> {
             for handle in reverted {
                 entry.handles.remove(&handle);
             }
+        }
+    }
+
+    /// The session of a process that comes back is closed, and no longer tells when the process ends.
+    pub(crate) fn is_away(&mut self, owner: &Owner<W>) {
+        if !self.world.is_alive(&owner.pidfd) {
+            return self.process_is_here(owner.process);
+        }
+        let Some(absent) = self.recovery.processes.get_mut(&owner.process) else {
+            return;
+        };
+        if absent.pidfds.is_empty() && absent.add(owner.pidfd.clone()) {
+            self.world.watch_process(owner.process, &owner.pidfd);
         }
     }
 

@@ -1,0 +1,252 @@
+//! What a process claims to a later broker: only what is its own, and only what fits what is known.
+
+use std::os::fd::AsFd;
+
+use super::reclaim::Bus;
+use crate::common::actor::Actor;
+use crate::common::{Handle, Session};
+use bus_core::control::{Event, KnownPeer, Refusal, Request, Role};
+use bus_core::schema::Schema;
+
+/// A claim with something changed.
+fn changed(claim: &Request, change: impl FnOnce(&mut Request)) -> Request {
+    let mut claim = claim.clone();
+    change(&mut claim);
+    claim
+}
+
+/// The handle presents this claim on a session of its own that comes back, and is refused.
+fn refused(bus: &Bus, handle: &mut Handle, claim: &Request) -> (Refusal, String) {
+    let session = Session::greet(bus.path(), handle.session.returns(1)).unwrap();
+    session.present(&handle.session.processes());
+    handle.present_with(&session, handle.known(), claim);
+    handle.await_reclaimed().unwrap_err()
+}
+
+#[test]
+fn a_claim_that_contradicts_what_is_known_is_refused_and_the_right_one_is_not_hurt() {
+    let mut bus = Bus::new();
+    let mut publisher = bus.publisher("t");
+    let mut other = bus.publisher("t");
+    let mut subscriber = bus.subscriber("t");
+    publisher.difference();
+    other.difference();
+    bus.busd.replace();
+    subscriber.reclaim(bus.path());
+    subscriber.complete();
+    let honest = publisher.reclaim_request();
+    let lies = [
+        // The other publisher's number, and its index.
+        changed(&honest, |claim| {
+            if let Request::Reclaim { id, .. } = claim {
+                *id = other.id;
+            }
+        }),
+        changed(&honest, |claim| {
+            if let Request::Reclaim { index, .. } = claim {
+                *index = other.index;
+            }
+        }),
+        changed(&honest, |claim| {
+            if let Request::Reclaim { schema, .. } = claim {
+                *schema = Schema::of::<u64>();
+            }
+        }),
+        changed(&honest, |claim| {
+            if let Request::Reclaim { settings, .. } = claim {
+                settings.retain = 3;
+            }
+        }),
+    ];
+    for lie in lies {
+        let (kind, why) = refused(&bus, &mut publisher, &lie);
+        assert_eq!(kind, Refusal::Fenced, "{lie:?}: {why}");
+    }
+    let bad = [
+        (
+            Refusal::Unknown,
+            changed(&honest, |claim| {
+                if let Request::Reclaim { id, .. } = claim {
+                    *id = 0;
+                }
+            }),
+        ),
+        (
+            Refusal::Unknown,
+            changed(&honest, |claim| {
+                if let Request::Reclaim { id, .. } = claim {
+                    *id = subscriber.id;
+                }
+            }),
+        ),
+        (
+            Refusal::Protocol,
+            changed(&honest, |claim| {
+                if let Request::Reclaim { index, .. } = claim {
+                    *index = 60;
+                }
+            }),
+        ),
+        (
+            Refusal::BadSetting,
+            changed(&honest, |claim| {
+                if let Request::Reclaim { settings, .. } = claim {
+                    settings.keep = 0;
+                }
+            }),
+        ),
+        (
+            Refusal::BadName,
+            changed(&honest, |claim| {
+                if let Request::Reclaim { topic, .. } = claim {
+                    *topic = "No Name".into();
+                }
+            }),
+        ),
+        (
+            Refusal::Segment,
+            changed(&honest, |claim| {
+                if let Request::Reclaim { role, .. } = claim {
+                    *role = Role::Subscriber;
+                }
+            }),
+        ),
+    ];
+    for (kind, claim) in bad {
+        let (told, why) = refused(&bus, &mut publisher, &claim);
+        assert_eq!(told, kind, "{claim:?}: {why}");
+    }
+    // No segment, and one that is none.
+    for (descriptors, kind) in [(0, Refusal::Protocol), (1, Refusal::Segment)] {
+        let session = Session::greet(bus.path(), publisher.session.returns(1)).unwrap();
+        let socket = session.connection.as_fd();
+        session.send(publisher.number, &honest, &[socket][..descriptors]);
+        assert_eq!(session.refusal(publisher.number).0, kind);
+    }
+    subscriber.session.barrier();
+    subscriber.nothing();
+
+    for handle in [&mut publisher, &mut other] {
+        handle.reclaim(bus.path());
+        handle.complete();
+        handle.synced(handle.registry().subscribers());
+    }
+    // Twice: the number is taken.
+    let twice = Session::greet(bus.path(), Session::connect(bus.path()).returns(1)).unwrap();
+    twice.send(9, &honest, &[publisher.segment().as_fd()]);
+    let (kind, why) = twice.refusal(9);
+    assert_eq!(kind, Refusal::Unknown, "{why}");
+    publisher.session.barrier();
+    publisher.nothing();
+}
+
+/// A member is its process's, and a process is known by its secret.
+#[test]
+fn a_member_of_another_process_cannot_be_claimed() {
+    let mut bus = Bus::new();
+    let mut publisher = bus.publisher("t");
+    let mut subscriber = bus.subscriber("t");
+    publisher.difference();
+    bus.busd.replace();
+    subscriber.reclaim(bus.path());
+    subscriber.complete();
+    let honest = publisher.reclaim_request();
+    let thief = Session::greet(bus.path(), Session::connect(bus.path()).returns(1)).unwrap();
+    assert_ne!(thief.process, publisher.session.process);
+    thief.send(1, &honest, &[publisher.segment().as_fd()]);
+    let (kind, why) = thief.refusal(1);
+    assert_eq!(kind, Refusal::Fenced, "{why}");
+    thief.complete();
+    subscriber.session.barrier();
+    subscriber.nothing();
+    publisher.reclaim(bus.path());
+    publisher.complete();
+    publisher.synced(publisher.registry().subscribers());
+}
+
+#[test]
+fn a_secret_is_refused_to_a_second_process_as_long_as_the_first_is_there() {
+    let bus = Bus::new();
+    let session = Session::connect(bus.path());
+    let secret = session.greeting.secret;
+    let mut thief = Actor::own(bus.path());
+    let why = thief.refused(&format!("pretend {} {}", secret.0, secret.1), "Unknown");
+    assert!(why.contains("another process"), "{why}");
+    session.barrier();
+}
+
+/// Whatever a subscriber says that it knows, others are told of nobody that has not come itself.
+#[test]
+fn a_claimed_peer_is_awaited_and_no_more() {
+    let mut bus = Bus::new();
+    let mut liar = bus.subscriber("t");
+    let witness = Session::connect(bus.path());
+    bus.busd.replace();
+    let session = Session::greet(bus.path(), liar.session.returns(1)).unwrap();
+    let victim = bus.publisher("elsewhere");
+    // Its own process is alive under the number of another one.
+    let own = bus_core::control::open_pidfd(std::process::id())
+        .unwrap()
+        .unwrap();
+    let made_up = Request::PresentProcess {
+        process: witness.process,
+        pid: 1,
+        user: 0,
+        client: "nobody".into(),
+    };
+    session.send(0, &made_up, &[own.as_fd()]);
+    let peer = |id, process, index| KnownPeer {
+        id,
+        process,
+        index,
+        left: false,
+        doorbell: false,
+    };
+    let peers = vec![
+        peer(77, witness.process, 0),
+        peer(victim.id, victim.session.process, 1),
+        peer(78, witness.process, u16::MAX),
+        peer(79, 4711, 2),
+    ];
+    let claim = liar.reclaim_request();
+    liar.present_with(&session, peers, &claim);
+    liar.await_reclaimed().unwrap();
+    session.complete();
+    // The ones that cannot come are told to have left.
+    let mut left = Vec::new();
+    while left.len() < 3 {
+        match liar.session.next(liar.number).0 {
+            Event::PublisherLeft { id, .. } => left.push(id),
+            Event::Synced { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    left.sort_unstable();
+    let mut expected = [78, 79, victim.id];
+    expected.sort_unstable();
+    assert_eq!(left, expected);
+    let newcomer = bus.subscriber("t");
+    assert!(newcomer.early.is_empty(), "{:?}", newcomer.early);
+    // A publisher gets none of the indices that are spoken for.
+    assert_eq!(bus.publisher("t").index, 3);
+}
+
+#[test]
+fn presenting_without_end_is_bounded() {
+    let mut bus = Bus::new();
+    let subscriber = bus.subscriber("t");
+    bus.busd.replace();
+    let session = Session::greet(bus.path(), subscriber.session.returns(1)).unwrap();
+    let gift = tempfile::tempfile().unwrap();
+    // What is no process costs nothing, however often.
+    for process in 0..5000 {
+        let present = Request::PresentProcess {
+            process,
+            pid: 1,
+            user: 0,
+            client: String::new(),
+        };
+        session.send(0, &present, &[gift.as_fd()]);
+    }
+    session.barrier();
+}
