@@ -250,3 +250,31 @@ fn presenting_without_end_is_bounded() {
     }
     session.barrier();
 }
+
+/// What waits for its reclaim is kept for the session, and not without end.
+/// Numbers follow each other, so a client can tell which ones come next.
+#[test]
+fn a_handle_that_waits_to_join_and_asks_again_breaks_the_protocol() {
+    let mut bus = Bus::new();
+    let publisher = bus.publisher("t");
+    let mut subscriber = bus.subscriber("t");
+    bus.busd.replace();
+    let mut newcomer = Handle::open(bus.path(), Role::Subscriber, "t");
+    newcomer.difference();
+    // Only now it is known that a publisher is away.
+    subscriber.reclaim(bus.path());
+    subscriber.complete();
+    newcomer.join();
+    newcomer.join();
+    let (kind, why) = loop {
+        match newcomer.next() {
+            Event::Refused { kind, why } => break (kind, why),
+            Event::Synced { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(kind, Refusal::Protocol, "{why}");
+    newcomer.session.ends();
+    let _served = bus.subscriber("elsewhere");
+    drop(publisher);
+}
