@@ -278,3 +278,30 @@ fn a_handle_that_waits_to_join_and_asks_again_breaks_the_protocol() {
     let _served = bus.subscriber("elsewhere");
     drop(publisher);
 }
+
+#[test]
+fn a_refusal_names_publishers_that_are_away() {
+    let mut bus = Bus::new();
+    let one = Request::Open {
+        role: Role::Publisher,
+        topic: "t".into(),
+        schema: Schema::bytes(),
+        settings: bus_core::Settings {
+            publishers: Some(1),
+            ..crate::common::small()
+        },
+        history: 0,
+        watched: None,
+    };
+    let _away = Handle::ask(bus.path(), &one).joined();
+    let mut subscriber = bus.subscriber("t");
+    bus.busd.replace();
+    subscriber.reclaim(bus.path());
+    subscriber.complete();
+    let (kind, why) = Session::connect(bus.path()).refused(&one);
+    assert_eq!(kind, Refusal::Limit);
+    assert_eq!(
+        why,
+        "topic t admits 1 publishers at a time, and has 1: 1 that may come back from an earlier broker; asked for one more"
+    );
+}
