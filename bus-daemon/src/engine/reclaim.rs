@@ -116,6 +116,8 @@ impl<W: World> Engine<W> {
                 return Err(refused);
             }
         };
+        let claimed = peers.iter().map(|peer| peer.id).chain([claim.id]);
+        claimed.for_each(|id| self.skip_id(id));
         let amounts = grant_amounts(claim.role, &claim.settings);
         // It has been here: what its user may take is for newcomers.
         let charge = self.charge_anyway(session, amounts)?;

@@ -23,6 +23,9 @@ use crate::policy::Policy;
 /// The most that one step of the outside clock counts: time in which the broker itself stood still is nobody's fault.
 const LONGEST_STEP: Duration = Duration::from_millis(250);
 
+/// More numbers than a broker gives out. A number that is claimed, and is so many ahead at most, may have been guessed.
+const CLAIMED_AHEAD: u64 = 1 << 40;
+
 /// What a broker starts with.
 pub(crate) struct Start {
     pub(crate) policy: Policy,
@@ -111,6 +114,15 @@ impl<W: World> Engine<W> {
     pub(crate) fn new_id(&mut self) -> u64 {
         self.last_id = self.last_id.wrapping_add(1).max(1);
         self.last_id
+    }
+
+    /// A client claims to have this number from an earlier broker: it is not given out again. Numbers that come next are
+    /// known to clients, which see their own.
+    pub(crate) fn skip_id(&mut self, id: u64) {
+        let ahead = id.wrapping_sub(self.last_id);
+        if ahead < CLAIMED_AHEAD {
+            self.last_id = id;
+        }
     }
 
     /// From now on this policy decides about newcomers. What is there stays as it is.

@@ -254,6 +254,39 @@ fn presenting_without_end_is_bounded() {
 /// What waits for its reclaim is kept for the session, and not without end.
 /// Numbers follow each other, so a client can tell which ones come next.
 #[test]
+fn a_number_that_was_claimed_is_given_to_nobody_else() {
+    let mut bus = Bus::new();
+    let mut liar = bus.publisher("t");
+    bus.busd.replace();
+    let session = Session::greet(bus.path(), liar.session.returns(1)).unwrap();
+    let now = bus.subscriber("elsewhere").id;
+    liar.id = now.wrapping_add(2);
+    let peers = (3..8).map(|ahead| KnownPeer {
+        id: now.wrapping_add(ahead),
+        process: session.process,
+        index: 0,
+        left: false,
+        doorbell: false,
+    });
+    let claim = liar.reclaim_request();
+    liar.present_with(&session, peers.collect(), &claim);
+    liar.await_reclaimed().unwrap();
+    let watch = session.number();
+    let mut watches = crate::common::watch_request("u");
+    if let Request::Watch { reclaims, .. } = &mut watches {
+        *reclaims = Some(now.wrapping_add(9));
+    }
+    session.send(watch, &watches, &[]);
+    assert!(matches!(session.next(watch).0, Event::Watching { .. }));
+    session.complete();
+    for _ in 0..8 {
+        let honest = bus.subscriber("elsewhere").id;
+        let ahead = honest.wrapping_sub(now);
+        assert!(ahead > 9, "{ahead} ahead is claimed");
+    }
+}
+
+#[test]
 fn a_handle_that_waits_to_join_and_asks_again_breaks_the_protocol() {
     let mut bus = Bus::new();
     let publisher = bus.publisher("t");
