@@ -20,6 +20,11 @@ use super::world::World;
 use crate::limits::{MAX_PRESENTED_PROCESSES, MAX_PUBLISHERS, MAX_TOPICS};
 use crate::report::note;
 
+/// Peers that a session may have presented for handles that it is yet to reclaim.
+const MAX_WAITING: usize = 64 * MAX_PRESENTED;
+/// Handles for which it may have presented them.
+const MAX_WAITING_HANDLES: usize = 256;
+
 /// What a handle presents itself with.
 pub(crate) struct Reclaim<F> {
     pub(crate) role: Role,
@@ -75,10 +80,19 @@ impl<W: World> Engine<W> {
         let Some(entry) = self.sessions.get_mut(&session) else {
             return Ok(());
         };
-        let presented = entry.presented.entry(handle).or_default();
-        if peers.len() > MAX_PRESENTED || presented.len() + peers.len() > 64 * MAX_PRESENTED {
+        if peers.is_empty() {
+            return Ok(());
+        }
+        let (handles, before) = (entry.presented.len(), entry.presented.values());
+        let before: usize = before.map(Vec::len).sum();
+        let more = !entry.presented.contains_key(&handle);
+        if peers.len() > MAX_PRESENTED
+            || before + peers.len() > MAX_WAITING
+            || (more && handles >= MAX_WAITING_HANDLES)
+        {
             return Err(Refused::protocol("it presents too many peers"));
         }
+        let presented = entry.presented.entry(handle).or_default();
         presented.extend(peers);
         Ok(())
     }
@@ -102,6 +116,8 @@ impl<W: World> Engine<W> {
         let Some(owner) = self.owner_of(session) else {
             return Ok(());
         };
+        let claimed = peers.iter().map(|peer| peer.id).chain([claim.id]);
+        claimed.for_each(|id| self.skip_id(id));
         let topic = self.topic_for(session, &name, &claim)?;
         let checked = self
             .check_not_fenced(session, topic, &name, &claim, &peers)
@@ -116,8 +132,6 @@ impl<W: World> Engine<W> {
                 return Err(refused);
             }
         };
-        let claimed = peers.iter().map(|peer| peer.id).chain([claim.id]);
-        claimed.for_each(|id| self.skip_id(id));
         let amounts = grant_amounts(claim.role, &claim.settings);
         // It has been here: what its user may take is for newcomers.
         let charge = self.charge_anyway(session, amounts)?;

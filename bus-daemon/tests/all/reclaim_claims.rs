@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 
 use super::reclaim::Bus;
 use crate::common::actor::Actor;
-use crate::common::{Handle, Session};
-use bus_core::control::{Event, KnownPeer, Refusal, Request, Role};
+use crate::common::{Handle, Session, deadline};
+use bus_core::control::{Event, KnownPeer, MAX_PRESENTED, Refusal, Request, Role};
 use bus_core::schema::Schema;
 
 /// A claim with something changed.
@@ -252,6 +252,44 @@ fn presenting_without_end_is_bounded() {
 }
 
 /// What waits for its reclaim is kept for the session, and not without end.
+#[test]
+fn peers_that_are_presented_for_any_number_of_handles_are_bounded() {
+    let host = crate::common::Host::new();
+    let session = host.connect();
+    let peer = KnownPeer {
+        id: 1,
+        process: 1,
+        index: 0,
+        left: true,
+        doorbell: false,
+    };
+    // Nothing costs nothing.
+    for _ in 0..1000 {
+        session.ask(&Request::PresentPeers { peers: Vec::new() });
+    }
+    session.barrier();
+    for count in [MAX_PRESENTED, 1] {
+        let session = host.connect();
+        let peers = vec![peer; count];
+        let present = Request::PresentPeers { peers };
+        let mut handle = 0;
+        let refused = loop {
+            assert!(handle < 1000, "the broker keeps them all");
+            handle = session.number();
+            if session.connection.send(handle, &present, &[]).is_err() {
+                break session.connection.recv::<Event>(deadline()).unwrap();
+            }
+            if let Some(frame) = session.connection.try_recv::<Event>().unwrap() {
+                break frame;
+            }
+        };
+        assert!(
+            matches!(&refused.message, Event::Refused { kind: Refusal::Protocol, why } if why.contains("too many peers")),
+            "{refused:?}"
+        );
+    }
+}
+
 /// Numbers follow each other, so a client can tell which ones come next.
 #[test]
 fn a_number_that_was_claimed_is_given_to_nobody_else() {
