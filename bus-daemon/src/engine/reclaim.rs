@@ -400,18 +400,20 @@ impl<W: World> Engine<W> {
                 doorbell: peer.doorbell,
                 left: peer.left,
             };
-            if view.told.insert(peer.id, told).is_none() {
-                self.session_knows(session, peer.process);
+            if view.told.contains_key(&peer.id) {
+                continue;
             }
+            view.told.insert(peer.id, told);
+            self.session_knows(session, peer.process);
             let Some(entry) = self.topics.get_mut(&topic) else {
                 continue;
             };
-            if claim.role == Role::Subscriber {
-                if peer.index >= MAX_PUBLISHERS || !entry.rings.hold(peer.index, peer.id, claim.id)
-                {
-                    // Another ring has that index: this one is told to have been dropped.
-                    continue;
-                }
+            if claim.role == Role::Subscriber
+                && (peer.index >= MAX_PUBLISHERS
+                    || !entry.rings.hold(peer.index, peer.id, claim.id))
+            {
+                // Another ring has that index: this one is told to have been dropped.
+                continue;
             }
             let there = entry.members.contains_key(&peer.id);
             if !there && !peer.left {

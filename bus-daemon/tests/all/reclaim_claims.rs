@@ -1,10 +1,11 @@
 //! What a process claims to a later broker: only what is its own, and only what fits what is known.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use super::reclaim::Bus;
 use crate::common::actor::Actor;
-use crate::common::{Handle, Session, deadline};
+use crate::common::{Handle, Introduced, Session, deadline};
 use bus_core::control::{Event, KnownPeer, MAX_PRESENTED, Refusal, Request, Role};
 use bus_core::schema::Schema;
 
@@ -375,4 +376,40 @@ fn a_refusal_names_publishers_that_are_away() {
         why,
         "topic t admits 1 publishers at a time, and has 1: 1 that may come back from an earlier broker; asked for one more"
     );
+}
+
+/// What is counted for each process must come out even, whatever is claimed.
+#[test]
+fn a_peer_that_is_presented_twice_counts_once() {
+    let mut bus = Bus::new();
+    let mut liar = bus.subscriber("t");
+    let witness = bus.publisher("t");
+    bus.busd.replace();
+    let session = Session::greet(bus.path(), liar.session.returns(1)).unwrap();
+    let peer = |process| KnownPeer {
+        id: witness.id,
+        process,
+        index: 0,
+        left: false,
+        doorbell: false,
+    };
+    let own = bus_core::control::open_pidfd(std::process::id())
+        .unwrap()
+        .unwrap();
+    let introduced = Introduced {
+        pid: 1,
+        user: 0,
+        client: String::new(),
+        pidfd: Arc::new(own),
+    };
+    let processes = [1, 2, 3].map(|process| (process, introduced.clone()));
+    session.present(&processes.into());
+    let claim = liar.reclaim_request();
+    let peers = [1, 2, 3, session.process, liar.session.process].map(peer);
+    liar.present_with(&session, peers.to_vec(), &claim);
+    liar.await_reclaimed().unwrap();
+    session.complete();
+    session.send(liar.number, &Request::Close {}, &[]);
+    session.barrier();
+    let _served = bus.publisher("elsewhere");
 }
