@@ -73,6 +73,7 @@ impl<W: World> Engine<W> {
             let why = "another watch has that number";
             return Err(Refused::new(Refusal::Unknown, why));
         }
+        reclaims.into_iter().for_each(|known| self.skip_id(known));
         let id = reclaims.unwrap_or_else(|| self.new_id());
         let Some(entry) = self.sessions.get_mut(&session) else {
             return Ok(());

@@ -46,13 +46,9 @@ impl<W: World> Engine<W> {
             );
             return Err(Refused::new(Refusal::NotAllowed, why));
         }
-        if !self.policy.knows(&who) {
-            let why = format!(
-                "this broker serves user {} and the users that its policy names, and the client is user {}",
-                self.policy.own_user(),
-                who.uid
-            );
-            return Err(Refused::new(Refusal::NotAllowed, why));
+        // Root may ask the broker to end, wherever it is served.
+        if who.uid != 0 {
+            self.check_known(&who)?;
         }
         let account = self.accounts.of(who.uid, &self.policy, self.now);
         let charge = account.charge(peer.pid, session_amounts());
@@ -64,6 +60,19 @@ impl<W: World> Engine<W> {
         let session = Session::new(peer, pidfd, Rc::new(who), charge);
         self.sessions.insert(number, session);
         Ok(())
+    }
+
+    /// Refuses a user that the policy does not name.
+    fn check_known(&self, who: &Subject) -> Result<(), Refused> {
+        if self.policy.knows(who) {
+            return Ok(());
+        }
+        let why = format!(
+            "this broker serves user {} and the users that its policy names, and the client is user {}",
+            self.policy.own_user(),
+            who.uid
+        );
+        Err(Refused::new(Refusal::NotAllowed, why))
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of Hello")]
@@ -99,6 +108,7 @@ impl<W: World> Engine<W> {
         if session.owner.is_some() {
             return Err(Refused::protocol("Hello comes once"));
         }
+        self.check_known(&session.who)?;
         let peer = session.peer;
         if let Some(&older) = self.processes.get(&process) {
             let same = self.sessions.get(&older).is_some_and(|s| s.peer == peer);
@@ -253,7 +263,8 @@ impl<W: World> Engine<W> {
         };
         let (client, pid) = (session.client().to_owned(), session.peer.pid);
         let handles: Vec<_> = session.handles.keys().copied().collect();
-        let reverts = session.returning
+        let returning = session.returning;
+        let reverts = returning
             && matches!(why, End::Closed | End::Replaced)
             && self.world.is_alive(&session.pidfd);
         tracing::debug!(
@@ -289,6 +300,10 @@ impl<W: World> Engine<W> {
         }
         self.world.close(number);
         self.changed = true;
+        // Only now, for its pidfd was watched for the session.
+        if let Some(owner) = session.owner.filter(|_| returning) {
+            self.is_away(&owner);
+        }
     }
 
     /// A connection that never became a session.

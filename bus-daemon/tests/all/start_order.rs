@@ -1,245 +1,247 @@
-//! Subscribers that come before the first publisher: what is provisional, what is decided, and by whom.
+//! Which of several handles decides what a topic is like, in whatever order they start.
 
+use crate::common::{Greeting, Handle, Host, Session, small};
 use bus_core::control::{Event, Refusal, Request, Role};
-use bus_core::memory::segment::Kind;
-use bus_core::memory::{reader_bytes, undecided_reader_bytes};
+use bus_core::memory::reader_bytes;
+use bus_core::memory::segment::{self, Kind};
 use bus_core::schema::Schema;
 use bus_core::{Delivery, Settings};
 
-use crate::common::{Handle, Host, Session, small};
-
-fn asking(role: Role, settings: Settings) -> Request {
+fn open(role: Role, schema: Schema, settings: Settings) -> Request {
     Request::Open {
         role,
         topic: "t".into(),
-        schema: Schema::bytes(),
+        schema,
         settings,
         history: 0,
         watched: None,
     }
 }
 
-/// A subscriber that asks for nothing.
-fn subscriber(host: &Host) -> Handle {
-    let request = asking(Role::Subscriber, Settings::default());
-    Handle::ask(&host.path, &request)
+fn subscriber(settings: Settings) -> Request {
+    open(Role::Subscriber, Schema::bytes(), settings)
 }
 
-/// What a publisher asks for whose readers need `held` pins for each ring.
-fn lossy(held: u32) -> Settings {
+fn publisher(settings: Settings) -> Request {
+    open(Role::Publisher, Schema::bytes(), settings)
+}
+
+fn depth(depth: u32) -> Settings {
     Settings {
-        delivery: Some(Delivery::Lossy),
-        held: Some(held),
-        depth: Some(64),
-        ..small()
+        depth: Some(depth),
+        ..Settings::default()
     }
 }
 
-fn publisher(host: &Host, settings: Settings) -> Handle {
-    Handle::ask(&host.path, &asking(Role::Publisher, settings))
+/// The refusal that a handle gets besides what it asked for.
+fn refused(handle: &Handle) -> (Refusal, String) {
+    match handle.change() {
+        Event::Refused { kind, why } => (kind, why),
+        other => panic!("{other:?}"),
+    }
 }
 
-/// Ends a handle, and waits until the broker has served that.
-fn end(handle: Handle) {
-    let session = handle.session.clone();
-    drop(handle);
-    session.barrier();
+fn feed(host: &Host) -> std::sync::Arc<Session> {
+    let greeting = Greeting {
+        client: "feed".into(),
+        ..Greeting::new()
+    };
+    Session::greet(&host.path, greeting).unwrap()
 }
 
 #[test]
-fn opened_says_whether_a_publisher_has_decided() {
+fn the_first_publisher_decides_and_subscribers_that_asked_for_nothing_are_told() {
     let host = Host::new();
-    let early = subscriber(&host).joined();
-    assert!(!early.decided);
-    let publisher = publisher(&host, small());
-    assert!(publisher.decided);
-    // Opening decides, before the publisher has joined.
-    assert!(subscriber(&host).decided);
+    let early = Handle::ask(&host.path, &subscriber(Settings::default())).joined();
+    assert_ne!(early.settings.depth, 4);
+    let asked = Settings {
+        keep: Some(2),
+        ..Settings::default()
+    };
+    let other = Handle::ask(&host.path, &subscriber(asked)).joined();
+    let publisher = Handle::ask(&host.path, &publisher(depth(4)));
+    assert_eq!(publisher.settings.depth, 4);
+    assert_eq!(publisher.settings.keep, 2, "what it leaves open is filled");
+    let publisher = publisher.joined();
+    assert_eq!(publisher.early.len(), 2);
+    for subscriber in [&early, &other] {
+        let settings = publisher.settings;
+        assert_eq!(subscriber.change(), Event::Decided { settings });
+        let event = subscriber.change();
+        assert!(
+            matches!(event, Event::PublisherJoined { id, .. } if id == publisher.id),
+            "{event:?}"
+        );
+    }
+    // From now on it is as it is.
+    let (kind, _) = host.refused(&subscriber(depth(8)));
+    assert_eq!(kind, Refusal::Settings);
+}
+
+#[test]
+fn a_subscriber_that_asked_for_something_else_is_refused_and_the_publisher_is_not() {
+    let host = Host::new();
+    let first = Handle::ask(&host.path, &subscriber(depth(16))).joined();
+    let second = Handle::ask(&host.path, &subscriber(depth(4))).joined();
+    let publisher = Handle::ask_on(&feed(&host), &publisher(depth(4)));
+    assert_eq!(publisher.settings.depth, 4);
+    let (kind, why) = refused(&first);
+    assert_eq!(kind, Refusal::Settings);
+    let me = std::process::id();
+    assert_eq!(
+        why,
+        format!(
+            "publisher feed (process {me}) has decided that topic t has depth 4, and this subscriber asked 16"
+        )
+    );
+    let publisher = publisher.joined();
     assert!(
-        matches!(early.change(), Event::Decided { settings } if settings == publisher.settings)
+        matches!(publisher.early[..], [Event::SubscriberJoined { id, .. }] if id == second.id),
+        "{:?}",
+        publisher.early
     );
 }
 
+/// The only subscriber goes: the topic is the publisher's all the same.
 #[test]
-fn a_longer_segment_is_taken_from_a_subscriber_that_came_first() {
+fn a_publisher_is_answered_though_the_last_subscriber_gives_way() {
     let host = Host::new();
-    let (mut first, mut second) = (subscriber(&host), subscriber(&host));
-    let exact = reader_bytes(&first.settings);
-    assert!(exact < undecided_reader_bytes());
-    first.join_with(Kind::Reader, undecided_reader_bytes());
-    first.await_joined().unwrap();
-    second.join_with(Kind::Reader, exact);
-    second.await_joined().unwrap();
-    // Between the two it opened and joined, a publisher has decided.
-    let mut third = subscriber(&host);
-    let _publisher = publisher(&host, small());
-    third.join_with(Kind::Reader, undecided_reader_bytes());
-    third.await_joined().unwrap();
+    let only = Handle::ask(&host.path, &subscriber(depth(16))).joined();
+    Handle::ask(&host.path, &publisher(depth(4))).joined();
+    assert_eq!(refused(&only).0, Refusal::Settings);
+}
+
+/// What subscribers asked for may contradict itself, or what the publisher wants.
+#[test]
+fn no_publisher_is_refused_for_what_subscribers_asked_for() {
+    let host = Host::new();
+    let asked = Settings {
+        depth: Some(64),
+        keep: Some(16),
+        ..Settings::default()
+    };
+    let greedy = Handle::ask(&host.path, &subscriber(asked)).joined();
+    let publisher = Handle::ask(&host.path, &publisher(depth(4))).joined();
+    assert_eq!(publisher.settings.depth, 4);
+    assert_eq!(refused(&greedy).0, Refusal::Settings);
 }
 
 #[test]
-fn a_segment_that_is_longer_than_was_charged_for_is_refused() {
-    let host = Host::new();
-    let mut undecided = subscriber(&host);
-    undecided.join_with(Kind::Reader, undecided_reader_bytes() + 4096);
-    let (kind, why) = undecided.await_joined().unwrap_err();
-    assert_eq!(kind, Refusal::Segment, "{why}");
-    let _publisher = publisher(&host, small());
-    let mut decided = subscriber(&host);
-    decided.join_with(Kind::Reader, undecided_reader_bytes());
-    let (kind, why) = decided.await_joined().unwrap_err();
-    assert_eq!(kind, Refusal::Segment, "{why}");
+fn a_publisher_that_is_refused_decides_nothing() {
+    let own = nix::unistd::geteuid();
+    let host = Host::governed(&format!(
+        "[[limits.user]]\nusers = [{own}]\npublishers = 0\n"
+    ));
+    let early = Handle::ask(&host.path, &subscriber(depth(16))).joined();
+    assert_eq!(host.refused(&publisher(depth(4))).0, Refusal::Limit);
+    let other = open(Role::Publisher, Schema::of::<u64>(), Settings::default());
+    assert_eq!(host.refused(&other).0, Refusal::Limit);
+    early.session.barrier();
+    early.nothing();
+    let late = Handle::ask(&host.path, &subscriber(Settings::default()));
+    assert_eq!(late.settings.depth, 16);
 }
 
 #[test]
-fn a_segment_that_is_too_short_for_what_is_decided_ends_its_subscriber_alone() {
+fn when_the_publisher_has_gone_the_next_one_decides() {
     let host = Host::new();
-    let short = subscriber(&host).joined();
-    let asked = asking(Role::Subscriber, lossy(100));
-    let long = Handle::ask(&host.path, &asked).joined();
-    let not_joined = subscriber(&host);
-    // What is provisional does not change for a subscriber that comes later.
-    assert_eq!(not_joined.settings, short.settings);
-    let publisher = publisher(&host, lossy(100)).joined();
-    for handle in [&short, &not_joined] {
-        let Event::Refused { kind, why } = handle.change() else {
-            panic!("it cannot read the topic");
-        };
-        assert_eq!(kind, Refusal::Settings);
-        assert!(why.contains("held 100"), "{why}");
-        assert!(why.contains("open the topic again"), "{why}");
-    }
-    let _ = (long, publisher);
-}
-
-#[test]
-fn subscribers_with_a_long_enough_segment_are_told_what_is_decided_ahead_of_its_publisher() {
-    for settings in [
-        lossy(16),
-        Settings {
-            publishers: Some(124),
-            ..small()
-        },
-    ] {
-        let host = Host::new();
-        let (joined, opened) = (subscriber(&host).joined(), subscriber(&host));
-        let publisher = publisher(&host, settings).joined();
-        for handle in [&joined, &opened] {
-            let Event::Decided { settings } = handle.change() else {
-                panic!("the settings come first");
-            };
-            assert_eq!(settings, publisher.settings);
-            let id = publisher.id;
-            assert!(matches!(handle.change(), Event::PublisherJoined { id: of, .. } if of == id));
-        }
-        assert_eq!(publisher.early.len(), 1, "{:?}", publisher.early);
+    let session = host.connect();
+    let witness = Handle::ask(&host.path, &subscriber(Settings::default())).joined();
+    for wanted in [4, 8] {
+        let publisher = Handle::ask_on(&session, &publisher(depth(wanted))).joined();
+        assert_eq!(publisher.settings.depth, wanted);
+        let settings = publisher.settings;
+        assert_eq!(witness.change(), Event::Decided { settings });
+        witness.change();
+        let id = publisher.id;
+        drop(publisher);
+        let dropped = false;
+        assert_eq!(witness.change(), Event::PublisherLeft { id, dropped });
+        witness.release(id);
+        witness.session.barrier();
     }
 }
 
+/// A reader segment cannot grow, and the publisher is not to be blamed for that.
 #[test]
-fn a_topic_is_decided_anew_when_nothing_of_its_publisher_is_left_to_read() {
+fn a_subscriber_whose_segment_no_longer_fits_opens_again() {
     let host = Host::new();
-    let subscriber = subscriber(&host).joined();
-    let first = publisher(&host, small()).joined();
-    let ring = first.id;
-    assert!(matches!(subscriber.change(), Event::Decided { .. }));
-    assert!(matches!(subscriber.change(), Event::PublisherJoined { .. }));
-    end(first);
-    assert!(matches!(subscriber.change(), Event::PublisherLeft { .. }));
-    // Its ring is still read, with the settings that it has.
-    let session = Session::connect(&host.path);
-    let (kind, why) = session.refused(&asking(Role::Publisher, lossy(16)));
-    assert_eq!(kind, Refusal::Settings, "{why}");
-    subscriber.release(ring);
-    subscriber.session.barrier();
-    let second = publisher(&host, lossy(16)).joined();
-    let decided = subscriber.change();
-    assert!(matches!(decided, Event::Decided { settings } if settings == second.settings));
-}
-
-#[test]
-fn a_place_that_is_kept_for_a_watch_is_as_long_as_the_publisher_needs() {
-    let host = Host::new();
-    let watch = Session::connect(&host.path);
-    let watching = watch.ask(&crate::common::watch_request("*"));
-    assert!(matches!(watch.next(watching).0, Event::Watching { .. }));
-    let _subscriber = subscriber(&host).joined();
-    let publisher = publisher(&host, lossy(500));
-    let needed = reader_bytes(&publisher.settings);
-    let mut publisher = publisher;
-    publisher.join();
-    loop {
-        let (event, descriptors) = publisher.next_told();
-        match event {
-            Event::SubscriberJoined { kept: true, .. } => {
-                let check = bus_core::memory::segment::check_within;
-                check(&descriptors[0], Kind::Reader, needed..=u64::MAX).unwrap();
-                return;
-            }
-            Event::Joined { .. } => panic!("no place is kept"),
-            _ => {}
-        }
-    }
-}
-
-/// The broker died after a publisher had decided, and before a subscriber was told.
-#[test]
-fn a_subscriber_that_knows_an_older_state_keeps_nobody_away_from_the_next_broker() {
-    for stale_first in [true, false] {
-        let mut host = Host::new();
-        let mut stale = subscriber(&host).joined();
-        let mut publisher = publisher(&host, lossy(16)).joined();
-        host.stop();
-        let broker = bus_daemon::Broker::bind(&host.path).unwrap();
-        host.broker = Some(broker.spawn().unwrap());
-        assert_ne!(stale.settings, publisher.settings);
-        if stale_first {
-            stale.reclaim(&host.path);
-            publisher.reclaim(&host.path);
-        } else {
-            publisher.reclaim(&host.path);
-            stale.reclaim(&host.path);
-        }
-        stale.complete();
-        publisher.complete();
-        let decided = stale.change();
-        assert!(
-            matches!(decided, Event::Decided { settings } if settings == publisher.settings),
-            "{decided:?}"
-        );
-        assert!(matches!(stale.change(), Event::PublisherJoined { .. }));
-    }
-}
-
-#[test]
-fn a_subscriber_whose_segment_is_too_short_for_what_was_decided_is_not_taken_back() {
-    let mut host = Host::new();
-    let mut stale = subscriber(&host).joined();
-    let asked = asking(Role::Subscriber, lossy(100));
-    let _keeps = Handle::ask(&host.path, &asked).joined();
-    let mut publisher = publisher(&host, lossy(100)).joined();
-    host.stop();
-    let broker = bus_daemon::Broker::bind(&host.path).unwrap();
-    host.broker = Some(broker.spawn().unwrap());
-    publisher.reclaim(&host.path);
-    let (kind, why) = stale.try_reclaim(&host.path).unwrap_err();
-    assert_eq!(kind, Refusal::Settings, "{why}");
-    assert!(why.contains("open the topic again"), "{why}");
-}
-
-#[test]
-fn the_61st_publisher_has_an_index_where_the_topic_admits_it() {
-    let host = Host::new();
-    let admitting = Settings {
-        publishers: Some(61),
+    let watching = host.connect();
+    let number = watching.ask(&crate::common::watch_request("t"));
+    assert!(matches!(watching.next(number).0, Event::Watching { .. }));
+    let early = Handle::ask(&host.path, &subscriber(Settings::default())).joined();
+    let lossy = Settings {
+        delivery: Some(Delivery::Lossy),
         ..small()
     };
-    let session = Session::connect(&host.path);
-    let open = || Handle::ask_on(&session, &asking(Role::Publisher, admitting.clone()));
-    let publishers: Vec<_> = (0..61).map(|_| open()).collect();
-    let indices = publishers.iter().map(|publisher| publisher.index);
-    assert!(indices.eq(0..61));
-    let (kind, why) = session.refused(&asking(Role::Publisher, admitting));
-    assert_eq!(kind, Refusal::Limit);
-    assert!(why.contains("admits 61 publishers at a time"), "{why}");
+    let mut publisher = Handle::ask(&host.path, &publisher(lossy));
+    let bytes = reader_bytes(&publisher.settings);
+    assert_ne!(bytes, reader_bytes(&early.settings));
+    let (kind, why) = refused(&early);
+    assert_eq!(kind, Refusal::Settings);
+    assert!(why.contains("open it again"), "{why}");
+    // The place that is kept for the watch fits as well.
+    publisher.join();
+    let (event, descriptors) = publisher.change_told();
+    assert!(
+        matches!(event, Event::SubscriberJoined { kept: true, .. }),
+        "{event:?}"
+    );
+    segment::check(&descriptors[0], Kind::Reader, bytes).unwrap();
+    Handle::ask(&host.path, &subscriber(Settings::default())).joined();
+}
+
+#[test]
+fn another_type_refuses_the_reader_and_not_the_publisher() {
+    let host = Host::new();
+    let early = Handle::ask(&host.path, &subscriber(Settings::default())).joined();
+    // A subscriber of another type is told what is there.
+    let number = open(Role::Subscriber, Schema::of::<u64>(), Settings::default());
+    let (kind, why) = host.refused(&number);
+    assert_eq!(kind, Refusal::Schema);
+    assert!(why.contains("subscriber test (process "), "{why}");
+    let publisher = open(Role::Publisher, Schema::of::<u64>(), Settings::default());
+    let publisher = Handle::ask_on(&feed(&host), &publisher).joined();
+    let (kind, why) = refused(&early);
+    assert_eq!(kind, Refusal::Schema);
+    assert!(
+        why.contains("feed (process ") && why.contains("u64"),
+        "{why}"
+    );
+    assert!(publisher.early.is_empty(), "{:?}", publisher.early);
+    let late = Handle::ask(&host.path, &number).joined();
+    let event = publisher.change();
+    assert!(
+        matches!(event, Event::SubscriberJoined { id, .. } if id == late.id),
+        "{event:?}"
+    );
+}
+
+/// Only retained rings keep it, and nobody reads these.
+#[test]
+fn a_topic_that_nothing_has_open_starts_anew_for_a_subscriber_of_another_type() {
+    let host = Host::new();
+    let session = host.connect();
+    let watching = host.connect();
+    let watch = watching.ask(&crate::common::watch_request("t"));
+    assert!(matches!(watching.next(watch).0, Event::Watching { .. }));
+    let retaining = Settings {
+        retain: Some(1),
+        ..small()
+    };
+    drop(Handle::ask_on(&session, &publisher(retaining)).joined());
+    session.barrier();
+    let Event::TopicAppeared { id: old, .. } = watching.next(watch).0 else {
+        panic!("not told of the topic");
+    };
+    let number = open(Role::Subscriber, Schema::of::<u64>(), Settings::default());
+    let late = Handle::ask_on(&session, &number).joined();
+    assert_eq!(late.settings.retain, 0);
+    assert!(late.early.is_empty());
+    assert_eq!(watching.next(watch).0, Event::TopicGone { id: old });
+    let appeared = watching.next(watch).0;
+    assert!(
+        matches!(appeared, Event::TopicAppeared { id, differs: Some(_), .. } if id != old),
+        "{appeared:?}"
+    );
 }

@@ -13,6 +13,9 @@
 //!  wake N                           asks the broker to wake the other side; "ok"
 //!  return N                         presents a handle to the next broker; "ok" or "refused KIND why"
 //!  complete N                       says that this was all; "ok"
+//!  greet N                          connects to the next broker as a process that comes back, and presents nothing; "ok"
+//!  hang N                           hangs up the session of a handle that it still has; "ok"
+//!  pretend A B                      connects with this secret; "ok" or "refused KIND why"
 //!  churn TIMES TOPIC                joins and leaves so often, one after the other; "ok" or the first refusal
 //!  flood TIMES TOPIC                opens so often, as fast as it can; "ok" with how many were refused, and one of the
 //!                                   refusals
@@ -33,7 +36,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use bus_core::Delivery;
-use bus_core::control::{Connection, Event, Refusal, Request, Role, SESSION};
+use bus_core::control::{Connection, Event, Refusal, Request, Role, SESSION, Secret};
 use bus_daemon::policy::Source;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, setrlimit};
@@ -246,6 +249,26 @@ impl Stage {
             }
             "complete" => {
                 self.member(number(1)).complete();
+                Ok("ok".into())
+            }
+            "greet" => {
+                let greeting = self.member(number(1)).session.returns(1);
+                let session = Session::greet(&self.socket, greeting).map_err(refused)?;
+                self.member(number(1)).session = session;
+                Ok("ok".into())
+            }
+            "hang" => {
+                self.member(number(1)).session.connection.shut_down();
+                Ok("ok".into())
+            }
+            "pretend" => {
+                let secret = Secret(words[1].parse().unwrap(), words[2].parse().unwrap());
+                let greeting = Greeting {
+                    secret,
+                    ..Greeting::new()
+                };
+                let session = Session::greet(&self.socket, greeting).map_err(refused)?;
+                drop(session);
                 Ok("ok".into())
             }
             "churn" => {

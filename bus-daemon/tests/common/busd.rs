@@ -42,8 +42,29 @@ impl Busd {
         *self = Self::start(&path, "");
     }
 
+    /// Ends it in its own time, and starts another.
+    pub fn restart(&mut self) {
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        assert!(self.child.wait().unwrap().success());
+        let path = self.path.clone();
+        *self = Self::start(&path, "");
+    }
+
+    /// What its lock file says.
+    pub fn lock(&self) -> String {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(".lock");
+        std::fs::read_to_string(name).unwrap()
+    }
+
     /// Reads the log up to a line that has this text.
     pub fn wait_for(&mut self, text: &str) -> String {
+        self.lines_to(text).pop().unwrap()
+    }
+
+    /// The lines of the log up to one that has this text.
+    pub fn lines_to(&mut self, text: &str) -> Vec<String> {
+        let mut lines = Vec::new();
         use std::io::Read;
         let stderr = self.child.stderr.as_mut().unwrap();
         let mut line = Vec::new();
@@ -59,10 +80,11 @@ impl Busd {
                 continue;
             }
             let whole = String::from_utf8_lossy(&line).into_owned();
-            if whole.contains(text) {
-                return whole;
-            }
             line.clear();
+            lines.push(whole);
+            if lines.last().is_some_and(|last| last.contains(text)) {
+                return lines;
+            }
         }
     }
 

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bus_core::Error;
@@ -42,12 +41,9 @@ pub struct Greeting {
 impl Greeting {
     /// One of a process that was at no broker before.
     pub fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        // ORDERING: the numbers only have to differ.
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
             client: "test".into(),
-            secret: Secret(number, u64::from(std::process::id())),
+            secret: Secret(fastrand::u64(..), fastrand::u64(..)),
             reclaims: 0,
             generation: 0,
             first: 1,
