@@ -114,7 +114,7 @@ impl Mapping {
 /// The descriptor is what others are given; they can map it read-only.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] says what limits it; nothing is left behind.
+/// [`Error::OutOfMemory`] says what limits it, [`Error::Unsupported`] which call a sandbox refuses; nothing is left behind.
 pub fn create(kind: Kind, bytes: u64) -> Result<(OwnedFd, Mapping)> {
     create_placed(kind, bytes, &Placement::default())
 }
@@ -144,15 +144,41 @@ pub fn create_placed(kind: Kind, bytes: u64, placement: &Placement) -> Result<(O
     if let Some(why) = room::shortage(bytes) {
         return Err(no_room(why));
     }
-    let fd = create_memfd(kind, Source::Plain).map_err(|e| Error::io("memfd_create", e))?;
+    let fd = create_memfd(kind, Source::Plain).map_err(|e| {
+        refused("memfd_create(2)", e).unwrap_or_else(|| Error::io("memfd_create", e))
+    })?;
     fill(fd, kind, bytes, Source::Plain, &placement, pool)
-        .map_err(no_room)
+        .map_err(|Failed { call, why }| {
+            refused(call, why).unwrap_or_else(|| no_room(why.to_string()))
+        })
         .and_then(seal)
+}
+
+/// A call that failed while a file was given its pages.
+struct Failed {
+    call: &'static str,
+    why: Errno,
+}
+
+impl Failed {
+    fn of(call: &'static str) -> impl Fn(Errno) -> Self {
+        move |why| Self { call, why }
+    }
+}
+
+/// The error where a sandbox refuses a call, or a kernel lacks it: on memory of its own no process is denied one of these.
+fn refused(call: &'static str, why: Errno) -> Option<Error> {
+    let sandbox = matches!(why, Errno::EPERM | Errno::EACCES | Errno::ENOSYS);
+    sandbox.then(|| Error::Unsupported {
+        call,
+        source: why.into(),
+    })
 }
 
 /// From now on, nobody can resize it or map it writable.
 fn seal((fd, mapping): (OwnedFd, Mapping)) -> Result<(OwnedFd, Mapping)> {
-    fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS)).map_err(|e| Error::io("sealing a segment", e))?;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS))
+        .map_err(|e| refused("fcntl(2)", e).unwrap_or_else(|| Error::io("sealing a segment", e)))?;
     Ok((fd, mapping))
 }
 
@@ -177,14 +203,15 @@ fn of_the_pool(
         return Err(why);
     }
     let fd = create_memfd(kind, Source::Pool).map_err(|e| format!("memfd_create: {e}"))?;
-    fill(fd, kind, whole, Source::Pool, placement, None).map_err(|error| {
+    fill(fd, kind, whole, Source::Pool, placement, None).map_err(|failed| {
+        let error = failed.why;
         let free = told::pool().map_or_else(|| "an unknown number of".into(), |n| n.to_string());
         let wanted = whole / HUGE as u64;
         format!("the pool (vm.nr_hugepages) has {free} pages of 2 MiB free, not {wanted}: {error}")
     })
 }
 
-/// Gives a new file its pages and maps them, or says why not. `pool` is why they are not of the pool.
+/// Gives a new file its pages and maps them. `pool` is why they are not of the pool.
 fn fill(
     fd: OwnedFd,
     kind: Kind,
@@ -192,18 +219,20 @@ fn fill(
     source: Source,
     placement: &Placement,
     pool: Option<String>,
-) -> Result<(OwnedFd, Mapping), String> {
-    let said = |e: Errno| e.to_string();
-    let length = i64::try_from(bytes).map_err(|_| "no file is that long")?;
-    ftruncate(&fd, length).map_err(said)?;
-    let pages = Pages::map(&fd, length as usize, Access::Write, kind.instead()).map_err(said)?;
+) -> Result<(OwnedFd, Mapping), Failed> {
+    let truncated = Failed::of("ftruncate(2)");
+    // As the kernel says it of a length that is just not too large for the call.
+    let length = i64::try_from(bytes).map_err(|_| truncated(Errno::EFBIG))?;
+    ftruncate(&fd, length).map_err(truncated)?;
+    let pages = Pages::map(&fd, length as usize, Access::Write, kind.instead())
+        .map_err(Failed::of("mmap(2) or madvise(2)"))?;
     let mut report = PlacementReport::default();
     placement.prepare(&pages, &mut report);
     if placement.huge_pages && source == Source::Plain && pages.want_huge().is_ok() {
         // Huge pages are given at a first touch. What that leaves out, or refuses, is for the next call.
         let _ = pages.populate(Access::Write);
     }
-    allocate(&fd, length).map_err(said)?;
+    allocate(&fd, length).map_err(Failed::of("fallocate(2)"))?;
     let what = format!("a {} of {length} bytes", kind.name());
     placement.finish(&pages, Access::Write, &what, pool.as_deref(), &mut report);
     Ok((fd, Mapping { pages, report }))
