@@ -4,52 +4,16 @@
 //! option that says so in any namespace. A filter of system calls stands in for such a kernel: it refuses that one
 //! option with the error of a kernel that does not know it.
 
-use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use bus_core::control::{Connection, Refusal, Role};
 use bus_testkit::needs;
+use bus_testkit::sandbox::Filter;
 use nix::libc;
 
 use crate::common::{Handle, Session, refusal, until};
-
-/// Loads the system call's number; `getsockopt` goes on to its third argument, others are let through; `SO_PEERPIDFD` is unknown.
-fn without_peer_pidfd() -> [libc::sock_filter; 6] {
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, k, jf| libc::sock_filter { code, jt: 0, jf, k };
-    // Offsets in `seccomp_data`: the number, and the low half of the third argument.
-    let third = 16 + 2 * 8 + if cfg!(target_endian = "big") { 4 } else { 0 };
-    [
-        step(LOAD, 0, 0),
-        step(EQUAL, libc::SYS_getsockopt as u32, 3),
-        step(LOAD, third, 0),
-        step(EQUAL, libc::SO_PEERPIDFD as u32, 1),
-        step(
-            RETURN,
-            libc::SECCOMP_RET_ERRNO | libc::ENOPROTOOPT as u32,
-            0,
-        ),
-        step(RETURN, libc::SECCOMP_RET_ALLOW, 0),
-    ]
-}
-
-/// Puts the filter on the calling process and all that it becomes.
-fn install(filter: &mut [libc::sock_filter]) -> io::Result<()> {
-    let program = libc::sock_fprog {
-        len: filter.len() as u16,
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: both calls change the calling process only; `program` outlives the second, which reads it.
-    let done = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
-    };
-    done.then_some(()).ok_or_else(io::Error::last_os_error)
-}
 
 /// `busd`, maybe in a namespace of its own, maybe on a kernel that does not tell peers.
 struct Away {
@@ -70,9 +34,14 @@ impl Away {
             .stdin(Stdio::null())
             .stderr(Stdio::null());
         if old {
-            let mut filter = without_peer_pidfd();
+            let mut filter = Filter::refusing_where(
+                libc::SYS_getsockopt,
+                2,
+                libc::SO_PEERPIDFD as u32,
+                libc::ENOPROTOOPT,
+            );
             // SAFETY: between fork and exec it makes two system calls, and allocates nothing.
-            unsafe { command.pre_exec(move || install(&mut filter)) };
+            unsafe { command.pre_exec(move || filter.install()) };
         }
         let child = command.spawn().unwrap();
         let away = Self { child, dir };
