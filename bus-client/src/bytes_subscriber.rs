@@ -136,7 +136,8 @@ impl BytesSubscriber {
         self.inlet.placement()
     }
 
-    /// What the topic is like.
+    /// What the topic is like. Until the first publisher has decided it, and this subscriber has looked for messages
+    /// since, that is what the subscribers asked for.
     pub fn settings(&self) -> TopicSettings {
         self.inlet.settings()
     }

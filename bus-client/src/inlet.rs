@@ -502,7 +502,11 @@ impl Inlet {
                     let news = self.member.news();
                     self.look_around()?;
                     self.nothing::<()>()?;
-                    self.core.sleep_or_poked(Some(news), until);
+                    if self.core.must_park() {
+                        self.sleep_parked(news, until)?;
+                    } else {
+                        self.core.sleep_or_poked(Some(news), until);
+                    }
                     self.no_longer_parked();
                 }
                 Step::Over => {

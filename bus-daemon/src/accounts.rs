@@ -250,6 +250,11 @@ impl Charge {
         &self.account
     }
 
+    /// The process that it is charged for.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Gives back what it has of one quota.
     pub(crate) fn release(&mut self, quota: Quota) {
         let amount = std::mem::take(&mut self.amounts.0[quota as usize]);

@@ -443,9 +443,10 @@ impl Running {
                 Err(CoreError::Closed) => return self.engine.ended(session, End::Closed),
                 Err(error) => {
                     let lost = matches!(error, CoreError::DescriptorsLost { .. });
-                    let kind = match lost || is_exhaustion(&error) {
-                        true => Refusal::Limit,
-                        false => Refusal::Protocol,
+                    let kind = match &error {
+                        CoreError::Version { .. } => Refusal::Version,
+                        error if lost || is_exhaustion(error) => Refusal::Limit,
+                        _ => Refusal::Protocol,
                     };
                     let why = if lost {
                         "the broker has no descriptors left; raise its limit (ulimit -n), or use fewer handles".to_owned()

@@ -427,7 +427,8 @@ mod tests {
     fn a_path_that_is_in_use_names_the_process_that_has_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bus.sock");
-        let _endpoint = Endpoint::bind(&path).unwrap();
+        let endpoint = Endpoint::bind(&path).unwrap();
+        crate::marker::write(endpoint.lock_file(), 1, false).unwrap();
         let error = Endpoint::bind(&path).unwrap_err().to_string();
         let own = format!(": process {} (", std::process::id());
         assert!(error.contains(&own), "{error}");

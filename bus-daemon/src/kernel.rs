@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use bus_core::backend::doorbell;
@@ -13,6 +13,8 @@ use bus_core::memory::registry::Registry;
 use bus_core::memory::reserve;
 use bus_core::memory::segment::{self, Kind};
 use bus_core::{Error, Result, TopicSettings};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use crate::engine::World;
@@ -202,7 +204,6 @@ impl World for Kernel {
         descriptors: &[Rc<OwnedFd>],
     ) -> Result<Sent> {
         use bus_core::control::Message;
-        use std::os::fd::AsFd;
         let Some(link) = self.connections.get(&session) else {
             return Err(Error::Closed);
         };
@@ -223,6 +224,18 @@ impl World for Kernel {
             link.listens = wanted;
             self.ask(session);
         }
+    }
+
+    fn is_gone(&self, session: u64) -> bool {
+        let Some(link) = self.connections.get(&session) else {
+            return true;
+        };
+        let mut fds = [
+            PollFd::new(link.connection.as_fd(), PollFlags::empty()),
+            PollFd::new(link.pidfd.as_fd(), PollFlags::POLLIN),
+        ];
+        while poll(&mut fds, PollTimeout::ZERO) == Err(Errno::EINTR) {}
+        fds.iter().any(|fd| fd.any().unwrap_or(false))
     }
 
     fn close(&mut self, session: u64) {

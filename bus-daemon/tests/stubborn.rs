@@ -1,18 +1,46 @@
-//! Clients that do not read, do not stop, or are too many: they cost themselves.
+//! Clients that do not read, do not acknowledge, do not stop, or are too many: they cost themselves.
 //!
 //! It is a program of its own, because it takes nearly all the descriptors that a process may have.
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use bus_core::control::{Connection, Event, Message, Request, Role};
+use bus_core::control::{Connection, Event, Message, Refusal, Request, Role, SESSION};
+use bus_core::{Delivery, Settings};
 use bus_testkit::needs;
-use common::{Busd, Handle, Host, open_request};
+use common::actor::Actor;
+use common::{Busd, Greeting, Handle, Host, Session, open_request, small, until};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
+
+/// Descriptors that a session is sent ahead of what it acknowledges.
+const CREDIT: usize = 8;
+
+/// A request to open a topic with this delivery.
+fn delivering(role: Role, topic: &str, delivery: Delivery) -> Request {
+    let mut open = open_request(role, topic);
+    if let Request::Open { settings, .. } = &mut open {
+        *settings = Settings {
+            delivery: Some(delivery),
+            ..small()
+        };
+    }
+    open
+}
+
+/// What is in the socket of a session that acknowledges nothing: how many descriptors came.
+fn descriptors_in(session: &Session) -> usize {
+    let mut count = 0;
+    while let Some(frame) = session.connection.try_recv::<Event>().unwrap() {
+        count += frame.descriptors.len();
+    }
+    count
+}
 
 /// Class 3 of the field notes: one that stalls stops the others.
 #[test]
@@ -20,132 +48,197 @@ fn a_client_that_never_reads_stops_nobody_and_catches_up() {
     let host = Host::new();
     let stalled = host.publisher("t");
     let awake = host.publisher("t");
-    // Far more than a socket takes.
-    for round in 0..2000_u32 {
-        let subscriber = host.subscriber("t");
-        assert!(matches!(
-            awake.next(),
-            Event::SubscriberJoined { version, .. } if version == 2 * round + 1
-        ));
+    let session = host.connect();
+    for _ in 0..500 {
+        let subscriber = Handle::open_on(&session, Role::Subscriber, "t").joined();
+        let id = subscriber.id;
+        let event = awake.change();
+        assert!(
+            matches!(event, Event::SubscriberJoined { id: joined, .. } if joined == id),
+            "{event:?}"
+        );
         drop(subscriber);
-        assert!(matches!(
-            awake.next(),
-            Event::SubscriberLeft { version, .. } if version == 2 * round + 2
-        ));
+        assert_eq!(awake.change(), Event::SubscriberLeft { id });
     }
     let last = host.subscriber("t");
-    // When it reads again, it learns the last version and who is there, in order.
-    let mut versions = Vec::new();
-    let mut members = std::collections::BTreeSet::new();
-    while versions.last() != Some(&4001) {
-        match stalled.next() {
-            Event::SubscriberJoined { version, id, .. } => {
-                versions.push(version);
-                assert!(members.insert(id));
-            }
-            Event::SubscriberLeft { version, id, .. } => {
-                versions.push(version);
-                members.remove(&id);
-            }
+    // When it reads again, it learns the last version and which subscribers are there; those that came and went
+    // meanwhile it does not hear of.
+    let mut members = BTreeSet::new();
+    let mut events = 0;
+    for event in stalled.synced(stalled.registry().subscribers()) {
+        events += 1;
+        match event {
+            Event::SubscriberJoined { id, .. } => assert!(members.insert(id)),
+            Event::SubscriberLeft { id } => assert!(members.remove(&id)),
             other => panic!("{other:?}"),
         }
     }
-    assert!(versions.is_sorted());
-    assert!(
-        versions.len() < 4001,
-        "the socket took everything, so nothing was tested"
-    );
+    assert!(events < 100, "{events} events were kept for it");
     assert!(members.into_iter().eq([last.id]));
     stalled.nothing();
 }
 
 #[test]
-fn a_subscriber_that_never_reads_holds_the_indices_that_it_was_told() {
+fn a_session_that_never_acknowledges_gets_few_descriptors_and_others_go_on() {
     let host = Host::new();
     let stalled = host.subscriber("t");
-    for expected in 0..60 {
-        let publisher = host.publisher("t");
-        assert_eq!(publisher.index, expected);
-    }
-    for _ in 0..60 {
-        let Event::PublisherJoined { index, .. } = stalled.next() else {
-            panic!("not joined");
-        };
-        assert!(matches!(stalled.next(), Event::PublisherLeft { .. }));
-        stalled.release(index);
-    }
-    stalled.nothing();
+    stalled.session.stop_acknowledging();
+    let awake = host.subscriber("t");
+    let session = host.connect();
+    let publishers: Vec<_> = (0..30)
+        .map(|_| {
+            let publisher = Handle::open_on(&session, Role::Publisher, "t").joined();
+            let event = awake.change();
+            assert!(
+                matches!(event, Event::PublisherJoined { id, .. } if id == publisher.id),
+                "{event:?}"
+            );
+            publisher
+        })
+        .collect();
+    // Its other handles get no more than the session may have.
+    assert_eq!(descriptors_in(&stalled.session), CREDIT);
+    let opening = stalled.session.ask(&open_request(Role::Subscriber, "u"));
+    session.barrier();
+    assert_eq!(descriptors_in(&stalled.session), 0);
+    // It is told the rest as it acknowledges.
+    let received = Request::Received { descriptors: 3 };
+    stalled.session.send(SESSION, &received, &[]);
+    until(|| peeked(&stalled.session));
+    assert_eq!(opening, 2);
+    drop(publishers);
 }
 
-/// Class 23 of the field notes: "lossless" that loses. What was published while its socket was full is there to be read, though its publishers have ended; so
-/// their indices stay taken, and who is refused for that learns why.
+/// Whether something is in a session's socket.
+fn peeked(session: &Session) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    let mut byte = [0];
+    nix::sys::socket::recv(session.connection.as_fd().as_raw_fd(), &mut byte, flags).is_ok()
+}
+
+/// Where nothing may be lost, a ring waits for every subscriber that was there in its life, told of it or not.
 #[test]
-fn a_subscriber_whose_socket_is_full_hears_of_all_that_came_and_went() {
+fn a_subscriber_that_stands_still_is_named_to_the_publisher_that_finds_no_index() {
     let host = Host::new();
     let stalled = host.subscriber("t");
-    // Released unread, only to fill the socket: without that the indices would run out before.
-    for _ in 0..1000 {
-        let publisher = host.publisher("t");
-        stalled.release(publisher.index);
-    }
-    let unheard: Vec<_> = (0..60).map(|_| host.publisher("t").id).collect();
-    common::until(|| stalled.registry().publishers() == 2 * 1060);
-    let connection = host.connect();
-    connection
-        .send(&open_request(Role::Publisher, "t"), &[])
-        .unwrap();
-    let (kind, why) = common::refusal(&connection);
-    assert_eq!(kind, bus_core::control::Refusal::Limit);
+    stalled.session.stop_acknowledging();
+    let session = host.connect();
+    let open = open_request(Role::Publisher, "t");
+    let rings: Vec<_> = (0..60)
+        .map(|expected| {
+            let publisher = Handle::ask_on(&session, &open).joined();
+            assert_eq!(publisher.index, expected);
+            publisher.id
+        })
+        .collect();
+    let (kind, why) = session.refused(&open);
+    assert_eq!(kind, Refusal::Limit);
     let me = std::process::id();
     assert!(
         why.contains(&format!("subscriber test (process {me}, 60 rings)")),
         "{why}"
     );
-    let (mut joined, mut left, mut last) = (Vec::new(), Vec::new(), 0);
-    while left.last() != unheard.last() {
-        let version = match stalled.next() {
-            Event::PublisherJoined {
-                version, id, index, ..
-            } => {
+    // It goes on, hears of all that came and went, and releases them.
+    let received = Request::Received {
+        descriptors: CREDIT as u32,
+    };
+    stalled.session.send(SESSION, &received, &[]);
+    let (mut joined, mut left) = (Vec::new(), Vec::new());
+    while left.len() < rings.len() {
+        let (event, descriptors) = stalled.change_told();
+        let descriptors = descriptors.len() as u32;
+        if descriptors > 0 {
+            let received = Request::Received { descriptors };
+            stalled.session.send(SESSION, &received, &[]);
+        }
+        match event {
+            Event::PublisherJoined { id, ended, .. } => {
                 joined.push(id);
-                // The others were released already.
-                if unheard.contains(&id) {
-                    stalled.release(index);
+                if ended {
+                    left.push(id);
                 }
-                version
             }
-            Event::PublisherLeft { version, id, .. } => {
-                left.push(id);
-                version
-            }
+            Event::PublisherLeft { id, dropped: false } => left.push(id),
             other => panic!("{other:?}"),
-        };
-        assert!(version > last);
-        last = version;
+        }
     }
-    assert_eq!(joined[joined.len() - 60..], unheard);
-    assert_eq!(left[left.len() - 60..], unheard);
-    assert!(
-        joined.len() < 1060,
-        "the socket took everything, so nothing was tested"
-    );
-    host.publisher("t");
+    joined.sort_unstable();
+    assert_eq!(joined, rings);
+    for ring in rings {
+        stalled.release(ring);
+    }
+    stalled.session.barrier();
+    assert_eq!(Handle::ask_on(&session, &open).index, 0);
 }
+
+/// Where messages may be lost, a subscriber that stands still keeps no publisher out.
+#[test]
+fn publishers_come_and_go_without_end_beside_a_subscriber_that_stands_still() {
+    let host = Host::new();
+    let evict = Delivery::Evict { after_us: 50_000 };
+    for (topic, delivery) in [("lossy", Delivery::Lossy), ("evicting", evict)] {
+        let publisher = delivering(Role::Publisher, topic, delivery);
+        let idle = Handle::ask(&host.path, &delivering(Role::Subscriber, topic, delivery)).joined();
+        let session = host.connect();
+        let ids: Vec<_> = (0..200)
+            .map(|_| Handle::ask_on(&session, &publisher).joined().id)
+            .collect();
+        session.barrier();
+        // What it was told of first is lost to it; the last rings are there to be read.
+        let mut there = BTreeSet::new();
+        let mut dropped = Vec::new();
+        let last = idle.registry().publishers();
+        for event in idle.synced(last) {
+            match event {
+                Event::PublisherJoined { id, .. } => assert!(there.insert(id)),
+                Event::PublisherLeft { id, dropped: true } => {
+                    assert!(there.remove(&id));
+                    dropped.push(id);
+                }
+                Event::PublisherLeft { dropped: false, .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(!dropped.is_empty(), "nothing of what it knew was given up");
+        let oldest: Vec<_> = ids.iter().copied().take(dropped.len()).collect();
+        assert_eq!(dropped, oldest, "the oldest go first");
+        assert!(there.into_iter().eq(ids[140..].iter().copied()));
+    }
+}
+
+/// The kernel counts descriptors on their way against the user of the sender, here a user with few.
+#[test]
+fn idle_sessions_keep_no_other_from_joining_where_the_user_may_have_few_descriptors() {
+    if !needs::root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(dir.path(), open).unwrap();
+    let path = dir.path().join("bus.sock");
+    let mut broker = Actor::start(&path, USER, &[]);
+    broker.ok("limit 1024");
+    broker.ok(&format!("serve {}", path.display()));
+    let mut clients = Actor::start(&path, USER, &[]);
+    clients.ok("limit 1024");
+    clients.ok("idle 4 130 t");
+}
+
+/// An ordinary user.
+const USER: u32 = 65534;
 
 #[test]
 fn a_client_that_floods_does_not_starve_others() {
     let host = Host::new();
     let flood = host.subscriber("t");
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     let sent = std::thread::scope(|scope| {
         let flooding = scope.spawn(|| {
             let mut sent = 0_u64;
             // ORDERING: none needed; the flag only ends the loop, and the join below orders the rest.
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                flood
-                    .connection
-                    .send(&Request::Released { index: 0 }, &[])
-                    .unwrap();
+            while !done.load(Ordering::Relaxed) {
+                let released = Request::Released { ring: 7 };
+                flood.session.send(flood.number, &released, &[]);
                 sent += 1;
             }
             sent
@@ -154,10 +247,36 @@ fn a_client_that_floods_does_not_starve_others() {
             drop(host.publisher("u"));
         }
         // ORDERING: see above.
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
         flooding.join().unwrap()
     });
     assert!(sent > 100);
+}
+
+/// What is asked of the broker is answered; a client that reads no answers is not read either.
+#[test]
+fn a_client_that_asks_and_reads_no_answers_is_read_no_more() {
+    let host = Host::new();
+    let session = host.connect();
+    let bad = open_request(Role::Publisher, "No Name");
+    let mut asked = 0_u32;
+    // Both sockets are full in the end.
+    while session
+        .connection
+        .try_send(session.number(), &bad, &[])
+        .unwrap()
+    {
+        asked += 1;
+        assert!(asked < 1_000_000, "the broker reads without end");
+        if asked.is_multiple_of(64) {
+            drop(host.publisher("t"));
+        }
+    }
+    // It is served again when it reads.
+    for handle in 1..=asked {
+        assert_eq!(session.refusal(handle).0, Refusal::BadName);
+    }
+    session.barrier();
 }
 
 #[test]
@@ -165,39 +284,25 @@ fn more_connections_than_the_limit_are_turned_away() {
     bus_daemon::raise_descriptor_limit();
     let host = Host::new();
     // A socket at either end, and a pidfd.
-    let needed = 3 * bus_daemon::MAX_CONNECTIONS as u64 + 500;
+    let needed = 3 * bus_daemon::MAX_SESSIONS as u64 + 500;
     if !needs::descriptors(needed) {
         return;
     }
-    let connections: Vec<_> = (0..bus_daemon::MAX_CONNECTIONS)
-        .map(|_| host.connect())
+    let connections: Vec<_> = (0..bus_daemon::MAX_SESSIONS)
+        .map(|_| Connection::connect(&host.path).unwrap())
         .collect();
-    let excess = host.connect();
+    let excess = Connection::connect(&host.path).unwrap();
     let (kind, why) = common::refusal(&excess);
-    assert_eq!(kind, bus_core::control::Refusal::Limit);
-    assert!(why.contains("4096 connections"), "{why}");
+    assert_eq!(kind, Refusal::Limit);
+    assert!(why.contains("4096 sessions"), "{why}");
     // The others are served, and one that leaves makes room.
-    let last = connections.last().unwrap();
-    last.send(&open_request(Role::Subscriber, "t"), &[])
-        .unwrap();
-    assert!(matches!(common::next(last).0, Event::Opened { .. }));
+    let mut connections = connections.into_iter();
+    let last = connections.next_back().unwrap();
+    let last = Session::greet_over(last, Greeting::new()).unwrap();
+    let _served = Handle::open_on(&last, Role::Subscriber, "t");
     drop(connections);
-    let deadline = common::deadline().unwrap();
-    loop {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "there is never room again"
-        );
-        let connection = host.connect();
-        // Turned away already, or about to be.
-        if connection
-            .send(&open_request(Role::Subscriber, "t"), &[])
-            .is_ok()
-            && let Ok((Event::Opened { .. }, _)) = connection.recv::<Event>(Some(deadline))
-        {
-            break;
-        }
-    }
+    let another = || Session::greet(&host.path, Greeting::new());
+    until(|| another().is_ok());
 }
 
 /// A socket that has sent what nobody takes, and lingers for a minute when it is closed; and the other end.
@@ -231,7 +336,7 @@ fn a_descriptor_whose_closing_waits_stops_nobody() {
     let path = dir.path().join("bus.sock");
     let busd = Busd::start(&path, "");
     let witness = Handle::open(&path, Role::Publisher, "t").joined();
-    let wake = Request::Wake.pack().unwrap();
+    let wake = Request::Wake {}.pack(1).unwrap();
     for way in 0..4 {
         let (socket, _end) = lingering();
         let connection = Connection::connect(&path).unwrap();
@@ -250,8 +355,10 @@ fn a_descriptor_whose_closing_waits_stops_nobody() {
         drop(socket);
         busd.signal(Signal::SIGCONT);
         let subscriber = Handle::open(&path, Role::Subscriber, "t").joined();
-        assert!(matches!(witness.next(), Event::SubscriberJoined { .. }));
+        let event = witness.change();
+        assert!(matches!(event, Event::SubscriberJoined { .. }), "{event:?}");
+        let id = subscriber.id;
         drop(subscriber);
-        assert!(matches!(witness.next(), Event::SubscriberLeft { .. }));
+        assert_eq!(witness.change(), Event::SubscriberLeft { id });
     }
 }

@@ -80,10 +80,12 @@ pub fn process_namespace() -> bool {
     false
 }
 
-/// Says that the calling test is skipped, and why. The harness names a thread after its test; with one thread of tests it does not,
-/// and the place of the call stands for the name.
+/// Says that the calling test is skipped, and why: `why` says what the test needs. For needs that no other function here knows.
+///
+/// The harness names a thread after its test. With one thread of tests it does not, and the place of the call
+/// stands for the name.
 #[track_caller]
-fn skipped(why: impl Display) {
+pub fn skipped(why: impl Display) {
     let place = Location::caller().to_string();
     let thread = thread::current();
     let test = thread.name().filter(|name| *name != "main");

@@ -4,18 +4,26 @@
 //! broker. It does not sleep: that is for whoever has the descriptor. While there is no broker nobody rings for a publisher that died; then the
 //! session rings every 100 ms, and who waits looks around.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bus_core::backend::doorbell::Doorbell;
-use bus_core::wake::fence_parked;
+use bus_core::wake::{Poked, fence_parked};
 
 #[cfg(feature = "tokio")]
-use {bus_core::backend::Native, bus_core::wake::Spin, std::time::Duration};
+use {bus_core::backend::Native, bus_core::wake::Spin};
+
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 
 use super::Inlet;
 use crate::Result;
 use crate::handle::{NEEDED, Patience};
 use crate::session::Next;
+
+/// How long a sleep lasts at most that does not watch all rings.
+const UNWATCHED: Duration = Duration::from_millis(10);
 
 impl Inlet {
     /// The doorbell that it parks at. Made, and told to everybody whom it concerns, at the first call.
@@ -105,6 +113,28 @@ impl Inlet {
         }
     }
 
+    /// Sleeps until there may be something, or the deadline. For a subscriber that
+    /// [must park](bus_core::receive::Subscriber::must_park): it sleeps at its doorbell. Where no broker is there that
+    /// could tell others of the doorbell, it looks again after 10 ms.
+    #[cold]
+    pub(super) fn sleep_parked(&self, news: Poked<'_>, deadline: Option<Instant>) -> Result<()> {
+        if !self.notified.get() && self.member.is_down() {
+            let soon = Instant::now() + UNWATCHED;
+            let soon = deadline.map_or(soon, |deadline| deadline.min(soon));
+            self.core.sleep_for_publishers(Some(news), Some(soon));
+            return Ok(());
+        }
+        let waited_for = self.parked.get();
+        let own = Arc::clone(self.own()?);
+        if self.arm()? {
+            wait_readable(&own, deadline);
+        }
+        self.disarm();
+        // Whoever waits for the doorbell as well has its rings taken off: the caller rings again.
+        self.parked.set(waited_for);
+        Ok(())
+    }
+
     /// Parks, if there is nothing to receive: whether it has.
     pub(crate) fn arm(&self) -> Result<bool> {
         self.park()?;
@@ -151,4 +181,12 @@ impl Inlet {
         }
         false
     }
+}
+
+/// Waits until the doorbell was rung, the deadline, or a signal.
+fn wait_readable(own: &Doorbell, deadline: Option<Instant>) {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    let mut inside = [PollFd::new(own.as_fd(), PollFlags::POLLIN)];
+    // A signal, or an error of the kernel, means the same: look again.
+    let _ = ppoll(&mut inside, left.map(TimeSpec::from_duration), None);
 }

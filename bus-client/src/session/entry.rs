@@ -320,6 +320,20 @@ impl Entry {
         self.released = Some((now, released.unwrap_or_default()));
     }
 
+    /// The handle asks to join, as this. What was decided meanwhile, and the handle has not read yet, is known to the
+    /// broker.
+    pub(super) fn stand(&mut self, mut standing: Standing) {
+        debug_assert!(self.standing.is_none(), "a handle joins once");
+        let decided = self.queue.iter().rev().find_map(|told| match told {
+            Told::Decided { settings } => Some(*settings),
+            _ => None,
+        });
+        if let Some(settings) = decided {
+            standing.settings = settings;
+        }
+        self.standing = Some(standing);
+    }
+
     /// The subscriber has done with this ring.
     pub(super) fn release(&mut self, ring: u64) {
         self.known.remove(&ring);
@@ -356,6 +370,7 @@ impl Entry {
                 decided,
                 index,
                 id,
+                ..
             } => {
                 self.id = Some(id);
                 self.settings = Some(settings);

@@ -268,8 +268,7 @@ impl Session {
         let mut state = self.shared.state.lock();
         let segment = Carried::Segment(Arc::clone(&standing.segment));
         if let Some(entry) = state.handles.get_mut(&handle) {
-            debug_assert!(entry.standing.is_none(), "a handle joins once");
-            entry.standing = Some(standing);
+            entry.stand(standing);
             if entry.is_on_link() {
                 state.post(handle, &Request::Join {}, vec![segment]);
             }

@@ -23,7 +23,7 @@ pub(crate) enum Told {
         id: u64,
         registry: OwnedFd,
     },
-    /// The first publisher has decided what the topic is like.
+    /// To a subscriber: a publisher has decided what the topic is like.
     Decided { settings: TopicSettings },
     /// The handle is a member, and was told everything up to this version.
     Joined { version: u32 },

@@ -15,6 +15,7 @@
 mod common;
 
 mod bad_input;
+mod crowd;
 mod cut_off;
 mod deep;
 mod delivery;
@@ -37,6 +38,7 @@ mod returns;
 mod roaming;
 mod schedules;
 mod selector;
+mod start_order;
 mod state;
 mod stopped;
 mod takeovers;

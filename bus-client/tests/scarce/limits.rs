@@ -9,6 +9,7 @@ use crate::common::role::{Given, hear, play, say, wait_for};
 use crate::common::roles::{HOST, start_host};
 use crate::common::stage::{Stage, connect, told};
 use bus_client::Error;
+use bus_testkit::needs;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -209,12 +210,12 @@ fn a_memory_limit_is_an_error_at_creation() {
     } else if fs::exists("/sys/fs/cgroup/memory/memory.limit_in_bytes").unwrap() {
         ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
     } else {
-        println!("skipped: no control groups with a memory controller here");
+        needs::skipped("needs control groups with a memory controller");
         return;
     };
     let group = format!("{root}/bus-test-{}", std::process::id());
     if let Err(error) = fs::create_dir(&group) {
-        println!("skipped: cannot make the control group {group}: {error}");
+        needs::skipped(format_args!("needs the control group {group}: {error}"));
         return;
     }
     let stage = Stage::new();
@@ -225,7 +226,7 @@ fn a_memory_limit_is_an_error_at_creation() {
         .and_then(|()| fs::write(format!("{group}/cgroup.procs"), short.pid().to_string()));
     match limited {
         Ok(()) => short.tell("go"),
-        Err(error) => println!("skipped: cannot limit the control group {group}: {error}"),
+        Err(error) => needs::skipped(format_args!("needs to limit the group {group}: {error}")),
     }
     short.finish();
     fs::remove_dir(&group).unwrap();

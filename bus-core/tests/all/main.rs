@@ -26,6 +26,7 @@ mod overrun;
 mod placement;
 mod protection;
 mod race;
+mod sandbox;
 mod sequence;
 mod typed;
 mod wake;

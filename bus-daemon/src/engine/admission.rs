@@ -107,9 +107,8 @@ impl<W: World> Engine<W> {
         Ok(())
     }
 
-    /// A publisher comes: subscribers that could block it, and may not, give way. One that may publish itself does
-    /// not; then the publisher is refused.
-    pub(crate) fn displace_blocking(&mut self, topic: u64, uid: u32) -> Result<(), Refused> {
+    /// Refuses a publisher that subscribers could block which may publish themselves: these do not give way.
+    pub(crate) fn check_displaceable(&self, topic: u64, uid: u32) -> Result<(), Refused> {
         let Some(entry) = self.topics.get(&topic) else {
             return Ok(());
         };
@@ -124,6 +123,18 @@ impl<W: World> Engine<W> {
             );
             return Err(Refused::new(Refusal::NotAllowed, why));
         }
+        Ok(())
+    }
+
+    /// A publisher has opened a topic: subscribers that could block it, and may not, give way.
+    pub(crate) fn displace_blocking(&mut self, topic: u64, uid: u32) {
+        let Some(entry) = self.topics.get(&topic) else {
+            return;
+        };
+        if entry.settings.delivery.overruns() {
+            return;
+        }
+        let (name, blocking) = (&entry.name, entry.blocking(uid));
         let why = format!(
             "topic {name} is lossless and has a publisher of another user now, which this subscriber could block; the broker's policy must say stall = true in an [[allow]] rule for it"
         );
@@ -133,13 +144,9 @@ impl<W: World> Engine<W> {
             .collect();
         self.forfeit_places(topic, uid);
         for (session, handle) in handles {
-            self.refuse(
-                session,
-                handle,
-                &Refused::new(Refusal::NotAllowed, why.clone()),
-            );
+            let refused = Refused::new(Refusal::NotAllowed, why.clone());
+            self.refuse(session, handle, &refused);
         }
-        Ok(())
     }
 
     /// A user that keeps a topic open is charged for it: once nothing of the user does any more, another one is.

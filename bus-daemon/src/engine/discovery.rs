@@ -8,10 +8,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 
+use bus_core::Pattern;
 use bus_core::control::Refusal;
-use bus_core::memory::reader_bytes;
 use bus_core::schema::Schema;
-use bus_core::{Pattern, TopicSettings};
 
 use super::admission::{place_amounts, watch_amounts};
 use super::refused::Refused;
@@ -60,7 +59,12 @@ impl<W: World> Engine<W> {
         let charge = match reclaims {
             // It has been here.
             Some(_) => self.charge_anyway(session, watch_amounts())?,
-            None => self.charge(session, watch_amounts())?,
+            None => self.charge(session, watch_amounts()).or_else(|refused| {
+                match self.sweep(session) {
+                    true => self.charge(session, watch_amounts()),
+                    false => Err(refused),
+                }
+            })?,
         };
         let Some(owner) = self.owner_of(session) else {
             return Ok(());
@@ -69,6 +73,7 @@ impl<W: World> Engine<W> {
             let why = "another watch has that number";
             return Err(Refused::new(Refusal::Unknown, why));
         }
+        reclaims.into_iter().for_each(|known| self.skip_id(known));
         let id = reclaims.unwrap_or_else(|| self.new_id());
         let Some(entry) = self.sessions.get_mut(&session) else {
             return Ok(());
@@ -167,28 +172,28 @@ impl<W: World> Engine<W> {
         Ok(())
     }
 
-    /// A topic is about to be decided: the places that are kept in it get another segment where theirs is too short. No
-    /// publisher knows them yet.
-    pub(crate) fn fit_places(
-        &mut self,
-        topic: u64,
-        settings: &TopicSettings,
-    ) -> Result<(), Refused> {
+    /// The readers of a topic have another size now: so do the places that are kept in it. A place without memory is
+    /// given up.
+    pub(crate) fn resize_places(&mut self, topic: u64) {
         let Some(entry) = self.topics.get_mut(&topic) else {
-            return Ok(());
+            return;
         };
-        let fits = reader_bytes(settings) <= reader_bytes(&entry.settings);
-        if fits || entry.places.is_empty() {
-            return Ok(());
+        if entry.places.is_empty() {
+            return;
         }
-        let segment = self.world.create_place(settings);
-        let segment = segment.map_err(|error| Refused::own_fault(&error))?;
-        for place in entry.places.values_mut() {
-            let account = Rc::clone(place.charge.account());
-            place.segment = segment.clone();
-            place.charge = account.charge_anyway(place.owner.pid, place_amounts(settings));
+        match self.world.create_place(&entry.settings) {
+            Ok(segment) => {
+                let places = entry.places.values_mut();
+                places.for_each(|place| place.segment = segment.clone());
+            }
+            Err(error) => {
+                tracing::warn!(topic = %entry.name, %error, "no place is kept for watches");
+                let watches: Vec<_> = entry.places.keys().copied().collect();
+                for watch in watches {
+                    self.give_up_place(topic, watch);
+                }
+            }
         }
-        Ok(())
     }
 
     /// Tells the watches that follow a topic that it has appeared, or is gone.

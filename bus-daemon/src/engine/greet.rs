@@ -46,21 +46,33 @@ impl<W: World> Engine<W> {
             );
             return Err(Refused::new(Refusal::NotAllowed, why));
         }
-        if !self.policy.knows(&who) {
-            let why = format!(
-                "this broker serves user {} and the users that its policy names, and the client is user {}",
-                self.policy.own_user(),
-                who.uid
-            );
-            return Err(Refused::new(Refusal::NotAllowed, why));
+        // Root may ask the broker to end, wherever it is served.
+        if who.uid != 0 {
+            self.check_known(&who)?;
         }
         let account = self.accounts.of(who.uid, &self.policy, self.now);
-        let charge = account
-            .charge(peer.pid, session_amounts())
-            .map_err(|over| Refused::new(Refusal::Limit, account.explain(over)))?;
+        let charge = account.charge(peer.pid, session_amounts());
+        let charge = charge.or_else(|over| match self.sweep_user(who.uid, number) {
+            true => account.charge(peer.pid, session_amounts()),
+            false => Err(over),
+        });
+        let charge = charge.map_err(|over| Refused::new(Refusal::Limit, account.explain(over)))?;
         let session = Session::new(peer, pidfd, Rc::new(who), charge);
         self.sessions.insert(number, session);
         Ok(())
+    }
+
+    /// Refuses a user that the policy does not name.
+    fn check_known(&self, who: &Subject) -> Result<(), Refused> {
+        if self.policy.knows(who) {
+            return Ok(());
+        }
+        let why = format!(
+            "this broker serves user {} and the users that its policy names, and the client is user {}",
+            self.policy.own_user(),
+            who.uid
+        );
+        Err(Refused::new(Refusal::NotAllowed, why))
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of Hello")]
@@ -96,6 +108,7 @@ impl<W: World> Engine<W> {
         if session.owner.is_some() {
             return Err(Refused::protocol("Hello comes once"));
         }
+        self.check_known(&session.who)?;
         let peer = session.peer;
         if let Some(&older) = self.processes.get(&process) {
             let same = self.sessions.get(&older).is_some_and(|s| s.peer == peer);
@@ -225,6 +238,24 @@ impl<W: World> Engine<W> {
         }
     }
 
+    /// A session is refused more than its user may have: other sessions of that user make room whose end was not
+    /// reported yet. Whether there were any.
+    pub(crate) fn sweep(&mut self, number: u64) -> bool {
+        let uid = self.sessions.get(&number).map(|session| session.peer.uid);
+        uid.is_some_and(|uid| self.sweep_user(uid, number))
+    }
+
+    fn sweep_user(&mut self, uid: u32, but: u64) -> bool {
+        let sessions = self.sessions.iter();
+        let others = sessions.filter(|(number, s)| s.peer.uid == uid && **number != but);
+        let gone = others.filter(|(number, _)| self.world.is_gone(**number));
+        let gone: Vec<_> = gone.map(|(number, _)| *number).collect();
+        for number in &gone {
+            self.end_session(*number, End::Closed);
+        }
+        !gone.is_empty()
+    }
+
     /// A session is over: its handles leave. Those of a process that was coming back are absent again.
     pub(crate) fn end_session(&mut self, number: u64, why: End) {
         let Some(session) = self.sessions.get_mut(&number).filter(|s| !s.over) else {
@@ -232,7 +263,8 @@ impl<W: World> Engine<W> {
         };
         let (client, pid) = (session.client().to_owned(), session.peer.pid);
         let handles: Vec<_> = session.handles.keys().copied().collect();
-        let reverts = session.returning
+        let returning = session.returning;
+        let reverts = returning
             && matches!(why, End::Closed | End::Replaced)
             && self.world.is_alive(&session.pidfd);
         tracing::debug!(
@@ -268,6 +300,10 @@ impl<W: World> Engine<W> {
         }
         self.world.close(number);
         self.changed = true;
+        // Only now, for its pidfd was watched for the session.
+        if let Some(owner) = session.owner.filter(|_| returning) {
+            self.is_away(&owner);
+        }
     }
 
     /// A connection that never became a session.

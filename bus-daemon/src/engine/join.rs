@@ -26,7 +26,9 @@ impl<W: World> Engine<W> {
             return Ok(());
         };
         let name = &entry.name;
-        let Some(member) = entry.members.get(&id).filter(|m| !m.has_joined()) else {
+        let waits = self.deferred.contains_key(&(session, handle));
+        let member = entry.members.get(&id);
+        let Some(member) = member.filter(|m| !m.has_joined() && !waits) else {
             return Err(Refused::protocol(format!(
                 "this handle has joined topic {name}, asked to join again"
             )));

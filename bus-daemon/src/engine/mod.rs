@@ -6,7 +6,7 @@
 //!  state      all of it together, and the inputs
 //!  dispatch   a request to the one that serves it
 //!  greet      a session begins and ends           admission  policy and quotas
-//!  open  join  leave                              a member's life
+//!  open  decide  join  leave                      a member's life
 //!  discovery  watches                             reconcile  telling differences
 //!  reclaim    coming back from an earlier broker  grace      newcomers that wait for that
 //! ```
@@ -15,6 +15,7 @@
 //! simulator runs it as it is.
 
 mod admission;
+mod decide;
 mod discovery;
 mod dispatch;
 mod grace;

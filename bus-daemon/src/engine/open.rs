@@ -1,18 +1,13 @@
-//! A handle opens a topic, or creates it; and what decides what a topic is like.
-//!
-//! Mere subscribers decide nothing. As long as no publisher has opened a topic, its settings are provisional: what
-//! the policy says, then what the subscribers asked for, then what suits the type. The first publisher decides; what
-//! it leaves open is filled from the subscribers. A subscriber that asked for something else is refused then, never
-//! the publisher.
+//! A handle opens a topic: it takes the topic that is there, or [`decide`](super::decide) makes one or changes it.
 
 use std::rc::Rc;
 
 use bus_core::control::{Event, Refusal, Role, Watched};
-use bus_core::memory::{reader_bytes, undecided_reader_bytes};
+use bus_core::memory::undecided_reader_bytes;
 use bus_core::schema::Schema;
 use bus_core::{Settings, TopicName, TopicSettings};
 
-use super::admission::{grant_amounts, segment_bytes, topic_amounts};
+use super::admission::{grant_amounts, segment_bytes};
 use super::member::{Asked, Grant, Member, View};
 use super::refused::Refused;
 use super::session::Handle;
@@ -20,7 +15,7 @@ use super::state::Engine;
 use super::topic::Topic;
 use super::world::World;
 use crate::accounts::Charge;
-use crate::limits::{MAX_IDLE_TOPICS, MAX_TOPICS};
+use crate::limits::MAX_IDLE_TOPICS;
 use crate::report::note;
 
 /// How a topic is to be opened.
@@ -67,39 +62,68 @@ impl<W: World> Engine<W> {
         name: TopicName,
         open: Open,
     ) -> Result<(), Refused> {
+        let again = (name.clone(), open.clone());
+        match self.try_open(session, handle, name, open) {
+            Err(refused) if refused.kind == Refusal::Limit && self.sweep(session) => {
+                let (name, open) = again;
+                self.try_open(session, handle, name, open)
+            }
+            opened => opened,
+        }
+    }
+
+    fn try_open(
+        &mut self,
+        session: u64,
+        handle: u32,
+        name: TopicName,
+        open: Open,
+    ) -> Result<(), Refused> {
         let grant = self.allow(session, open.role, &name)?;
-        let Some(uid) = self.sessions.get(&session).map(|s| s.peer.uid) else {
-            return Ok(());
-        };
         if let Some(watched) = open.watched {
             let of = self.watches.get(&watched.watch).map(|watch| watch.session);
             if of != Some(session) {
                 return Err(gone(&name));
             }
         }
-        let topic = match self.names.get(&name).copied() {
-            None if open.watched.is_some() => return Err(gone(&name)),
-            None => self.create(session, &name, &open)?,
-            Some(topic) => match self.suits(topic, &open) {
-                Ok(()) => topic,
-                Err(Unsuited::Anew) => {
-                    self.empty(topic, &open, session);
-                    self.create(session, &name, &open)?
-                }
-                Err(Unsuited::Decide(settings)) => {
-                    self.decide(topic, settings, session)?;
-                    topic
-                }
-                Err(Unsuited::Refused(refused)) => return Err(refused),
-            },
+        let Some(topic) = self.names.get(&name).copied() else {
+            if open.watched.is_some() {
+                return Err(gone(&name));
+            }
+            return self.open_anew(session, handle, &name, open, grant);
         };
-        let opened = match open.role {
-            Role::Subscriber => self.check_stall(topic, uid, grant),
-            Role::Publisher => self.displace_blocking(topic, uid),
+        match self.suits(topic, &open) {
+            Ok(()) => self.open_there(session, handle, topic, open, grant),
+            Err(Unsuited::Anew) => self.open_anew(session, handle, &name, open, grant),
+            Err(Unsuited::Decide(settings)) => {
+                self.open_deciding(session, handle, topic, open, grant, settings)
+            }
+            Err(Unsuited::Refused(refused)) => Err(refused),
         }
-        .and_then(|()| self.take_in(session, handle, topic, open, grant));
-        if opened.is_err() {
-            self.drop_if_empty(topic);
+    }
+
+    /// Opens a topic as it is. Subscribers give way only for a publisher that is taken in.
+    pub(crate) fn open_there(
+        &mut self,
+        session: u64,
+        handle: u32,
+        topic: u64,
+        open: Open,
+        grant: Grant,
+    ) -> Result<(), Refused> {
+        let Some(uid) = self.sessions.get(&session).map(|s| s.peer.uid) else {
+            return Ok(());
+        };
+        let role = open.role;
+        let checked = match role {
+            Role::Subscriber => self.check_stall(topic, uid, grant),
+            Role::Publisher => self.check_displaceable(topic, uid),
+        };
+        let opened = checked.and_then(|()| self.take_in(session, handle, topic, open, grant));
+        match (&opened, role) {
+            (Ok(()), Role::Publisher) => self.displace_blocking(topic, uid),
+            (Ok(()), Role::Subscriber) => {}
+            (Err(_), _) => self.drop_if_empty(topic),
         }
         opened
     }
@@ -162,159 +186,6 @@ impl<W: World> Engine<W> {
         check_history(name, open.history, &topic.settings).map_err(Unsuited::Refused)
     }
 
-    /// The settings that a publisher decides on a topic with subscribers: what these asked for fills what it leaves
-    /// open.
-    fn settle_settings(&self, topic: &Topic<W>, open: &Open) -> Result<TopicSettings, Refused> {
-        let mut settings = open.settings.clone();
-        let mut history = 0;
-        for (_, member) in topic.of(Role::Subscriber) {
-            fill(&mut settings, &member.asked.settings);
-            history = history.max(member.asked.history);
-        }
-        self.settings_for(&topic.name, &settings, history, &open.schema)
-    }
-
-    /// What a topic is like: what the policy says, then what is asked for, then what suits the type.
-    fn settings_for(
-        &self,
-        name: &TopicName,
-        asked: &Settings,
-        history: u32,
-        schema: &Schema,
-    ) -> Result<TopicSettings, Refused> {
-        let settings = match self.policy.topic(name) {
-            None => asked.clone(),
-            Some(rule) => rule.decide(asked).map_err(|conflict| {
-                let why = format!(
-                    "the broker's policy gives topic {name} {} {}, asked {}; leave it open, or change the [[topic]] rule",
-                    conflict.setting, conflict.decided, conflict.asked
-                );
-                Refused::new(Refusal::Settings, why)
-            })?,
-        };
-        let keep = settings.keep.or((history > 0).then_some(history));
-        Settings { keep, ..settings }
-            .decide(schema)
-            .map_err(|e| Refused::new(Refusal::BadSetting, format!("topic {name}: {e}")))
-    }
-
-    /// A publisher has decided what a topic with subscribers is like.
-    ///
-    /// # Errors
-    /// There is no memory for the place that is kept for watches. Nothing is decided then.
-    pub(crate) fn decide(
-        &mut self,
-        topic: u64,
-        settings: TopicSettings,
-        session: u64,
-    ) -> Result<(), Refused> {
-        let winner = self.sessions.get(&session);
-        let winner = winner.map_or_else(String::new, |session| {
-            format!("{} (process {})", session.client(), session.peer.pid)
-        });
-        self.fit_places(topic, &settings)?;
-        let Some(entry) = self.topics.get_mut(&topic) else {
-            return Ok(());
-        };
-        let changed = entry.settings != settings;
-        entry.settings = settings;
-        entry.decided = true;
-        if !changed {
-            return Ok(());
-        }
-        let name = entry.name.clone();
-        tracing::debug!(topic = %name, ?settings, winner, "the first publisher decided");
-        let (mut told, mut refused) = (Vec::new(), Vec::new());
-        for (id, member) in &mut entry.members {
-            if member.role != Role::Subscriber {
-                continue;
-            }
-            let conflict = member.asked.settings.conflict(&settings).map(|(setting, asked, has)| {
-                let why = format!(
-                    "publisher {winner} has decided that topic {name} has {setting} {has}, and this subscriber asked {asked}"
-                );
-                Refused::new(Refusal::Settings, why)
-            });
-            let history = || check_history(&name, member.asked.history, &settings).err();
-            let short = || {
-                let why = format!(
-                    "publisher {winner} has decided that topic {name} has publishers {} and held {}, for which the segment of this subscriber is too short, because it was made before; open the topic again",
-                    settings.publishers, settings.held
-                );
-                let is_short = member.bytes < reader_bytes(&settings);
-                is_short.then(|| Refused::new(Refusal::Settings, why))
-            };
-            // Only after a return from an earlier broker: else nothing is decided while a ring is read.
-            let reads = || {
-                let why = format!(
-                    "publisher {winner} has decided anew what topic {name} is like, while this subscriber reads rings of before; open the topic again"
-                );
-                let reads = !member.view.told.is_empty();
-                reads.then(|| Refused::new(Refusal::Settings, why))
-            };
-            match conflict.or_else(history).or_else(short).or_else(reads) {
-                Some(why) => refused.push((member.session, member.handle, why)),
-                None => {
-                    member.view.decided = true;
-                    told.push(*id);
-                }
-            }
-        }
-        for (session, handle, why) in refused {
-            self.refuse(session, handle, &why);
-        }
-        self.queue(topic, &told);
-        Ok(())
-    }
-
-    /// A publisher of another type comes to a topic that it may begin anew: the subscribers that are there give way.
-    fn empty(&mut self, topic: u64, open: &Open, session: u64) {
-        let winner = self.sessions.get(&session);
-        let winner = winner.map_or_else(String::new, |session| {
-            format!("{} (process {})", session.client(), session.peer.pid)
-        });
-        let Some(entry) = self.topics.get(&topic) else {
-            return;
-        };
-        let (name, type_name) = (&entry.name, &open.schema.name);
-        let why = format!(
-            "topic {name} has a publisher now, {winner}, which carries {type_name}; open it with that type"
-        );
-        let there = entry
-            .members
-            .values()
-            .filter(|member| member.watch.is_none());
-        let there: Vec<_> = there.map(|m| (m.session, m.handle)).collect();
-        for (session, handle) in there {
-            self.refuse(session, handle, &Refused::new(Refusal::Schema, why.clone()));
-        }
-        self.close_topic(topic);
-    }
-
-    fn create(&mut self, session: u64, name: &TopicName, open: &Open) -> Result<u64, Refused> {
-        if self.names.len() >= MAX_TOPICS {
-            self.close_longest_idle();
-        }
-        if self.names.len() >= MAX_TOPICS {
-            let why = format!(
-                "the broker has {MAX_TOPICS} topics, which is the limit; asked for {name} as well"
-            );
-            return Err(Refused::new(Refusal::Limit, why));
-        }
-        let settings = self.settings_for(name, &open.settings, open.history, &open.schema)?;
-        check_history(name, open.history, &settings)?;
-        let charge = self.charge(session, topic_amounts())?;
-        let topic = self.new_topic(name, open.schema.clone(), settings, charge)?;
-        if let Some(entry) = self.topics.get_mut(&topic) {
-            entry.decided = open.role == Role::Publisher;
-        }
-        let creator = self.sessions.get(&session).map(|session| session.peer.uid);
-        self.keep_places(topic, creator)?;
-        note!(topic = %name, ?settings, "topic created");
-        self.tell_watches(topic, true);
-        Ok(topic)
-    }
-
     /// Makes a topic under a new number.
     pub(crate) fn new_topic(
         &mut self,
@@ -351,7 +222,10 @@ impl<W: World> Engine<W> {
         grant: Grant,
     ) -> Result<(), Refused> {
         let Some(entry) = self.topics.get(&topic) else {
-            return Ok(());
+            return Err(Refused::new(
+                Refusal::Gone,
+                "the topic was closed meanwhile",
+            ));
         };
         let role = open.role;
         let mut bytes = segment_bytes(role, &entry.settings);
@@ -546,31 +420,6 @@ fn rings_for<W: World>(topic: &Topic<W>, watch: Option<u64>, history: bool) -> V
     rings
 }
 
-/// Takes from `other` what is open in `settings`.
-fn fill(settings: &mut Settings, other: &Settings) {
-    let other = other.clone();
-    settings.depth = settings.depth.or(other.depth);
-    settings.stride = settings.stride.or(other.stride);
-    settings.max_payload = settings.max_payload.or(other.max_payload);
-    settings.keep = settings.keep.or(other.keep);
-    settings.arena = settings.arena.or(other.arena);
-    settings.delivery = settings.delivery.or(other.delivery);
-    settings.held = settings.held.or(other.held);
-    settings.retain = settings.retain.or(other.retain);
-    settings.publishers = settings.publishers.or(other.publishers);
-}
-
-fn check_history(name: &TopicName, history: u32, settings: &TopicSettings) -> Result<(), Refused> {
-    let keep = settings.keep;
-    if history <= keep {
-        return Ok(());
-    }
-    let why = format!(
-        "topic {name} has keep {keep}, asked for a history of {history}; ask for up to {keep}, or create the topic with a larger keep"
-    );
-    Err(Refused::new(Refusal::BadSetting, why))
-}
-
 /// The members that a refusal names: those that have decided what the topic is.
 fn opened_by<W: World>(topic: &Topic<W>) -> String {
     let publishers = topic.of(Role::Publisher);
@@ -589,4 +438,19 @@ fn opened_by<W: World>(topic: &Topic<W>) -> String {
 fn gone(name: &TopicName) -> Refused {
     let why = format!("topic {name} was closed before its watch opened it");
     Refused::new(Refusal::Gone, why)
+}
+
+pub(super) fn check_history(
+    name: &TopicName,
+    history: u32,
+    settings: &TopicSettings,
+) -> Result<(), Refused> {
+    let keep = settings.keep;
+    if history <= keep {
+        return Ok(());
+    }
+    let why = format!(
+        "topic {name} has keep {keep}, asked for a history of {history}; ask for up to {keep}, or create the topic with a larger keep"
+    );
+    Err(Refused::new(Refusal::BadSetting, why))
 }

@@ -9,7 +9,8 @@ use bus_core::schema::Schema;
 use bus_core::{TopicName, TopicSettings};
 
 use super::admission::{grant_amounts, segment_bytes, segment_kind, topic_amounts};
-use super::member::{Asked, Member, Told, View};
+use super::decide::too_short;
+use super::member::{Asked, Member, Owner, Told, View};
 use super::recovery::{AbsentProcess, PATIENCE};
 use super::refused::Refused;
 use super::session::Handle;
@@ -18,6 +19,11 @@ use super::topic::Absent;
 use super::world::World;
 use crate::limits::{MAX_PRESENTED_PROCESSES, MAX_TOPICS};
 use crate::report::note;
+
+/// Peers that a session may have presented for handles that it is yet to reclaim.
+const MAX_WAITING: usize = 64 * MAX_PRESENTED;
+/// Handles for which it may have presented them.
+const MAX_WAITING_HANDLES: usize = 256;
 
 /// What a handle presents itself with.
 pub(crate) struct Reclaim<F> {
@@ -55,19 +61,21 @@ impl<W: World> Engine<W> {
         if !self.sessions.contains_key(&session) || self.processes.contains_key(&process) {
             return Ok(());
         }
+        if !self.world.is_alive(&pidfd) {
+            return Ok(());
+        }
         if self.recovery.processes.len() >= MAX_PRESENTED_PROCESSES {
             let why = format!(
                 "the broker waits for {MAX_PRESENTED_PROCESSES} processes, which is the limit"
             );
             return Err(Refused::new(Refusal::Limit, why));
         }
-        let alive = self.world.is_alive(&pidfd);
         let entry = self
             .recovery
             .processes
             .entry(process)
             .or_insert_with(AbsentProcess::new);
-        if alive && entry.add(pidfd.clone()) && entry.pidfds.len() == 1 {
+        if entry.add(pidfd.clone()) && entry.pidfds.len() == 1 {
             self.world.watch_process(process, &pidfd);
         }
         Ok(())
@@ -83,10 +91,19 @@ impl<W: World> Engine<W> {
         let Some(entry) = self.sessions.get_mut(&session) else {
             return Ok(());
         };
-        let presented = entry.presented.entry(handle).or_default();
-        if peers.len() > MAX_PRESENTED || presented.len() + peers.len() > 64 * MAX_PRESENTED {
+        if peers.is_empty() {
+            return Ok(());
+        }
+        let (handles, before) = (entry.presented.len(), entry.presented.values());
+        let before: usize = before.map(Vec::len).sum();
+        let more = !entry.presented.contains_key(&handle);
+        if peers.len() > MAX_PRESENTED
+            || before + peers.len() > MAX_WAITING
+            || (more && handles >= MAX_WAITING_HANDLES)
+        {
             return Err(Refused::protocol("it presents too many peers"));
         }
+        let presented = entry.presented.entry(handle).or_default();
         presented.extend(peers);
         Ok(())
     }
@@ -110,6 +127,8 @@ impl<W: World> Engine<W> {
         let Some(owner) = self.owner_of(session) else {
             return Ok(());
         };
+        let claimed = peers.iter().map(|peer| peer.id).chain([claim.id]);
+        claimed.for_each(|id| self.skip_id(id));
         let knows = match claim.role {
             Role::Publisher => Knows::Decided,
             Role::Subscriber if peers.is_empty() => Knows::Provisional,
@@ -118,13 +137,19 @@ impl<W: World> Engine<W> {
         };
         let topic = self.topic_for(session, &name, &claim, knows)?;
         let checked = self
-            .check_not_fenced(session, topic, &name, &claim, &peers)
-            .and_then(|()| self.check_room(topic, &claim, bytes))
-            .and_then(|()| self.take_back_index(topic, &name, &claim));
-        if let Err(refused) = checked {
-            self.drop_if_empty(topic);
-            return Err(refused);
-        }
+            .check_room(topic, &claim, bytes)
+            .and_then(|()| self.check_not_fenced(session, topic, &name, &claim, &peers))
+            .and_then(|missed| {
+                self.take_back_index(topic, &name, &claim)?;
+                Ok(missed)
+            });
+        let missed = match checked {
+            Ok(missed) => missed,
+            Err(refused) => {
+                self.drop_if_empty(topic);
+                return Err(refused);
+            }
+        };
         let amounts = grant_amounts(claim.role, bytes);
         // It has been here: what its user may take is for newcomers.
         let charge = self.charge_anyway(session, amounts)?;
@@ -175,7 +200,9 @@ impl<W: World> Engine<W> {
                 }
             }
             Role::Subscriber => {
-                let publishers = entry.of(Role::Publisher).filter(|(_, m)| m.has_joined());
+                let fenced = |m: &Member<W>| missed.contains(&(m.session, m.handle));
+                let publishers = entry.of(Role::Publisher);
+                let publishers = publishers.filter(|(_, m)| m.has_joined() && !fenced(m));
                 let publishers: Vec<_> = publishers.map(|(id, _)| id).collect();
                 for publisher in publishers {
                     entry.rings.add_reader(publisher, id);
@@ -193,6 +220,10 @@ impl<W: World> Engine<W> {
         }
         let reclaimed = Event::Reclaimed { version, topic };
         self.answer(session, handle, reclaimed, registry.into_iter().collect());
+        // Only now, so that the topic is not closed beneath the one that has come.
+        for (session, handle) in missed {
+            self.refuse(session, handle, &fenced(&name));
+        }
         self.announce(topic, id, role);
         self.queue(topic, &[id]);
         self.changed = true;
@@ -280,11 +311,7 @@ impl<W: World> Engine<W> {
         if claim.role == Role::Publisher || bytes >= segment_bytes(claim.role, settings) {
             return Ok(());
         }
-        let why = format!(
-            "a publisher has decided that topic {} has publishers {} and held {}, for which the segment of this subscriber is too short, because it was made before; open the topic again",
-            entry.name, settings.publishers, settings.held
-        );
-        Err(Refused::new(Refusal::Settings, why))
+        Err(too_short(&entry.name, settings))
     }
 
     /// The topic that a handle goes on with; made as it was, if it is not there.
@@ -309,15 +336,18 @@ impl<W: World> Engine<W> {
                 match knows {
                     Knows::Provisional => {}
                     Knows::Decided if !entry.decided => {
-                        self.decide(topic, claim.settings, session)?;
+                        self.redecide(topic, claim.settings, session);
                     }
                     Knows::Decided | Knows::Unsure => return Err(fenced(name)),
                 }
             }
-            if claim.watch.is_none() {
-                self.idle.retain(|idle| *idle != topic);
+            // Unless those that gave way were the last that had it open.
+            if self.names.contains_key(name) {
+                if claim.watch.is_none() {
+                    self.idle.retain(|idle| *idle != topic);
+                }
+                return Ok(topic);
             }
-            return Ok(topic);
         }
         if self.names.len() >= MAX_TOPICS {
             let why = format!("the broker has {MAX_TOPICS} topics, which is the limit");
@@ -328,6 +358,16 @@ impl<W: World> Engine<W> {
         note!(topic = %name, "a topic is there again");
         self.tell_watches(topic, true);
         Ok(topic)
+    }
+
+    /// The topic is what its publisher, or a subscriber of its rings, says, and not what those knew that came first.
+    fn redecide(&mut self, topic: u64, settings: TopicSettings, session: u64) {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return;
+        };
+        let before = std::mem::replace(&mut entry.settings, settings);
+        entry.decided = true;
+        self.decide(topic, &before, session);
     }
 
     /// A topic without a name, for a subscriber that only reads what is there.
@@ -350,18 +390,18 @@ impl<W: World> Engine<W> {
         Ok(topic)
     }
 
-    /// Refuses a member that has missed others that joined meanwhile. Of two members that have never met, the one that
-    /// missed the newer broker has.
+    /// Refuses a member that has missed others that joined meanwhile; else which members have missed it, by session and
+    /// handle. Of two members that have never met, the one that missed the newer broker has.
     fn check_not_fenced(
-        &mut self,
+        &self,
         session: u64,
         topic: u64,
         name: &TopicName,
         claim: &Reclaim<W::Fd>,
         peers: &[KnownPeer],
-    ) -> Result<(), Refused> {
+    ) -> Result<Vec<(u64, u32)>, Refused> {
         let Some(entry) = self.topics.get(&topic) else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let owner = self.owner_of(session).map(|owner| owner.process);
         if let Some(absent) = entry.absent.get(&claim.id)
@@ -388,10 +428,7 @@ impl<W: World> Engine<W> {
             }
             missed.push((member.session, member.handle));
         }
-        for (session, handle) in missed {
-            self.refuse(session, handle, &fenced(name));
-        }
-        Ok(())
+        Ok(missed)
     }
 
     /// Whether a member was reclaimed, and not opened here.
@@ -432,18 +469,20 @@ impl<W: World> Engine<W> {
                 doorbell: peer.doorbell,
                 left: peer.left,
             };
-            if view.told.insert(peer.id, told).is_none() {
-                self.session_knows(session, peer.process);
+            if view.told.contains_key(&peer.id) {
+                continue;
             }
+            view.told.insert(peer.id, told);
+            self.session_knows(session, peer.process);
             let Some(entry) = self.topics.get_mut(&topic) else {
                 continue;
             };
-            if claim.role == Role::Subscriber {
-                let has_cursor = peer.index < claim.settings.rings();
-                if !has_cursor || !entry.rings.hold(peer.index, peer.id, claim.id) {
-                    // Another ring has that index: this one is told to have been dropped.
-                    continue;
-                }
+            if claim.role == Role::Subscriber
+                && (peer.index >= claim.settings.rings()
+                    || !entry.rings.hold(peer.index, peer.id, claim.id))
+            {
+                // Another ring has that index: this one is told to have been dropped.
+                continue;
             }
             let there = entry.members.contains_key(&peer.id);
             if !there && !peer.left {
@@ -556,7 +595,7 @@ impl<W: World> Engine<W> {
         let Some(entry) = self.sessions.get(&session) else {
             return;
         };
-        let (Some(owner), pidfd) = (entry.owner.clone(), entry.pidfd.clone()) else {
+        let Some(owner) = entry.owner.clone() else {
             return;
         };
         let handles: Vec<_> = entry.handles.iter().map(|(h, k)| (*h, *k)).collect();
@@ -565,9 +604,6 @@ impl<W: World> Engine<W> {
             .processes
             .entry(owner.process)
             .or_insert_with(AbsentProcess::new);
-        if process.add(pidfd.clone()) && process.pidfds.len() == 1 {
-            self.world.watch_process(owner.process, &pidfd);
-        }
         let mut reverted = Vec::new();
         for (handle, known) in handles {
             let Handle::Member { topic, id } = known else {
@@ -592,6 +628,19 @@ impl<W: World> Engine<W> {
             for handle in reverted {
                 entry.handles.remove(&handle);
             }
+        }
+    }
+
+    /// The session of a process that comes back is closed, and no longer tells when the process ends.
+    pub(crate) fn is_away(&mut self, owner: &Owner<W>) {
+        if !self.world.is_alive(&owner.pidfd) {
+            return self.process_is_here(owner.process);
+        }
+        let Some(absent) = self.recovery.processes.get_mut(&owner.process) else {
+            return;
+        };
+        if absent.pidfds.is_empty() && absent.add(owner.pidfd.clone()) {
+            self.world.watch_process(owner.process, &owner.pidfd);
         }
     }
 

@@ -22,6 +22,9 @@ pub(crate) const USER_CREDIT: u32 = 64;
 /// Unsent answers at which a session is not read any more.
 const MAX_ANSWERS: usize = 64;
 
+/// A process that a session knows, and how many peers of it the session's handles know.
+pub(crate) type Known<W> = (Option<Rc<Owner<W>>>, u32);
+
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Session<W: World> {
@@ -36,7 +39,7 @@ pub(crate) struct Session<W: World> {
     pub(crate) handles: BTreeMap<u32, Handle>,
     /// Processes that it was told of, and how many peers of each its handles know. Without an owner those that it
     /// knows from an earlier broker.
-    pub(crate) told: BTreeMap<u64, (Option<Rc<Owner<W>>>, u32)>,
+    pub(crate) told: BTreeMap<u64, Known<W>>,
     /// It presents what it had at an earlier broker, and is not done.
     pub(crate) returning: bool,
     /// The newest generation that it knew when it came.

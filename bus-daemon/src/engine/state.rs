@@ -23,6 +23,9 @@ use crate::policy::Policy;
 /// The most that one step of the outside clock counts: time in which the broker itself stood still is nobody's fault.
 const LONGEST_STEP: Duration = Duration::from_millis(250);
 
+/// More numbers than a broker gives out. A number that is claimed, and is so many ahead at most, may have been guessed.
+const CLAIMED_AHEAD: u64 = 1 << 40;
+
 /// What a broker starts with.
 pub(crate) struct Start {
     pub(crate) policy: Policy,
@@ -126,6 +129,15 @@ impl<W: World> Engine<W> {
         own || self.departed.contains(&id)
     }
 
+    /// A client claims to have this number from an earlier broker: it is not given out again. Numbers that come next are
+    /// known to clients, which see their own.
+    pub(crate) fn skip_id(&mut self, id: u64) {
+        let ahead = id.wrapping_sub(self.last_id);
+        if ahead < CLAIMED_AHEAD {
+            self.last_id = id;
+        }
+    }
+
     /// From now on this policy decides about newcomers. What is there stays as it is.
     pub(crate) fn set_policy(&mut self, policy: Policy) {
         self.accounts.set_limits(&policy);
@@ -201,10 +213,12 @@ impl<W: World> Engine<W> {
         }
     }
 
-    /// Whether any member is there, or may come back.
+    /// Whether any member or watch is there, or may come back.
     pub(crate) fn has_members(&self) -> bool {
-        self.topics
-            .values()
-            .any(|topic| !topic.members.is_empty() || !topic.absent.is_empty())
+        !self.watches.is_empty()
+            || self
+                .topics
+                .values()
+                .any(|topic| !topic.members.is_empty() || !topic.absent.is_empty())
     }
 }

@@ -226,7 +226,9 @@ impl<W: World> Topic<W> {
     pub(crate) fn explain(&self, full: &Full) -> String {
         let name = &self.name;
         let publishers: Vec<_> = self.of(Role::Publisher).map(|(_, member)| member).collect();
-        let taken = publishers.len();
+        let absent = self.absent.values().filter(|a| a.role == Role::Publisher);
+        let absent = absent.count();
+        let taken = publishers.len() + absent;
         match full {
             Full::Draining(rings) => format!(
                 "topic {name} has {taken} publishers, and the rings of {rings} that left wait to be read by {}; the limit is {} together: let those go on, or end them",
@@ -236,8 +238,13 @@ impl<W: World> Topic<W> {
             Full::Publishers => {
                 let named = publishers.iter().take(NAMED).map(|m| describe(&m.owner));
                 let mut named: Vec<_> = named.collect();
-                if taken > NAMED {
-                    named.push(format!("{} more", taken - NAMED));
+                if publishers.len() > NAMED {
+                    named.push(format!("{} more", publishers.len() - NAMED));
+                }
+                if absent > 0 {
+                    named.push(format!(
+                        "{absent} that may come back from an earlier broker"
+                    ));
                 }
                 format!(
                     "topic {name} admits {} publishers at a time, and has {taken}: {}; asked for one more",

@@ -56,6 +56,11 @@ pub(crate) trait World {
     /// Whether to report requests of the session.
     fn listen(&mut self, session: u64, wanted: bool);
 
+    /// Whether the session's client has hung up or ended, of which nothing may have been reported yet.
+    fn is_gone(&self, _session: u64) -> bool {
+        false
+    }
+
     /// Ends the session's connection.
     fn close(&mut self, session: u64);
 

@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod decide;
 mod join;
 mod namespaces;
 mod notify;
@@ -14,10 +15,14 @@ mod policy;
 mod policy_docs;
 mod process;
 mod quotas;
+mod reclaim;
+mod reclaim_claims;
+mod reclaim_newcomers;
 mod refuse;
-mod resume;
-mod resume_watch;
 mod retain;
+mod retell;
 mod service;
+mod start_order;
 mod users;
 mod watch;
+mod yields;

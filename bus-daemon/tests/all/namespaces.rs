@@ -4,52 +4,16 @@
 //! option that says so in any namespace. A filter of system calls stands in for such a kernel: it refuses that one
 //! option with the error of a kernel that does not know it.
 
-use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use bus_core::control::{Connection, Event, Refusal, Role};
+use bus_core::control::{Connection, Refusal, Role};
 use bus_testkit::needs;
+use bus_testkit::sandbox::Filter;
 use nix::libc;
 
-use crate::common::{next, open_request, refusal, until};
-
-/// Loads the system call's number; `getsockopt` goes on to its third argument, others are let through; `SO_PEERPIDFD` is unknown.
-fn without_peer_pidfd() -> [libc::sock_filter; 6] {
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, k, jf| libc::sock_filter { code, jt: 0, jf, k };
-    // Offsets in `seccomp_data`: the number, and the low half of the third argument.
-    let third = 16 + 2 * 8 + if cfg!(target_endian = "big") { 4 } else { 0 };
-    [
-        step(LOAD, 0, 0),
-        step(EQUAL, libc::SYS_getsockopt as u32, 3),
-        step(LOAD, third, 0),
-        step(EQUAL, libc::SO_PEERPIDFD as u32, 1),
-        step(
-            RETURN,
-            libc::SECCOMP_RET_ERRNO | libc::ENOPROTOOPT as u32,
-            0,
-        ),
-        step(RETURN, libc::SECCOMP_RET_ALLOW, 0),
-    ]
-}
-
-/// Puts the filter on the calling process and all that it becomes.
-fn install(filter: &mut [libc::sock_filter]) -> io::Result<()> {
-    let program = libc::sock_fprog {
-        len: filter.len() as u16,
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: both calls change the calling process only; `program` outlives the second, which reads it.
-    let done = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
-    };
-    done.then_some(()).ok_or_else(io::Error::last_os_error)
-}
+use crate::common::{Handle, Session, refusal, until};
 
 /// `busd`, maybe in a namespace of its own, maybe on a kernel that does not tell peers.
 struct Away {
@@ -70,9 +34,14 @@ impl Away {
             .stdin(Stdio::null())
             .stderr(Stdio::null());
         if old {
-            let mut filter = without_peer_pidfd();
+            let mut filter = Filter::refusing_where(
+                libc::SYS_getsockopt,
+                2,
+                libc::SO_PEERPIDFD as u32,
+                libc::ENOPROTOOPT,
+            );
             // SAFETY: between fork and exec it makes two system calls, and allocates nothing.
-            unsafe { command.pre_exec(move || install(&mut filter)) };
+            unsafe { command.pre_exec(move || filter.install()) };
         }
         let child = command.spawn().unwrap();
         let away = Self { child, dir };
@@ -93,11 +62,9 @@ impl Drop for Away {
     }
 }
 
-fn ask(path: &Path) -> Connection {
-    let connection = Connection::connect(path).unwrap();
-    // Who is turned away at once may find the socket closed.
-    let _ = connection.send(&open_request(Role::Publisher, "t"), &[]);
-    connection
+fn is_served(path: &Path) {
+    let session = Session::connect(path);
+    Handle::open_on(&session, Role::Publisher, "t").joined();
 }
 
 #[test]
@@ -106,15 +73,13 @@ fn a_client_outside_of_the_brokers_process_namespace_is_served() {
         return;
     }
     let away = Away::start(true, false);
-    let event = next(&ask(&away.path())).0;
-    assert!(matches!(event, Event::Opened { .. }), "{event:?}");
+    is_served(&away.path());
 }
 
 #[test]
 fn a_kernel_that_cannot_tell_a_peer_serves_those_whose_number_it_knows() {
     let away = Away::start(false, true);
-    let event = next(&ask(&away.path())).0;
-    assert!(matches!(event, Event::Opened { .. }), "{event:?}");
+    is_served(&away.path());
 }
 
 #[test]
@@ -123,7 +88,7 @@ fn a_client_that_the_kernel_cannot_tell_the_broker_is_refused_with_the_reason() 
         return;
     }
     let away = Away::start(true, true);
-    let (kind, why) = refusal(&ask(&away.path()));
+    let (kind, why) = refusal(&Connection::connect(&away.path()).unwrap());
     assert_eq!(kind, Refusal::Limit);
     for part in ["process namespace", "Linux 6.5", "newer kernel"] {
         assert!(why.contains(part), "{why}");

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{self, Busd, Handle, Host};
+use crate::common::{self, Busd, Handle, Host, Session, open_request, refusal, until};
 use bus_core::control::{Connection, Event, Refusal, Request, Role};
 use bus_core::memory::layout::PAGE;
 use bus_core::memory::segment::{self, Kind};
@@ -28,7 +28,12 @@ fn a_process_that_joins() {
     eprintln!("joined as {}", handle.id);
     // A child that has the connection as well: only the process's end tells that it is gone.
     if std::env::var("TEST_LEAK").is_ok() {
-        let connection = handle.connection.as_fd().try_clone_to_owned().unwrap();
+        let connection = handle
+            .session
+            .connection
+            .as_fd()
+            .try_clone_to_owned()
+            .unwrap();
         let mut child = Command::new("sleep")
             .arg("60")
             .stdin(Stdio::from(connection))
@@ -79,25 +84,24 @@ fn start(path: &Path, role: &str, leak: bool) -> Joined {
     Joined { child, leaked, id }
 }
 
+/// The next change of a publisher's subscribers must be that one joins.
+fn subscriber_joined(publisher: &Handle) -> u64 {
+    match publisher.change() {
+        Event::SubscriberJoined { id, .. } => id,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_killed_publisher_is_told_to_its_subscribers() {
     let host = Host::new();
     let subscriber = host.subscriber("t");
     let mut process = start(&host.path, "publisher", false);
-    assert!(matches!(
-        subscriber.next(),
-        Event::PublisherJoined { version: 1, .. }
-    ));
+    let event = subscriber.change();
+    assert!(matches!(event, Event::PublisherJoined { .. }), "{event:?}");
     process.child.kill().unwrap();
-    match subscriber.next() {
-        Event::PublisherLeft {
-            version: 2,
-            id,
-            index: 0,
-            ..
-        } => assert_eq!(id, process.id),
-        other => panic!("{other:?}"),
-    }
+    let (id, dropped) = (process.id, false);
+    assert_eq!(subscriber.change(), Event::PublisherLeft { id, dropped });
     process.child.wait().unwrap();
 }
 
@@ -107,17 +111,9 @@ fn a_killed_subscriber_is_noticed_by_its_pidfd_though_its_connection_lives_on() 
     let host = Host::new();
     let publisher = host.publisher("t");
     let mut process = start(&host.path, "subscriber", true);
-    assert!(matches!(
-        publisher.next(),
-        Event::SubscriberJoined { version: 1, .. }
-    ));
+    subscriber_joined(&publisher);
     process.child.kill().unwrap();
-    let left = Event::SubscriberLeft {
-        version: 2,
-        id: process.id,
-        exited: true,
-    };
-    assert_eq!(publisher.next(), left);
+    assert_eq!(publisher.change(), Event::SubscriberLeft { id: process.id });
     process.child.wait().unwrap();
     let leaked = nix::unistd::Pid::from_raw(process.leaked.unwrap());
     nix::sys::signal::kill(leaked, Signal::SIGKILL)
@@ -130,20 +126,20 @@ fn a_stopped_process_is_not_dead() {
     let host = Host::new();
     let publisher = host.publisher("t");
     let mut process = start(&host.path, "subscriber", false);
-    assert!(matches!(
-        publisher.next(),
-        Event::SubscriberJoined { version: 1, .. }
-    ));
+    subscriber_joined(&publisher);
     let pid = nix::unistd::Pid::from_raw(process.child.id() as i32);
     nix::sys::signal::kill(pid, Signal::SIGSTOP).unwrap();
     nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WUNTRACED)).unwrap();
     // Others come and go meanwhile, and it is still there.
-    let other = host.subscriber("t").id;
-    assert!(matches!(publisher.next(), Event::SubscriberJoined { id, .. } if id == other));
-    assert!(matches!(publisher.next(), Event::SubscriberLeft { id, .. } if id == other));
+    let other = host.subscriber("t");
+    let id = other.id;
+    assert_eq!(subscriber_joined(&publisher), id);
+    drop(other);
+    assert_eq!(publisher.change(), Event::SubscriberLeft { id });
     publisher.nothing();
     process.child.kill().unwrap();
-    assert!(matches!(publisher.next(), Event::SubscriberLeft { id, .. } if id == process.id));
+    let id = process.id;
+    assert_eq!(publisher.change(), Event::SubscriberLeft { id });
     process.child.wait().unwrap();
 }
 
@@ -156,15 +152,11 @@ fn sigterm_and_sigint_end_busd_cleanly() {
         let subscriber = Handle::open(&path, Role::Subscriber, "t").joined();
         busd.signal(signal);
         assert_eq!(busd.child.wait().unwrap().code(), Some(0));
-        let end = subscriber
-            .connection
-            .recv::<Event>(common::deadline())
-            .unwrap_err();
-        assert!(matches!(end, bus_core::Error::Closed), "{end}");
-        // What is left is for the next broker: a member lives.
+        subscriber.session.ends();
+        // The lock file tells the next broker whether members are left; nothing else stays.
         let left = std::fs::read_dir(dir.path()).unwrap();
         let left: Vec<_> = left.map(|file| file.unwrap().file_name()).collect();
-        assert_eq!(left, ["bus.sock.members"]);
+        assert_eq!(left, ["bus.sock.lock"]);
     }
 }
 
@@ -202,31 +194,35 @@ fn without_descriptors_busd_refuses_and_goes_on_without_spinning() {
             .map(|_| Connection::connect(&path).unwrap())
             .collect();
         for connection in &connections[limit / 2..] {
-            let (kind, why) = common::refusal(connection);
+            let (kind, why) = refusal(connection);
             assert_eq!(kind, Refusal::Limit, "{why}");
         }
         // Idle, though nothing is left.
-        let (before, since) = (busd.cpu_time(), Instant::now());
-        let silent = publisher
-            .connection
-            .recv::<Event>(Some(since + Duration::from_millis(500)));
-        assert!(
-            matches!(silent, Err(bus_core::Error::Timeout)),
-            "{silent:?}"
-        );
-        assert!(busd.cpu_time() - before < Duration::from_millis(10));
-        // Who leaves makes room for another.
+        let spent = spent_while_silent(&busd, &publisher.session, 500);
+        assert!(spent < Duration::from_millis(10), "{spent:?}");
+        // Connections that go make room for another.
         drop(connections);
-        let deadline = common::deadline().unwrap();
-        loop {
-            assert!(Instant::now() < deadline, "there is never room again");
-            let connection = Connection::connect(&path).unwrap();
-            let sent = connection.send(&common::open_request(Role::Subscriber, "t"), &[]);
-            if sent.is_ok() && matches!(common::next(&connection).0, Event::Opened { .. }) {
-                break;
-            }
-        }
+        until(|| {
+            let greeting = common::Greeting::new();
+            Session::greet(&path, greeting).is_ok_and(|session| {
+                let open = open_request(Role::Subscriber, "t");
+                Handle::try_ask_on(&session, &open).is_ok()
+            })
+        });
     }
+}
+
+/// The processor time of busd while this session must be told nothing for so many milliseconds.
+fn spent_while_silent(busd: &Busd, session: &Session, millis: u64) -> Duration {
+    session.barrier();
+    let (before, since) = (busd.cpu_time(), Instant::now());
+    let until = since + Duration::from_millis(millis);
+    let silent = session.connection.recv::<Event>(Some(until));
+    assert!(
+        matches!(silent, Err(bus_core::Error::Timeout)),
+        "{silent:?}"
+    );
+    busd.cpu_time() - before
 }
 
 /// Without even the reserve there is no answer, but no spinning either, and it goes on when it can.
@@ -249,9 +245,6 @@ fn when_even_the_reserve_is_gone_busd_waits_and_goes_on() {
     };
     limit(3);
     let connection = Connection::connect(&path).unwrap();
-    connection
-        .send(&common::open_request(Role::Publisher, "t"), &[])
-        .unwrap();
     busd.wait_for("cannot accept");
     let (before, since) = (busd.cpu_time(), Instant::now());
     let silent = connection.recv::<Event>(Some(since + Duration::from_millis(500)));
@@ -262,7 +255,8 @@ fn when_even_the_reserve_is_gone_busd_waits_and_goes_on() {
     let spent = busd.cpu_time() - before;
     assert!(spent < Duration::from_millis(50), "{spent:?}");
     limit(100);
-    assert!(matches!(common::next(&connection).0, Event::Opened { .. }));
+    let session = Session::greet_over(connection, common::Greeting::new()).unwrap();
+    let _served = Handle::open_on(&session, Role::Publisher, "t");
 }
 
 /// A member that cannot hand its segment over because the broker has no descriptor for it is told why.
@@ -272,15 +266,16 @@ fn a_join_without_descriptors_left_says_so() {
     let path = dir.path().join("bus.sock");
     let _busd = Busd::start(&path, "ulimit -n 24");
     let first = Handle::open(&path, Role::Subscriber, "t");
+    first.difference();
     let fill: Vec<_> = (0..30)
         .map(|_| Connection::connect(&path).unwrap())
         .collect();
     // Answered after all of those before it.
-    common::refusal(fill.last().unwrap());
+    refusal(fill.last().unwrap());
     let (reader, _mapping) = segment::create(Kind::Reader, PAGE as u64).unwrap();
     let crowd = [reader.as_fd(); 4];
-    first.connection.send(&Request::Join, &crowd).unwrap();
-    let (kind, why) = common::refusal(&first.connection);
+    (first.session).send(first.number, &Request::Join {}, &crowd);
+    let (kind, why) = first.session.refusal(bus_core::control::SESSION);
     assert_eq!(kind, Refusal::Limit, "{why}");
     assert!(why.contains("descriptors"), "{why}");
 }
@@ -290,25 +285,20 @@ fn an_idle_busd_takes_no_processor_time() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bus.sock");
     let busd = Busd::start(&path, "");
-    // One that stalls with a full socket is no reason to be busy either.
+    // Sessions that stall, with no credit or with a full socket, are no reason to be busy either.
+    let starved = Handle::open(&path, Role::Publisher, "t").joined();
+    starved.session.stop_acknowledging();
     let _stalled = Handle::open(&path, Role::Publisher, "t").joined();
+    let session = Session::connect(&path);
     for _ in 0..400 {
-        drop(Handle::open(&path, Role::Subscriber, "t").joined());
+        drop(Handle::open_on(&session, Role::Subscriber, "t").joined());
     }
     let witness = Handle::open(&path, Role::Publisher, "t").joined();
-    let (before, since) = (busd.cpu_time(), Instant::now());
-    let silent = witness
-        .connection
-        .recv::<Event>(Some(since + Duration::from_millis(500)));
-    assert!(
-        matches!(silent, Err(bus_core::Error::Timeout)),
-        "{silent:?}"
-    );
-    let spent = busd.cpu_time() - before;
+    let spent = spent_while_silent(&busd, &witness.session, 500);
     assert!(spent < Duration::from_millis(2), "{spent:?}");
 }
 
-/// A pidfd is handed to peers, and whoever holds it keeps it ready for ever.
+/// A pidfd is handed to peers, and any process that holds it keeps it ready for ever.
 #[test]
 fn a_killed_client_whose_pidfd_others_hold_takes_no_processor_time() {
     let dir = tempfile::tempdir().unwrap();
@@ -316,21 +306,16 @@ fn a_killed_client_whose_pidfd_others_hold_takes_no_processor_time() {
     let busd = Busd::start(&path, "");
     let publisher = Handle::open(&path, Role::Publisher, "t").joined();
     let mut process = start(&path, "subscriber", false);
-    let (event, held) = common::next(&publisher.connection);
-    assert!(matches!(event, Event::SubscriberJoined { .. }), "{event:?}");
+    subscriber_joined(&publisher);
+    let held = publisher.session.processes();
+    let (_, held) = held.first_key_value().unwrap();
     process.child.kill().unwrap();
     process.child.wait().unwrap();
-    assert!(matches!(publisher.next(), Event::SubscriberLeft { .. }));
-    assert!(!bus_core::control::pidfd_alive(&held[1]));
-    let (before, since) = (busd.cpu_time(), Instant::now());
-    let silent = publisher
-        .connection
-        .recv::<Event>(Some(since + Duration::from_millis(300)));
-    assert!(
-        matches!(silent, Err(bus_core::Error::Timeout)),
-        "{silent:?}"
-    );
-    let spent = busd.cpu_time() - before;
+    let event = publisher.change();
+    assert!(matches!(event, Event::SubscriberLeft { .. }), "{event:?}");
+    assert!(!bus_core::control::pidfd_alive(&*held.pidfd));
+    publisher.difference();
+    let spent = spent_while_silent(&busd, &publisher.session, 300);
     assert!(spent < Duration::from_millis(2), "{spent:?}");
 }
 

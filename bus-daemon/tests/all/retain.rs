@@ -1,6 +1,6 @@
 //! Rings of publishers that have ended, which a topic retains: who is told of them, which indices they take, when they go.
 
-use crate::common::{Handle, Host, next, refusal, small};
+use crate::common::{Greeting, Handle, Host, Session, small, until};
 use bus_core::Settings;
 use bus_core::control::{Event, Refusal, Request, Role};
 use bus_core::memory::ring_bytes;
@@ -12,7 +12,6 @@ use bus_testkit::needs;
 /// A request to open a topic that retains as many rings as this.
 fn retaining(role: Role, topic: &str, retain: u32) -> Request {
     Request::Open {
-        client: "test".into(),
         role,
         topic: topic.into(),
         schema: Schema::bytes(),
@@ -26,13 +25,11 @@ fn retaining(role: Role, topic: &str, retain: u32) -> Request {
 }
 
 fn publisher(host: &Host, topic: &str, retain: u32) -> Handle {
-    let role = Role::Publisher;
-    Handle::ask(&host.path, role, &retaining(role, topic, retain)).joined()
+    Handle::ask(&host.path, &retaining(Role::Publisher, topic, retain)).joined()
 }
 
 fn subscriber(host: &Host, topic: &str, retain: u32) -> Handle {
-    let role = Role::Subscriber;
-    Handle::ask(&host.path, role, &retaining(role, topic, retain)).joined()
+    Handle::ask(&host.path, &retaining(Role::Subscriber, topic, retain)).joined()
 }
 
 /// Who this subscriber was told of when it opened the topic: id, index, and whether it has ended.
@@ -46,19 +43,12 @@ fn told(subscriber: &Handle) -> Vec<(u64, u16, bool)> {
     told.collect()
 }
 
-/// The refusal of a request, on a connection of its own.
-fn refused(host: &Host, request: &Request) -> (Refusal, String) {
-    let connection = host.connect();
-    connection.send(request, &[]).unwrap();
-    refusal(&connection)
-}
-
 /// Lets a publisher go; returns when the broker has told `witness` of it.
 fn end(publisher: Handle, witness: &Handle) -> u64 {
     let id = publisher.id;
     drop(publisher);
     loop {
-        if matches!(witness.next(), Event::PublisherLeft { id: left, .. } if left == id) {
+        if matches!(witness.change(), Event::PublisherLeft { id: left, .. } if left == id) {
             return id;
         }
     }
@@ -82,7 +72,7 @@ fn who_asks_for_history_is_told_of_the_last_ones_that_ended() {
     if let Request::Open { history, .. } = &mut without {
         *history = 0;
     }
-    let without = Handle::ask(&host.path, Role::Subscriber, &without).joined();
+    let without = Handle::ask(&host.path, &without).joined();
     assert_eq!(told(&without), [(d.id, 3, false)]);
 }
 
@@ -92,14 +82,10 @@ fn a_retained_ring_is_handed_over_as_it_is() {
     let first = publisher(&host, "t", 1);
     let settings = first.settings;
     drop(first);
-    let late = Handle::ask(
-        &host.path,
-        Role::Subscriber,
-        &retaining(Role::Subscriber, "t", 1),
-    );
-    let (event, descriptors) = next(&late.connection);
+    let late = Handle::ask(&host.path, &retaining(Role::Subscriber, "t", 1));
+    let (event, descriptors) = late.next_told();
     assert!(matches!(event, Event::PublisherJoined { .. }), "{event:?}");
-    assert_eq!(descriptors.len(), 2);
+    assert_eq!(descriptors.len(), 1);
     segment::open(&descriptors[0], Kind::Ring, ring_bytes(&settings)).unwrap();
 }
 
@@ -109,21 +95,23 @@ fn an_index_is_free_only_when_its_ring_is_not_retained_and_nobody_reads_it() {
     let witness = subscriber(&host, "t", 1);
     let first = publisher(&host, "t", 1);
     assert_eq!(first.index, 0);
-    end(first, &witness);
-    witness.release(0);
+    let first = end(first, &witness);
+    witness.release(first);
+    witness.session.barrier();
     let late = subscriber(&host, "t", 1);
     assert_eq!(told(&late)[0].1, 0);
 
     let second = publisher(&host, "t", 1);
     assert_eq!(second.index, 1, "ring 0 is retained");
     // Only one is retained, so this lets go of ring 0, which `late` still reads.
-    end(second, &witness);
-    witness.release(1);
+    let second = end(second, &witness);
+    witness.release(second);
+    witness.session.barrier();
     let third = publisher(&host, "t", 1);
     assert_eq!(third.index, 2, "ring 0 is read");
     drop(late);
     // Who leaves is told to publishers, so from then on the broker knows.
-    while !matches!(third.next(), Event::SubscriberLeft { .. }) {}
+    while !matches!(third.change(), Event::SubscriberLeft { .. }) {}
     assert_eq!(publisher(&host, "t", 1).index, 0);
 }
 
@@ -141,13 +129,13 @@ fn the_oldest_unread_ring_gives_its_index_to_a_publisher() {
         index
     });
     assert_eq!(indices, [41, 7, 23]);
-    let (kind, why) = refused(&host, &retaining(Role::Publisher, "t", 60));
+    let (kind, why) = host.refused(&retaining(Role::Publisher, "t", 60));
     assert_eq!(kind, Refusal::Limit);
     assert!(why.contains("rings of 3 that left"), "{why}");
 
     drop(witness);
     // Who leaves is told to publishers, so the broker knows when one has heard of it.
-    while !matches!(publishers[0].next(), Event::SubscriberLeft { .. }) {}
+    while !matches!(publishers[0].change(), Event::SubscriberLeft { .. }) {}
     let taken: Vec<_> = (0..3).map(|_| publisher(&host, "t", 60)).collect();
     assert_eq!(taken.iter().map(|p| p.index).collect::<Vec<_>>(), indices);
     let late = subscriber(&host, "t", 60);
@@ -157,8 +145,7 @@ fn the_oldest_unread_ring_gives_its_index_to_a_publisher() {
 #[test]
 fn one_publisher_more_than_admitted_is_refused_and_told_who_is_there() {
     let host = Host::new();
-    let open = |client: &str| Request::Open {
-        client: client.into(),
+    let open = Request::Open {
         role: Role::Publisher,
         topic: "t".into(),
         schema: Schema::bytes(),
@@ -169,8 +156,16 @@ fn one_publisher_more_than_admitted_is_refused_and_told_who_is_there() {
         history: 0,
         watched: None,
     };
-    let first = Handle::ask(&host.path, Role::Publisher, &open("feed/main")).joined();
-    let (kind, why) = refused(&host, &open("feed/spare"));
+    let session = |client: &str| {
+        let greeting = Greeting {
+            client: client.into(),
+            ..Greeting::new()
+        };
+        Session::greet(&host.path, greeting).unwrap()
+    };
+    let first = Handle::ask_on(&session("feed/main"), &open).joined();
+    let spare = session("feed/spare");
+    let (kind, why) = spare.refused(&open);
     let pid = std::process::id();
     assert_eq!(kind, Refusal::Limit);
     assert_eq!(
@@ -180,14 +175,14 @@ fn one_publisher_more_than_admitted_is_refused_and_told_who_is_there() {
         )
     );
     drop(first);
-    Handle::ask(&host.path, Role::Publisher, &open("feed/spare")).joined();
+    // The end of another connection is in order with nothing of this one.
+    until(|| Handle::try_ask_on(&spare, &open).is_ok());
 }
 
 #[test]
 fn more_history_than_is_kept_is_refused_and_a_new_topic_keeps_what_is_asked_for() {
     let host = Host::new();
     let open = |topic: &str, role: Role, keep: Option<u32>, history: u32| Request::Open {
-        client: "test".into(),
         role,
         topic: topic.into(),
         schema: Schema::bytes(),
@@ -199,22 +194,22 @@ fn more_history_than_is_kept_is_refused_and_a_new_topic_keeps_what_is_asked_for(
         watched: None,
     };
     let role = Role::Publisher;
-    let _first = Handle::ask(&host.path, role, &open("t", role, Some(16), 0));
+    let _first = Handle::ask(&host.path, &open("t", role, Some(16), 0));
     let role = Role::Subscriber;
-    let (kind, why) = refused(&host, &open("t", role, None, 17));
+    let (kind, why) = host.refused(&open("t", role, None, 17));
     assert_eq!(kind, Refusal::BadSetting);
     assert_eq!(
         why,
         "topic t has keep 16, asked for a history of 17; ask for up to 16, or create the topic with a larger keep"
     );
-    Handle::ask(&host.path, role, &open("t", role, None, 16));
+    Handle::ask(&host.path, &open("t", role, None, 16));
 
-    let made = Handle::ask(&host.path, role, &open("new", role, None, 100));
+    let made = Handle::ask(&host.path, &open("new", role, None, 100));
     assert_eq!(made.settings.keep, 100);
-    let (kind, why) = refused(&host, &open("newer", role, Some(10), 100));
+    let (kind, why) = host.refused(&open("newer", role, Some(10), 100));
     assert_eq!(kind, Refusal::BadSetting);
     assert!(why.contains("keep 10"), "{why}");
-    let (kind, why) = refused(&host, &open("newest", role, None, u32::MAX));
+    let (kind, why) = host.refused(&open("newest", role, None, u32::MAX));
     assert_eq!(kind, Refusal::BadSetting);
     assert!(why.contains("keep"), "{why}");
 }
@@ -233,7 +228,7 @@ fn a_topic_that_nobody_has_open_stays_while_it_retains_something() {
     if let Request::Open { schema, .. } = &mut other {
         *schema = Schema::of::<u64>();
     }
-    assert_eq!(refused(&host, &other).0, Refusal::Schema);
+    assert_eq!(host.refused(&other).0, Refusal::Schema);
     drop(late);
     let again = subscriber(&host, "t", 1);
     assert_eq!(told(&again), [(id, 0, true)]);
@@ -257,21 +252,21 @@ fn an_idle_topic_yields_to_a_publisher_of_something_else() {
         *schema = Schema::of::<u64>();
         *settings = Settings::default();
     }
-    assert_eq!(refused(&host, &other).0, Refusal::Schema, "somebody has it");
+    assert_eq!(host.refused(&other).0, Refusal::Schema, "somebody has it");
     drop(late);
     // The broker serves connections in the order in which they are ready: it has seen that one go.
     let mut bad = other.clone();
     if let Request::Open { settings, .. } = &mut bad {
         settings.depth = Some(3);
     }
-    assert_eq!(refused(&host, &bad).0, Refusal::BadSetting);
+    assert_eq!(host.refused(&bad).0, Refusal::BadSetting);
     let still = subscriber(&host, "t", 1);
     assert_eq!(told(&still).len(), 1, "who is refused takes nothing away");
     drop(still);
-    let new = Handle::ask(&host.path, Role::Publisher, &other);
+    let new = Handle::ask(&host.path, &other);
     assert_eq!(new.settings.retain, 0);
     assert_eq!(
-        refused(&host, &retaining(Role::Subscriber, "t", 1)).0,
+        host.refused(&retaining(Role::Subscriber, "t", 1)).0,
         Refusal::Schema
     );
 }

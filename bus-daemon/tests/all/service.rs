@@ -7,9 +7,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::common::{self, Handle, next, small};
+use crate::common::{Greeting, Handle, Session, small};
 use bus_core::Settings;
-use bus_core::control::{Connection, Event, Request, Role};
+use bus_core::control::{Connection, Event, Request, Role, SESSION};
 use bus_core::schema::Schema;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -175,7 +175,6 @@ fn spawn(
 
 fn retaining(role: Role, retain: u32) -> Request {
     Request::Open {
-        client: "test".into(),
         role,
         topic: "t".into(),
         schema: Schema::bytes(),
@@ -196,12 +195,16 @@ fn it_listens_at_the_socket_that_it_is_passed_and_leaves_it() {
     nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
     manager.hear_until("STOPPING=1");
     assert_eq!(manager.busd.wait().unwrap().code(), Some(0));
-    // Who connects while there is none waits for the next.
+    // A client that connects while there is none waits for the next.
     let connection = Connection::connect(&manager.path).unwrap();
-    let open = common::open_request(Role::Publisher, "t");
-    connection.send(&open, &[]).unwrap();
+    let greeting = Greeting::new();
+    connection.send(SESSION, &greeting.hello(), &[]).unwrap();
     manager.start();
-    assert!(matches!(next(&connection).0, Event::Opened { .. }));
+    let welcome = connection.recv::<Event>(crate::common::deadline()).unwrap();
+    assert!(
+        matches!(welcome.message, Event::Welcome { .. }),
+        "{welcome:?}"
+    );
 }
 
 #[test]
@@ -210,13 +213,13 @@ fn members_come_back_over_the_socket_that_stays() {
     let mut publisher = Handle::open(&manager.path, Role::Publisher, "t").joined();
     manager.busd.kill().unwrap();
     manager.busd.wait().unwrap();
-    // Asked before there is anybody to answer.
-    publisher.ask_back(&manager.path.clone(), &publisher.resume_request("t", 0));
+    // Connected before there is anybody to answer.
+    let connection = Connection::connect(&manager.path).unwrap();
     manager.start();
-    assert!(matches!(
-        next(&publisher.connection).0,
-        Event::Resumed { .. }
-    ));
+    let greeting = publisher.session.returns(1);
+    let session = Session::greet_over(connection, greeting).unwrap();
+    publisher.present_on(&session);
+    publisher.await_reclaimed().unwrap();
 }
 
 /// What nobody but the broker has.
@@ -224,7 +227,7 @@ fn members_come_back_over_the_socket_that_stays() {
 fn rings_of_ended_publishers_outlive_it_with_the_store_and_go_when_they_are_not_retained() {
     let mut manager = Manager::new(false);
     let path = manager.path.clone();
-    let first = Handle::ask(&path, Role::Publisher, &retaining(Role::Publisher, 1)).joined();
+    let first = Handle::ask(&path, &retaining(Role::Publisher, 1)).joined();
     let (first_id, settings) = (first.id, first.settings);
     drop(first);
     manager.hear_until(&format!("FDNAME=about-{first_id}"));
@@ -232,8 +235,8 @@ fn rings_of_ended_publishers_outlive_it_with_the_store_and_go_when_they_are_not_
     for _ in 0..2 {
         manager.restart();
         let request = retaining(Role::Subscriber, 1);
-        let late = Handle::ask(&path, Role::Subscriber, &request);
-        let (event, descriptors) = next(&late.connection);
+        let late = Handle::ask(&path, &request);
+        let (event, descriptors) = late.next_told();
         assert!(
             matches!(event, Event::PublisherJoined { id, index: 0, ended: true, .. } if id == first_id),
             "{event:?}"
@@ -243,8 +246,8 @@ fn rings_of_ended_publishers_outlive_it_with_the_store_and_go_when_they_are_not_
         bus_core::memory::segment::open(&descriptors[0], ring, bytes).unwrap();
     }
     // Another ends, and one is retained.
-    let second = Handle::ask(&path, Role::Publisher, &retaining(Role::Publisher, 1)).joined();
-    assert!(second.id > first_id, "a number comes twice");
+    let second = Handle::ask(&path, &retaining(Role::Publisher, 1)).joined();
+    assert_ne!(second.id, first_id, "a number comes twice");
     let second_id = second.id;
     assert_eq!(second.index, 1);
     drop(second);
@@ -258,7 +261,7 @@ fn rings_of_ended_publishers_outlive_it_with_the_store_and_go_when_they_are_not_
 fn what_is_stored_and_makes_no_sense_is_removed_and_does_no_harm() {
     let mut manager = Manager::new(false);
     let path = manager.path.clone();
-    let first = Handle::ask(&path, Role::Publisher, &retaining(Role::Publisher, 2)).joined();
+    let first = Handle::ask(&path, &retaining(Role::Publisher, 2)).joined();
     let id = first.id;
     drop(first);
     manager.hear_until(&format!("FDNAME=about-{id}"));
@@ -271,7 +274,7 @@ fn what_is_stored_and_makes_no_sense_is_removed_and_does_no_harm() {
     manager.hear_until("FDNAME=process-78");
     manager.hear_until(&format!("FDNAME=process-{id}"));
     assert_eq!(manager.names(), Vec::<String>::new());
-    let late = Handle::ask(&path, Role::Subscriber, &retaining(Role::Subscriber, 2)).joined();
+    let late = Handle::ask(&path, &retaining(Role::Subscriber, 2)).joined();
     assert!(late.early.is_empty());
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 
 use crate::common::actor::Actor;
-use crate::common::{self, Busd, Handle, Host, open_request};
+use crate::common::{self, Busd, Greeting, Handle, Host, Session, open_request};
 use bus_core::control::{Connection, Event, Refusal, Role};
 use bus_testkit::needs;
 use nix::sys::signal::Signal;
@@ -88,7 +88,9 @@ fn root_is_no_exception_for_the_broker_of_another_user() {
     )
     .unwrap();
     connect(fd.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
-    let (kind, why) = common::refusal(&Connection::from_fd(fd).unwrap());
+    let connection = Connection::from_fd(fd).unwrap();
+    let refused = Session::greet_over(connection, Greeting::new());
+    let (kind, why) = refused.unwrap_err();
     assert_eq!(kind, Refusal::NotAllowed);
     assert!(why.contains("serves user 12345"), "{why}");
     alice.ok("take publisher t");
@@ -120,7 +122,7 @@ fn a_broker_of_another_user_is_used_only_if_that_user_is_named() {
 /// A name would have to be asked of a service that may be slow, and the broker's only thread would wait for it.
 #[test]
 fn a_refusal_names_users_by_their_numbers() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let host = Host::governed(
@@ -144,7 +146,7 @@ fn a_refusal_names_users_by_their_numbers() {
 /// In a user namespace all users that have no number there look alike.
 #[test]
 fn a_client_whose_user_has_no_number_is_nobody_that_a_policy_names() {
-    if !can_act() {
+    if !needs::root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -241,21 +243,24 @@ fn a_button_goes_to_processes_of_its_own_user_and_to_no_others() {
         // Those who are there, the broker's user among them, hear of it.
         let told_of = |told: String, descriptors: usize| {
             let end = format!("with {descriptors} descriptors");
-            assert!(told.contains("Notify {") && told.ends_with(&end), "{told}");
+            assert!(
+                told.contains("PeerDoorbell {") && told.ends_with(&end),
+                "{told}"
+            );
         };
         for (actor, handle, buttons) in [(&mut alice, &own, 1), (&mut bob, &others, 0)] {
             let joined = actor.tell(&format!("next {handle}"));
-            assert!(joined.ends_with("with 2 descriptors"), "{joined}");
+            assert!(joined.ends_with("with 1 descriptors"), "{joined}");
             told_of(actor.tell(&format!("next {handle}")), buttons);
         }
-        common::next(&brokers.connection);
-        let (event, descriptors) = common::next(&brokers.connection);
+        brokers.change();
+        let (event, descriptors) = brokers.change_told();
         told_of(
             format!("{event:?} with {} descriptors", descriptors.len()),
             0,
         );
         // Those who come later hear of it with its joining.
-        for (actor, descriptors) in [(&mut alice, 3), (&mut bob, 2)] {
+        for (actor, descriptors) in [(&mut alice, 2), (&mut bob, 1)] {
             let late = actor.ok(&format!("take {hears} t"));
             let early = actor.tell(&format!("early {late}"));
             let end = format!("with {descriptors} descriptors");
@@ -320,7 +325,9 @@ fn who_may_only_subscribe_gives_way_to_the_first_publisher() {
     alice.ok("take publisher market/b depth=128 delivery=lossy");
     let told = bob.tell(&format!("next {squats}"));
     assert!(
-        told.contains("Refused") && told.contains("other settings"),
+        told.contains("Refused")
+            && told.contains("has decided that topic market/b has depth 128")
+            && told.contains("this subscriber asked 64"),
         "{told}"
     );
     bob.ok("take subscriber market/b depth=128 delivery=lossy");
@@ -389,9 +396,7 @@ fn the_policy_decides_settings_whoever_comes_first() {
     let host =
         Host::governed("[[topic]]\ntopics = [\"market/*\"]\ndepth = 64\ndelivery = \"lossy\"\n");
     let mut open = open_request(Role::Publisher, "market/eu");
-    let connection = host.connect();
-    connection.send(&open, &[]).unwrap();
-    let (kind, why) = common::refusal(&connection);
+    let (kind, why) = host.refused(&open);
     assert_eq!(kind, Refusal::Settings);
     assert!(
         why.contains("policy gives topic market/eu depth 64, asked 2"),
@@ -400,7 +405,7 @@ fn the_policy_decides_settings_whoever_comes_first() {
     if let bus_core::control::Request::Open { settings, .. } = &mut open {
         settings.depth = None;
     }
-    let publisher = Handle::ask(&host.path, Role::Publisher, &open);
+    let publisher = Handle::ask(&host.path, &open);
     assert_eq!(publisher.settings.depth, 64);
     assert_eq!(publisher.settings.delivery, bus_core::Delivery::Lossy);
 }
@@ -467,6 +472,7 @@ fn systemd_is_told_of_a_reload_and_of_its_end() {
         let mut packet = [0; 1024];
         let length = systemd.recv(&mut packet).unwrap();
         heard.push_str(std::str::from_utf8(&packet[..length]).unwrap());
+        heard.push('\n');
     }
     assert!(heard.contains("RELOADING=1\nMONOTONIC_USEC="), "{heard}");
 }

@@ -1,41 +1,39 @@
 //! Watches are told of topics that match, as they come and go; a place is kept for them; nothing that they do or leave undone hurts others.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
-use crate::common::{self, Handle, Host, next, open_request, refusal};
+use crate::common::{Handle, Host, Session, open_request, until, watch_request};
 use bus_core::Settings;
-use bus_core::control::{Connection, Event, Refusal, Request, Role, Watched};
+use bus_core::control::{Event, Refusal, Request, Role, Watched};
 use bus_core::memory::reader_bytes;
 use bus_core::memory::segment::{self, Kind};
 use bus_core::schema::Schema;
 use bus_daemon::MAX_IDLE_TOPICS;
 
-fn watch_request(pattern: &str) -> Request {
-    Request::Watch {
-        client: "watcher".into(),
-        pattern: pattern.into(),
-        schema: Schema::bytes(),
-        resumes: None,
-    }
-}
-
 /// A watch, and what it was told of at once.
 struct Watch {
-    connection: Connection,
+    session: Arc<Session>,
+    number: u32,
     id: u64,
     there: Vec<(u64, String)>,
 }
 
 impl Watch {
     fn open(host: &Host, pattern: &str) -> Self {
-        let connection = host.connect();
-        connection.send(&watch_request(pattern), &[]).unwrap();
+        Self::open_on(&host.connect(), pattern)
+    }
+
+    fn open_on(session: &Arc<Session>, pattern: &str) -> Self {
+        let number = session.ask(&watch_request(pattern));
         let mut there = Vec::new();
         loop {
-            match next(&connection).0 {
+            match session.next(number).0 {
                 Event::Watching { id } => {
+                    let session = Arc::clone(session);
                     return Self {
-                        connection,
+                        session,
+                        number,
                         id,
                         there,
                     };
@@ -46,23 +44,27 @@ impl Watch {
         }
     }
 
+    fn next(&self) -> Event {
+        self.session.next(self.number).0
+    }
+
     /// The topic that it is told of next: its number and name.
     fn appeared(&self) -> (u64, String) {
-        match next(&self.connection).0 {
+        match self.next() {
             Event::TopicAppeared { id, topic, .. } => (id, topic),
             other => panic!("{other:?}"),
         }
     }
 
     fn gone(&self) -> u64 {
-        match next(&self.connection).0 {
+        match self.next() {
             Event::TopicGone { id } => id,
             other => panic!("{other:?}"),
         }
     }
 
     fn nothing(&self) {
-        let event = self.connection.try_recv::<Event>().unwrap();
+        let event = self.session.try_next(self.number);
         assert!(event.is_none(), "{event:?}");
     }
 
@@ -76,6 +78,16 @@ impl Watch {
             });
         }
         request
+    }
+
+    /// Opens the subscriber for a topic that it was told of.
+    fn subscriber(&self, topic: &(u64, String)) -> Handle {
+        Handle::ask_on(&self.session, &self.open_request(topic))
+    }
+
+    /// Ends the watch, and leaves the rest of its session alone.
+    fn close(&self) {
+        (self.session).send(self.number, &Request::Close {}, &[]);
     }
 }
 
@@ -121,29 +133,30 @@ fn a_place_is_kept_until_its_subscriber_has_joined() {
     let settings = opened.settings;
     let publisher = opened.joined();
     assert_eq!(told(&publisher), [(watch.id, true)]);
-    let late = Handle::ask(&host.path, Role::Subscriber, &watch.open_request(&topic));
+    let late = watch.subscriber(&topic);
     publisher.nothing();
     let late = late.joined();
-    let (event, descriptors) = next(&publisher.connection);
+    let (event, descriptors) = publisher.change_told();
     assert!(
-        matches!(event, Event::SubscriberJoined { version: 1, id, kept: false, .. } if id == late.id),
+        matches!(event, Event::SubscriberJoined { id, kept: false, .. } if id == late.id),
         "{event:?}"
     );
     segment::check(&descriptors[0], Kind::Reader, reader_bytes(&settings)).unwrap();
-    let left = publisher.next();
-    assert!(
-        matches!(left, Event::SubscriberLeft { version: 2, id, .. } if id == watch.id),
-        "{left:?}"
-    );
+    assert_eq!(publisher.change(), Event::SubscriberLeft { id: watch.id });
     assert_eq!(told(&host.publisher("t")), [(late.id, false)]);
 }
 
 /// Each of these ends what is kept, and says so to publishers.
 #[test]
 fn a_place_is_given_up_when_nobody_will_take_it() {
-    for (n, end) in ["declines", "goes", "opens and goes"]
-        .into_iter()
-        .enumerate()
+    for (n, end) in [
+        "declines",
+        "is closed",
+        "goes with its session",
+        "opens and closes",
+    ]
+    .into_iter()
+    .enumerate()
     {
         let host = Host::new();
         let watch = Watch::open(&host, "**");
@@ -152,20 +165,14 @@ fn a_place_is_given_up_when_nobody_will_take_it() {
         let id = watch.id;
         match n {
             0 => {
-                let declined = Request::Declined { topic: topic.0 };
-                watch.connection.send(&declined, &[]).unwrap();
+                let declined = Request::Decline { topic: topic.0 };
+                watch.session.send(watch.number, &declined, &[]);
             }
-            1 => drop(watch),
-            _ => {
-                let request = watch.open_request(&topic);
-                drop(Handle::ask(&host.path, Role::Subscriber, &request));
-            }
+            1 => watch.close(),
+            2 => drop(watch),
+            _ => drop(watch.subscriber(&topic)),
         }
-        let left = publisher.next();
-        assert!(
-            matches!(left, Event::SubscriberLeft { version: 1, id: gone, .. } if gone == id),
-            "{end}: {left:?}"
-        );
+        assert_eq!(publisher.change(), Event::SubscriberLeft { id }, "{end}");
         assert_eq!(told(&host.publisher("t")), [], "{end}");
     }
 }
@@ -174,15 +181,17 @@ fn a_place_is_given_up_when_nobody_will_take_it() {
 fn what_ended_publishers_leave_is_owed_until_the_place_is_taken() {
     let host = Host::new();
     let watch = Watch::open(&host, "t");
+    let session = host.connect();
     let mut ids = Vec::new();
     for index in 0..3 {
-        let publisher = host.publisher("t");
+        let publisher = Handle::open_on(&session, Role::Publisher, "t").joined();
         assert_eq!(publisher.index, index, "what is owed keeps its index");
         ids.push(publisher.id);
     }
+    session.barrier();
     let topic = watch.appeared();
     watch.nothing();
-    let late = Handle::ask(&host.path, Role::Subscriber, &watch.open_request(&topic)).joined();
+    let mut late = watch.subscriber(&topic).joined();
     let told = late.early.iter().map(|event| match event {
         Event::PublisherJoined {
             id,
@@ -192,20 +201,14 @@ fn what_ended_publishers_leave_is_owed_until_the_place_is_taken() {
         } => (*id, *index),
         other => panic!("{other:?}"),
     });
-    assert!(told.eq(ids.into_iter().zip(0..)));
+    assert!(told.eq(ids.iter().copied().zip(0..)));
     assert_eq!(watch.gone(), topic.0, "watches keep nothing open");
     // The rings are read, and given back to nobody.
-    (0..3).for_each(|index| late.release(index));
+    ids.into_iter().for_each(|ring| late.release(ring));
     // It may still sleep as others do; nobody will ring.
-    let doorbell = bus_core::backend::doorbell::Doorbell::new().unwrap();
-    let notify = &Request::Notify;
-    late.connection.send(notify, &[doorbell.button()]).unwrap();
-    late.connection.send(&Request::Wake, &[]).unwrap();
-    let notified = late.next();
-    assert!(
-        matches!(notified, Event::Notified { version: 6 }),
-        "{notified:?}"
-    );
+    late.register_doorbell();
+    (late.session).send(late.number, &Request::Wake {}, &[]);
+    late.session.barrier();
     late.nothing();
     let anew = host.publisher("t");
     assert_eq!(anew.index, 0);
@@ -219,18 +222,15 @@ fn a_topic_that_is_gone_is_not_made_anew_for_a_watch() {
     drop(host.subscriber("t"));
     let topic = watch.appeared();
     assert_eq!(watch.gone(), topic.0);
-    let ask = |request: &Request| {
-        let connection = host.connect();
-        connection.send(request, &[]).unwrap();
-        refusal(&connection)
-    };
-    let (kind, why) = ask(&watch.open_request(&topic));
+    let (kind, why) = watch.session.refused(&watch.open_request(&topic));
     assert_eq!(kind, Refusal::Gone);
     assert!(why.contains("topic t was closed"), "{why}");
     let _another = host.subscriber("t");
-    assert_eq!(ask(&watch.open_request(&topic)).0, Refusal::Gone);
-    // Nor does it open one for a watch that is none.
-    let mut strange = watch.open_request(&watch.appeared());
+    let refused = |request: &Request| watch.session.refused(request).0;
+    assert_eq!(refused(&watch.open_request(&topic)), Refusal::Gone);
+    // Nor does it open one for a watch that is none, or another session's.
+    let there = watch.appeared();
+    let mut strange = watch.open_request(&there);
     if let Request::Open {
         watched: Some(watched),
         ..
@@ -238,7 +238,8 @@ fn a_topic_that_is_gone_is_not_made_anew_for_a_watch() {
     {
         watched.watch += 1;
     }
-    assert_eq!(ask(&strange).0, Refusal::Gone);
+    assert_eq!(refused(&strange), Refusal::Gone);
+    assert_eq!(host.refused(&watch.open_request(&there)).0, Refusal::Gone);
 }
 
 #[test]
@@ -253,12 +254,12 @@ fn another_type_is_told_of_in_words_and_keeps_no_place() {
         *schema = Schema::of::<u64>();
         *settings = Settings::default();
     }
-    let publisher = Handle::ask(&host.path, Role::Publisher, &request).joined();
+    let publisher = Handle::ask(&host.path, &request).joined();
     assert_eq!(told(&publisher), []);
     let Event::TopicAppeared {
         differs: Some(differs),
         ..
-    } = next(&watch.connection).0
+    } = watch.next()
     else {
         panic!("it does not differ");
     };
@@ -268,33 +269,29 @@ fn another_type_is_told_of_in_words_and_keeps_no_place() {
 #[test]
 fn what_is_wrong_with_a_watch_is_said() {
     let host = Host::new();
-    let ask = |requests: &[Request]| {
-        let connection = host.connect();
-        for request in requests {
-            connection.send(request, &[]).unwrap();
-        }
-        loop {
-            if let Event::Refused { kind, why } = next(&connection).0 {
-                return (kind, why);
-            }
-        }
-    };
-    let (kind, why) = ask(&[watch_request("a*")]);
+    let (kind, why) = host.refused(&watch_request("a*"));
     assert_eq!(kind, Refusal::BadName);
     assert!(why.contains("whole part"), "{why}");
-    for requests in [
-        &[Request::Declined { topic: 1 }][..],
-        &[watch_request("**"), watch_request("**")],
-        &[watch_request("**"), Request::Join],
-        &[watch_request("**"), open_request(Role::Subscriber, "t")],
-        &[open_request(Role::Subscriber, "t"), watch_request("**")],
+    for request in [
+        watch_request("**"),
+        Request::Join {},
+        Request::Released { ring: 1 },
+        open_request(Role::Subscriber, "t"),
     ] {
-        assert_eq!(ask(requests).0, Refusal::Protocol, "{requests:?}");
+        let watch = Watch::open(&host, "**");
+        watch.session.send(watch.number, &request, &[]);
+        assert_eq!(watch.session.refusal(watch.number).0, Refusal::Protocol);
     }
-    let connection = host.connect();
-    let request = watch_request("**");
-    connection.send(&request, &[connection.as_fd()]).unwrap();
-    assert_eq!(refusal(&connection).0, Refusal::Protocol);
+    let subscriber = Handle::open(&host.path, Role::Subscriber, "t");
+    subscriber.difference();
+    let session = &subscriber.session;
+    session.send(subscriber.number, &watch_request("**"), &[]);
+    assert_eq!(session.refusal(subscriber.number).0, Refusal::Protocol);
+    let watch = Watch::open(&host, "**");
+    let descriptor = watch.session.connection.as_fd();
+    let decline = Request::Decline { topic: 1 };
+    watch.session.send(watch.number, &decline, &[descriptor]);
+    assert_eq!(watch.session.refusal(watch.number).0, Refusal::Protocol);
 }
 
 /// A watch that stands still: the broker serves the others, keeps a bounded number of topics for it, and it hears of what is left.
@@ -304,9 +301,11 @@ fn a_watch_that_does_not_read_costs_a_bounded_amount() {
     let host = Host::new();
     let watch = Watch::open(&host, "**");
     let rounds = 4 * MAX_IDLE_TOPICS;
+    let session = host.connect();
     for n in 0..rounds {
-        drop(host.publisher(&format!("t{n}")));
+        drop(Handle::open_on(&session, Role::Publisher, &format!("t{n}")).joined());
     }
+    session.barrier();
     let late = Watch::open(&host, "**");
     assert_eq!(late.there.len(), MAX_IDLE_TOPICS);
     let mut expected: Vec<_> = late.there.iter().map(|(id, _)| *id).collect();
@@ -314,7 +313,7 @@ fn a_watch_that_does_not_read_costs_a_bounded_amount() {
     // What it hears of now is there, or its end follows.
     let mut there = Vec::new();
     while there != expected {
-        match next(&watch.connection).0 {
+        match watch.next() {
             Event::TopicAppeared { id, .. } => there.push(id),
             Event::TopicGone { id } => there.retain(|known| *known != id),
             other => panic!("{other:?}"),
@@ -322,32 +321,25 @@ fn a_watch_that_does_not_read_costs_a_bounded_amount() {
     }
 }
 
-/// Who stands still so that others are refused is named to them.
+/// A client that stands still so that others are refused is named to them.
 #[test]
 fn a_publisher_that_finds_no_index_is_told_of_the_watch_that_keeps_them() {
     let host = Host::new();
     let watch = Watch::open(&host, "**");
-    let reader = host.subscriber("t");
-    let topic = watch.appeared();
+    let session = host.connect();
     for _ in 0..60 {
-        let publisher = host.publisher("t");
-        reader.release(publisher.index);
+        drop(Handle::open_on(&session, Role::Publisher, "t").joined());
     }
-    common::until(|| reader.registry().publishers() == 120);
-    let connection = host.connect();
+    let topic = watch.appeared();
     let open = open_request(Role::Publisher, "t");
-    connection.send(&open, &[]).unwrap();
-    let (_, why) = refusal(&connection);
+    let (_, why) = session.refused(&open);
     let me = std::process::id();
-    let watcher = format!("wait to be read by the watch of watcher (process {me}, 60 rings);");
+    let watcher = format!("wait to be read by the watch of test (process {me}, 60 rings);");
     assert!(why.contains(&watcher), "{why}");
     // It goes on, and reads them all.
-    let late = Handle::ask(&host.path, Role::Subscriber, &watch.open_request(&topic)).joined();
-    assert_eq!(late.early.len(), 60);
-    (0..60).for_each(|index| late.release(index));
-    common::until(|| {
-        let connection = host.connect();
-        connection.send(&open, &[]).unwrap();
-        matches!(next(&connection).0, Event::Opened { .. })
-    });
+    let late = watch.subscriber(&topic).joined();
+    let rings: Vec<_> = late.known().iter().map(|peer| peer.id).collect();
+    assert_eq!(rings.len(), 60);
+    rings.into_iter().for_each(|ring| late.release(ring));
+    until(|| Handle::try_ask_on(&session, &open).is_ok());
 }

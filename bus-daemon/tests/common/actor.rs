@@ -1,37 +1,49 @@
-//! A process of another user that does on the bus what it is told, a line at a time.
+//! A process, maybe of another user, that does on the bus what it is told, a line at a time.
 //!
 //! ```text
-//!  take ROLE TOPIC [KEY=VALUE...]   opens and joins; "ok 0" with the number of the handle, or "refused KIND why"
+//!  take ROLE TOPIC [KEY=VALUE...]   opens and joins on a session of its own; "ok 0" with the number of the handle, or
+//!                                   "refused KIND why"
+//!  open ROLE TOPIC [KEY=VALUE...]   the same without joining
 //!  watch PATTERN                    the same for a watch
-//!  give N                           lets go of a handle; "ok"
+//!  give N                           lets go of a handle and its session; "ok"
 //!  next N                           the next event of a handle, as Rust shows it, and how many descriptors came with it
 //!  early N                          the same of each event that came while it joined
 //!  notify N                         gives a handle a doorbell, and tells the broker; "ok"
 //!  rung N                           waits until that is rung; "ok"
 //!  wake N                           asks the broker to wake the other side; "ok"
+//!  return N                         presents a handle to the next broker; "ok" or "refused KIND why"
+//!  complete N                       says that this was all; "ok"
+//!  greet N                          connects to the next broker as a process that comes back, and presents nothing; "ok"
+//!  hang N                           hangs up the session of a handle that it still has; "ok"
+//!  pretend A B                      connects with this secret; "ok" or "refused KIND why"
 //!  churn TIMES TOPIC                joins and leaves so often, one after the other; "ok" or the first refusal
-//!  flood TIMES TOPIC                opens so often, as fast as it can; "ok" with how many were refused, and one of the refusals
+//!  flood TIMES TOPIC                opens so often, as fast as it can; "ok" with how many were refused, and one of the
+//!                                   refusals
+//!  idle SESSIONS TIMES TOPIC        lets sessions subscribe that never read again, then publishers join so
+//!                                   often, one after the other; all lossy; "ok" or the first
+//!                                   refusal
+//!  limit N                          may have so many descriptors from now on; "ok"
+//!  yield                            asks the broker to end; "ok" or "refused KIND why"
 //!  serve PATH [POLICY]              hosts a broker there; "ok"
 //!  reach                            connects, and no more; "ok" or "refused Connection why"
 //! ```
-//! Only root can become somebody else: a test that starts one asks `needs::root` first.
+//! Only root can become somebody else: a test that starts one of another user asks `needs::root` first.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 
 use bus_core::Delivery;
-use bus_core::backend::doorbell::Doorbell;
-use bus_core::control::{Connection, Event, Request, Role};
-use bus_core::memory::segment::{self, Kind, Mapping};
-use bus_core::memory::{reader_bytes, ring_bytes};
-use bus_core::schema::Schema;
+use bus_core::control::{Connection, Event, Refusal, Request, Role, SESSION, Secret};
 use bus_daemon::policy::Source;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
 
-use super::{LONG, deadline, open_request};
+use super::session::Told;
+use super::{Greeting, Handle, LONG, Session, open_request, refusal, watch_request};
 
 /// The test that becomes the process.
 const ENTRY: &str = "common::actor::an_actor";
@@ -44,6 +56,11 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// A process of this test's own user.
+    pub fn own(socket: &Path) -> Self {
+        Self::start(socket, geteuid().as_raw(), &[])
+    }
+
     /// A process of this user, and of these groups beside the one of the same number.
     pub fn start(socket: &Path, uid: u32, groups: &[u32]) -> Self {
         Self::start_with(socket, uid, groups, &[])
@@ -137,9 +154,11 @@ fn an_actor() {
     let groups = std::env::var("ACTOR_GROUPS").unwrap();
     let groups: Vec<_> = groups.split(',').filter(|g| !g.is_empty()).collect();
     let groups: Vec<_> = groups.into_iter().map(|g| Gid::from_raw(id(g))).collect();
-    setgroups(&groups).unwrap();
-    setgid(Gid::from_raw(uid)).unwrap();
-    setuid(Uid::from_raw(uid)).unwrap();
+    if geteuid().as_raw() != uid {
+        setgroups(&groups).unwrap();
+        setgid(Gid::from_raw(uid)).unwrap();
+        setuid(Uid::from_raw(uid)).unwrap();
+    }
     let mut stage = Stage {
         socket: socket.into(),
         handles: Vec::new(),
@@ -159,16 +178,18 @@ struct Stage {
     brokers: Vec<bus_daemon::BrokerThread>,
 }
 
-struct Held {
-    connection: Connection,
-    early: Vec<String>,
-    doorbell: Option<Doorbell>,
-    _segment: Option<Mapping>,
+enum Held {
+    Member(Box<Handle>, Vec<String>),
+    Watch(Arc<Session>, u32),
 }
 
 /// An event, and how many descriptors came with it.
-fn shown((event, descriptors): &(Event, Vec<OwnedFd>)) -> String {
+fn shown((event, descriptors): &Told) -> String {
     format!("{event:?} with {} descriptors", descriptors.len())
+}
+
+fn refused((kind, why): (Refusal, String)) -> String {
+    format!("refused {kind:?} {why}")
 }
 
 impl Stage {
@@ -180,44 +201,36 @@ impl Stage {
                 let held = self.take(&words[1..])?;
                 Ok(self.keep(held))
             }
+            "open" => {
+                let handle = self.open(&words[1..])?;
+                Ok(self.keep(Held::Member(Box::new(handle), Vec::new())))
+            }
             "watch" => {
-                let connection = Connection::connect(&self.socket).unwrap();
-                let watch = Request::Watch {
-                    client: "watch".into(),
-                    pattern: words[1].into(),
-                    schema: Schema::bytes(),
-                    resumes: None,
-                };
-                ask(&connection, &watch)?;
-                Ok(self.keep(Held {
-                    connection,
-                    early: Vec::new(),
-                    doorbell: None,
-                    _segment: None,
-                }))
+                let session = self.connect()?;
+                let number = session.ask(&watch_request(words[1]));
+                if let Event::Refused { kind, why } = session.next(number).0 {
+                    return Err(refused((kind, why)));
+                }
+                Ok(self.keep(Held::Watch(session, number)))
             }
             "give" => {
                 self.handles[number(1)] = None;
                 Ok("ok".into())
             }
-            "next" => {
-                let connection = &self.held(number(1)).connection;
-                Ok(shown(&connection.recv(deadline()).unwrap()))
-            }
-            "early" => Ok(self.held(number(1)).early.join("; ")),
+            "next" => match self.held(number(1)) {
+                Held::Member(handle, _) => Ok(shown(&handle.change_told())),
+                Held::Watch(session, number) => Ok(shown(&session.next(*number))),
+            },
+            "early" => match self.held(number(1)) {
+                Held::Member(_, early) => Ok(early.join("; ")),
+                Held::Watch(..) => panic!("a watch does not join"),
+            },
             "notify" => {
-                let doorbell = Doorbell::new().unwrap();
-                let connection = &self.held(number(1)).connection;
-                let button = [doorbell.button()];
-                connection.send(&Request::Notify, &button).unwrap();
-                let Event::Notified { .. } = answer(connection)? else {
-                    panic!("not notified");
-                };
-                self.held(number(1)).doorbell = Some(doorbell);
+                self.member(number(1)).register_doorbell();
                 Ok("ok".into())
             }
             "rung" => {
-                let doorbell = self.held(number(1)).doorbell.as_ref().unwrap();
+                let doorbell = self.member(number(1)).doorbell();
                 let mut fds = [PollFd::new(doorbell.as_fd(), PollFlags::POLLIN)];
                 let rung = poll(&mut fds, PollTimeout::try_from(LONG.as_millis()).unwrap());
                 assert_eq!(rung, Ok(1), "nobody rang");
@@ -225,8 +238,37 @@ impl Stage {
                 Ok("ok".into())
             }
             "wake" => {
-                let connection = &self.held(number(1)).connection;
-                connection.send(&Request::Wake, &[]).unwrap();
+                let handle = self.member(number(1));
+                (handle.session).send(handle.number, &Request::Wake {}, &[]);
+                Ok("ok".into())
+            }
+            "return" => {
+                let socket = self.socket.clone();
+                let back = self.member(number(1)).try_reclaim(&socket);
+                back.map(|()| "ok".into()).map_err(refused)
+            }
+            "complete" => {
+                self.member(number(1)).complete();
+                Ok("ok".into())
+            }
+            "greet" => {
+                let greeting = self.member(number(1)).session.returns(1);
+                let session = Session::greet(&self.socket, greeting).map_err(refused)?;
+                self.member(number(1)).session = session;
+                Ok("ok".into())
+            }
+            "hang" => {
+                self.member(number(1)).session.connection.shut_down();
+                Ok("ok".into())
+            }
+            "pretend" => {
+                let secret = Secret(words[1].parse().unwrap(), words[2].parse().unwrap());
+                let greeting = Greeting {
+                    secret,
+                    ..Greeting::new()
+                };
+                let session = Session::greet(&self.socket, greeting).map_err(refused)?;
+                drop(session);
                 Ok("ok".into())
             }
             "churn" => {
@@ -237,13 +279,39 @@ impl Stage {
                 Ok("ok".into())
             }
             "flood" => {
-                let (mut refused, mut why) = (0, String::new());
+                let (mut times, mut why) = (0, String::new());
                 for _ in 0..number(1) {
                     if let Err(refusal) = self.take(&["publisher", words[2]]) {
-                        (refused, why) = (refused + 1, refusal);
+                        (times, why) = (times + 1, refusal);
                     }
                 }
-                Ok(format!("ok {refused} {why}"))
+                Ok(format!("ok {times} {why}"))
+            }
+            "idle" => {
+                for _ in 0..number(1) {
+                    let held = self.take(&["subscriber", words[3], "delivery=lossy"])?;
+                    self.keep(held);
+                }
+                for _ in 0..number(2) {
+                    self.take(&["publisher", words[3], "delivery=lossy"])?;
+                }
+                Ok("ok".into())
+            }
+            "limit" => {
+                let limit = number(1) as u64;
+                setrlimit(Resource::RLIMIT_NOFILE, limit, limit).unwrap();
+                Ok("ok".into())
+            }
+            "yield" => {
+                let connection = Connection::connect(&self.socket).unwrap();
+                let sent = connection.send(SESSION, &Request::Yield {}, &[]);
+                match connection.recv::<Event>(super::deadline()) {
+                    Err(bus_core::Error::Closed) => {
+                        sent.map(|()| "ok".into()).map_err(|e| e.to_string())
+                    }
+                    Ok(frame) => Err(format!("refused {:?}", frame.message)),
+                    Err(error) => panic!("{error}"),
+                }
             }
             "serve" => {
                 let mut broker = bus_daemon::Broker::bind(words[1]).unwrap();
@@ -265,12 +333,27 @@ impl Stage {
         self.handles[number].as_mut().unwrap()
     }
 
+    fn member(&mut self, number: usize) -> &mut Handle {
+        match self.held(number) {
+            Held::Member(handle, _) => handle,
+            Held::Watch(..) => panic!("a watch is no member"),
+        }
+    }
+
     fn keep(&mut self, held: Held) -> String {
         self.handles.push(Some(held));
         format!("ok {}", self.handles.len() - 1)
     }
 
-    fn take(&self, words: &[&str]) -> Result<Held, String> {
+    fn connect(&self) -> Result<Arc<Session>, String> {
+        let greeting = Greeting {
+            client: "actor".into(),
+            ..Greeting::new()
+        };
+        Session::greet(&self.socket, greeting).map_err(refused)
+    }
+
+    fn open(&self, words: &[&str]) -> Result<Handle, String> {
         let role = match words[0] {
             "publisher" => Role::Publisher,
             "subscriber" => Role::Subscriber,
@@ -278,10 +361,9 @@ impl Stage {
         };
         let mut open = open_request(role, words[1]);
         if let Request::Open {
-            client, settings, ..
+            settings, history, ..
         } = &mut open
         {
-            *client = "actor".into();
             for word in &words[2..] {
                 let (key, value) = word.split_once('=').unwrap();
                 let number = || Some(value.parse().unwrap());
@@ -289,48 +371,27 @@ impl Stage {
                     "delivery" => settings.delivery = Delivery::parse(value),
                     "depth" => settings.depth = number(),
                     "retain" => settings.retain = number(),
+                    "history" => *history = value.parse().unwrap(),
                     _ => panic!("what is {key}?"),
                 }
             }
         }
-        let connection = Connection::connect(&self.socket).unwrap();
-        let Event::Opened { settings, .. } = ask(&connection, &open)? else {
-            panic!("not opened");
-        };
-        let (fd, mapping) = match role {
-            Role::Publisher => segment::create(Kind::Ring, ring_bytes(&settings)),
-            Role::Subscriber => segment::create(Kind::Reader, reader_bytes(&settings)),
-        }
-        .unwrap();
-        connection.send(&Request::Join, &[fd.as_fd()]).unwrap();
+        Handle::try_ask_on(&self.connect()?, &open).map_err(refused)
+    }
+
+    fn take(&self, words: &[&str]) -> Result<Held, String> {
+        let mut handle = self.open(words)?;
+        handle.join();
         let mut early = Vec::new();
         loop {
-            match connection.recv(deadline()).unwrap() {
-                (Event::Joined { .. }, _) => break,
-                (Event::Refused { kind, why }, _) => return Err(format!("refused {kind:?} {why}")),
-                told => early.push(shown(&told)),
+            let told = handle.next_told();
+            match told.0 {
+                Event::Joined { .. } => break,
+                Event::Refused { kind, why } => return Err(refused((kind, why))),
+                Event::Synced { .. } => {}
+                _ => early.push(shown(&told)),
             }
         }
-        Ok(Held {
-            connection,
-            early,
-            doorbell: None,
-            _segment: Some(mapping),
-        })
-    }
-}
-
-fn ask(connection: &Connection, request: &Request) -> Result<Event, String> {
-    // Who was turned away has an answer before it asks.
-    let sent = connection.send(request, &[]);
-    let event = answer(connection)?;
-    sent.unwrap();
-    Ok(event)
-}
-
-fn answer(connection: &Connection) -> Result<Event, String> {
-    match connection.recv::<Event>(deadline()).unwrap().0 {
-        Event::Refused { kind, why } => Err(format!("refused {kind:?} {why}")),
-        event => Ok(event),
+        Ok(Held::Member(Box::new(handle), early))
     }
 }
