@@ -201,7 +201,7 @@ impl<W: World> Engine<W> {
         };
         let (kind, why) = (refused.kind, &refused.why);
         report::refused(session.peer.uid, session.peer.pid, kind, why);
-        if handle != SESSION {
+        if handle != SESSION && !self.orphan_refused(number, handle, refused) {
             self.close_handle(number, handle);
         }
         self.answer(number, handle, refused.event(), Vec::new());
@@ -221,6 +221,7 @@ impl<W: World> Engine<W> {
         match session.handles.remove(&handle) {
             Some(Handle::Member { topic, id }) => self.leave(topic, id),
             Some(Handle::Watch(watch)) => self.unwatch(watch),
+            Some(Handle::Orphan { topic, id }) => self.orphan_left(topic, id),
             Some(Handle::Deferred) | None => {}
         }
     }
@@ -232,9 +233,8 @@ impl<W: World> Engine<W> {
         };
         let (client, pid) = (session.client().to_owned(), session.peer.pid);
         let handles: Vec<_> = session.handles.keys().copied().collect();
-        let reverts = session.returning
-            && matches!(why, End::Closed | End::Replaced)
-            && self.world.is_alive(&session.pidfd);
+        let lives = why != End::Died && self.world.is_alive(&session.pidfd);
+        let reverts = session.returning && matches!(why, End::Closed | End::Replaced) && lives;
         tracing::debug!(
             session = number,
             client,
@@ -249,6 +249,9 @@ impl<W: World> Engine<W> {
         self.starved.remove(&number);
         if reverts {
             self.revert(number);
+        }
+        if lives {
+            self.orphan_all(number, why == End::Closed);
         }
         for handle in handles {
             self.close_handle(number, handle);
@@ -267,6 +270,9 @@ impl<W: World> Engine<W> {
             self.processes.remove(&owner.process);
         }
         self.world.close(number);
+        if let Some(owner) = &session.owner {
+            self.watch_without_session(owner.process);
+        }
         self.changed = true;
     }
 
