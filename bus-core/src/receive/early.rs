@@ -41,6 +41,7 @@ impl Early {
         let mut sequence = first;
         while sequence != end {
             let (word, bit) = self.word(sequence);
+            debug_assert!(word.get() & bit == 0, "a slot is released once");
             word.set(word.get() | bit);
             self.count.set(self.count.get() + 1);
             sequence = sequence.wrapping_add(1);

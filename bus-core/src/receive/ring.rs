@@ -76,7 +76,7 @@ pub struct RingReader<B: Backend> {
     tail: Cell<u64>,
     /// Released out of order, above `tail`.
     early: Early,
-    /// Messages that may be received and not yet released, where that is less than the depth.
+    /// Messages that may be received and not yet released: at most the depth.
     most: u64,
     /// Where the publisher may go past: then `tail` and `early` are not used.
     shield: Option<Shield>,
@@ -109,11 +109,7 @@ impl<B: Backend> RingReader<B> {
         holding: Holding,
     ) -> Self {
         let early = Early::new(ring.depth());
-        let most = if holding.most < ring.depth() {
-            holding.most
-        } else {
-            u64::MAX
-        };
+        let most = holding.most.min(ring.depth());
         let this = Self {
             ring,
             reader,
@@ -440,7 +436,11 @@ impl<B: Backend> RingReader<B> {
     fn hands_out_all(&self) -> bool {
         match &self.copies {
             Some(copies) => copies.count() >= copies.most,
-            None => self.unreleased() >= self.most,
+            // A publisher that is honest stays within the depth of the cursor, whatever was released early.
+            None => {
+                let ahead = self.next.get().wrapping_sub(self.tail.get());
+                ahead >= self.ring.depth() || self.unreleased() >= self.most
+            }
         }
     }
 
