@@ -227,7 +227,10 @@ fn unsupported(call: &'static str, error: Errno) -> Error {
 
 /// From now on, nobody can resize it or map it writable.
 fn seal((fd, mapping): (OwnedFd, Mapping)) -> Result<(OwnedFd, Mapping)> {
-    fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS)).map_err(|e| Error::io("sealing a segment", e))?;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS)).map_err(|e| match is_refusal(e) {
+        true => unsupported("fcntl", e),
+        false => Error::io("sealing a segment", e),
+    })?;
     Ok((fd, mapping))
 }
 
@@ -273,7 +276,7 @@ fn fill(
     let length = length.map_err(|_| Unfilled::NoRoom("no file is that long".into()))?;
     ftruncate(&fd, length).map_err(said("ftruncate"))?;
     let pages = Pages::map(&fd, length as usize, Access::Write, kind.instead());
-    let pages = pages.map_err(said("mmap"))?;
+    let pages = pages.map_err(said("mmap or madvise"))?;
     let mut report = PlacementReport::default();
     placement.prepare(&pages, &mut report);
     if placement.huge_pages && source == Source::Plain && pages.want_huge().is_ok() {

@@ -22,11 +22,11 @@ fn refused(call: libc::c_long, errno: libc::c_int) -> Error {
 #[test]
 fn a_call_that_a_sandbox_refuses_is_named_and_no_want_of_memory() {
     for (call, name) in [
-        (libc::SYS_memfd_create, "memfd_create(2)"),
-        (libc::SYS_ftruncate, "ftruncate(2)"),
-        (libc::SYS_madvise, "madvise(2)"),
-        (libc::SYS_fallocate, "fallocate(2)"),
-        (libc::SYS_fcntl, "fcntl(2)"),
+        (libc::SYS_memfd_create, "memfd_create"),
+        (libc::SYS_ftruncate, "ftruncate"),
+        (libc::SYS_madvise, "madvise"),
+        (libc::SYS_fallocate, "fallocate"),
+        (libc::SYS_fcntl, "fcntl"),
     ] {
         for errno in [libc::EPERM, libc::EACCES, libc::ENOSYS] {
             let error = refused(call, errno);
