@@ -289,10 +289,7 @@ fn is_pidfd(fd: &Rc<OwnedFd>) -> bool {
     match fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())) {
         Ok(info) => info.lines().any(|line| line.starts_with("Pid:")),
         // Without a descriptor to look with, nobody is taken for dead.
-        Err(error) => matches!(
-            error.raw_os_error(),
-            Some(libc::EMFILE | libc::ENFILE)
-        ),
+        Err(error) => matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)),
     }
 }
 

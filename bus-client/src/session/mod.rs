@@ -30,6 +30,8 @@ mod processes;
 mod reclaim;
 mod reserve;
 mod state;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod told;
 

@@ -231,7 +231,7 @@ impl State {
     }
 
     /// Gives a message to whom it is for.
-    fn dispatch(&mut self, frame: Frame<Event>, bereft: bool) {
+    pub(super) fn dispatch(&mut self, frame: Frame<Event>, bereft: bool) {
         let Frame {
             handle,
             message,

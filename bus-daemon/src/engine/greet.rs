@@ -264,9 +264,8 @@ impl<W: World> Engine<W> {
         };
         let (client, pid) = (session.client().to_owned(), session.peer.pid);
         let handles: Vec<_> = session.handles.keys().copied().collect();
-        let returning = session.returning;
         let lives = why != End::Died && self.world.is_alive(&session.pidfd);
-        let reverts = returning && matches!(why, End::Closed | End::Replaced) && lives;
+        let reverts = session.returning && matches!(why, End::Closed | End::Replaced) && lives;
         tracing::debug!(
             session = number,
             client,
@@ -302,12 +301,9 @@ impl<W: World> Engine<W> {
             self.processes.remove(&owner.process);
         }
         self.world.close(number);
-        if let Some(owner) = &session.owner {
-            self.watch_without_session(owner.process);
-        }
         self.changed = true;
         // Only now, for its pidfd was watched for the session.
-        if let Some(owner) = session.owner.filter(|_| returning) {
+        if let Some(owner) = session.owner {
             self.is_away(&owner);
         }
     }

@@ -116,10 +116,6 @@ impl<W: World> Engine<W> {
             .entry(owner.process)
             .or_insert_with(AbsentProcess::new);
         process.members.insert((topic, id));
-        // Its session watches the process, as long as that is there.
-        if process.pidfds.is_empty() {
-            process.add(owner.pidfd.clone());
-        }
         for told in member.view.told.values() {
             self.forget_process(member.session, told.process);
         }
@@ -153,14 +149,6 @@ impl<W: World> Engine<W> {
             for handle in orphans {
                 session.handles.remove(&handle);
             }
-        }
-    }
-
-    /// The session of a process is over: its death is to be noticed where others still wait for that.
-    pub(crate) fn watch_without_session(&mut self, process: u64) {
-        let absent = self.recovery.processes.get(&process);
-        if let Some(pidfd) = absent.and_then(|absent| absent.pidfds.first().cloned()) {
-            self.world.watch_process(process, &pidfd);
         }
     }
 

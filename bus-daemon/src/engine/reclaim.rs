@@ -653,7 +653,7 @@ impl<W: World> Engine<W> {
         }
     }
 
-    /// The session of a process that comes back is closed, and no longer tells when the process ends.
+    /// The session of a process is closed, and no longer tells when the process ends.
     pub(crate) fn is_away(&mut self, owner: &Owner<W>) {
         if !self.world.is_alive(&owner.pidfd) {
             return self.process_is_here(owner.process);
