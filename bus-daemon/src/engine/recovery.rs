@@ -62,6 +62,11 @@ impl<W: World> Recovery<W> {
         }
     }
 
+    /// Whether members that nobody has presented may still come back.
+    pub(crate) fn expects_any(&self, now: Duration) -> bool {
+        !self.returning.is_empty() || self.grace(now).is_some()
+    }
+
     /// Until when newcomers of any topic wait, if they do.
     pub(crate) fn grace(&self, now: Duration) -> Option<Duration> {
         let until = match (self.unclean, self.returning.is_empty()) {

@@ -213,9 +213,11 @@ impl<W: World> Engine<W> {
         }
     }
 
-    /// Whether any member or watch is there, or may come back.
+    /// Whether any member or watch is there, or may come back: also to the next broker, if this one ends before its
+    /// predecessor's members had the time for that.
     pub(crate) fn has_members(&self) -> bool {
-        !self.watches.is_empty()
+        self.recovery.expects_any(self.now)
+            || !self.watches.is_empty()
             || self
                 .topics
                 .values()

@@ -476,6 +476,18 @@ fn a_subscriber_of_a_closed_topic_reads_on() {
     late.nothing();
 }
 
+#[test]
+fn a_broker_that_ends_while_a_process_comes_back_does_not_say_that_nobody_is_left() {
+    let mut bus = Bus::new();
+    let publisher = bus.publisher("t");
+    bus.busd.replace();
+    let _returning = Session::greet(bus.path(), publisher.session.returns(1)).unwrap();
+    bus.busd.signal(nix::sys::signal::Signal::SIGTERM);
+    bus.busd.child.wait().unwrap();
+    let lock = bus.busd.lock();
+    assert!(lock.contains(" open "), "{lock:?}");
+}
+
 /// Class 20 of the field notes: what a kill leaves behind.
 #[test]
 fn the_lock_file_says_whether_anybody_is_left_and_nothing_else_stays() {
@@ -494,6 +506,8 @@ fn the_lock_file_says_whether_anybody_is_left_and_nothing_else_stays() {
     bus.busd.restart();
     publisher.reclaim(bus.path());
     publisher.complete();
+    // A newcomer joins when members that nobody knows are not waited for any longer.
+    drop(bus.publisher("newcomer"));
     drop(publisher);
     bus.busd.signal(nix::sys::signal::Signal::SIGTERM);
     bus.busd.child.wait().unwrap();
