@@ -4,11 +4,17 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use bus_client::rkyv::rancor::Fallible;
+use bus_client::rkyv::ser::{Allocator, Writer};
+use bus_client::rkyv::vec::{ArchivedVec, VecResolver};
+use bus_client::rkyv::{Archive, Place, Serialize};
+use bus_client::schema::Describe;
 use bus_client::{Bus, BytesPublisher, Error, TopicBuilder};
 use common::role::{Given, play, say, wait_for};
 use common::roles::{HOST, start_host};
@@ -204,4 +210,68 @@ fn more_than_there_is_memory_for_is_an_error_however_it_is_to_be_placed() {
         );
         assert_eq!(ring_memory(), before);
     }
+}
+
+/// Bytes that count how often they are serialised.
+struct Counted(Vec<u8>);
+
+thread_local! {
+    static SERIALISED: Cell<u32> = const { Cell::new(0) };
+}
+
+impl Archive for Counted {
+    type Archived = ArchivedVec<u8>;
+    type Resolver = VecResolver;
+
+    fn resolve(&self, resolver: VecResolver, out: Place<Self::Archived>) {
+        ArchivedVec::resolve_from_slice(&self.0, resolver, out);
+    }
+}
+
+impl<S: Fallible + Allocator + Writer + ?Sized> Serialize<S> for Counted {
+    fn serialize(&self, serializer: &mut S) -> Result<VecResolver, S::Error> {
+        SERIALISED.set(SERIALISED.get() + 1);
+        ArchivedVec::serialize_from_slice(&self.0, serializer)
+    }
+}
+
+impl Describe for Counted {
+    const FIXED: bool = false;
+
+    fn kind() -> String {
+        "Counted".into()
+    }
+}
+
+#[test]
+fn a_value_that_waits_for_room_is_serialised_a_few_times_and_one_that_is_too_large_does_not_wait() {
+    let stage = Stage::new();
+    let bus = connect(&stage.path, true).unwrap();
+    let topic = || bus.topic("counted").unwrap();
+    let longest = 64 << 10;
+    let topic = || topic().depth(8).max_payload(longest).arena(3 * longest);
+    let mut publisher = topic().publisher::<Counted>().unwrap();
+    let reader = topic().subscriber::<Counted>().unwrap();
+    let value = |part: u64| Counted(vec![7; (longest / 8 * part - 64) as usize]);
+    // Three of them leave half of the arena's last piece free: too little for another one.
+    for _ in 0..3 {
+        publisher.send(&value(6)).unwrap();
+    }
+    let held = reader.recv().unwrap();
+    SERIALISED.set(0);
+    let timeout = Duration::from_millis(10);
+    let error = publisher.send_timeout(&value(7), timeout).unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    let times = SERIALISED.get();
+    assert!(times < 10, "it was serialised {times} times");
+
+    // No room will ever be enough, so there is nothing to wait for.
+    let error = publisher.send(&value(9)).unwrap_err().to_string();
+    assert!(error.contains("is too large"), "{error}");
+
+    // A shorter one still goes.
+    publisher.send(&value(2)).unwrap();
+    drop(held);
+    while reader.try_recv().unwrap().is_some() {}
+    publisher.send(&value(7)).unwrap();
 }

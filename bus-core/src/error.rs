@@ -53,7 +53,7 @@ pub enum Error {
         "message of {len} bytes is too large: this topic takes up to {limit} bytes; create the topic with a larger max_payload"
     )]
     TooLarge {
-        /// Bytes that the message needs; the limit plus one where serialising stopped there.
+        /// Bytes that the message needs.
         len: usize,
         /// Bytes that the topic takes.
         limit: usize,

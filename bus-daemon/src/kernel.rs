@@ -257,6 +257,9 @@ impl World for Kernel {
     fn watch_process(&mut self, process: u64, pidfd: &Rc<OwnedFd>) -> bool {
         let token = self.next;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Absent(token).pack());
+        if self.tokens.contains_key(&process) {
+            return true;
+        }
         match self.epoll.add(&**pidfd, event) {
             Ok(()) => {
                 self.next += 1;
@@ -283,8 +286,14 @@ impl World for Kernel {
 
 /// Whether a descriptor is a pidfd. Closing anything else that a client sent may take as long as its maker likes.
 fn is_pidfd(fd: &Rc<OwnedFd>) -> bool {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()));
-    info.is_ok_and(|info| info.lines().any(|line| line.starts_with("Pid:")))
+    match fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())) {
+        Ok(info) => info.lines().any(|line| line.starts_with("Pid:")),
+        // Without a descriptor to look with, nobody is taken for dead.
+        Err(error) => matches!(
+            error.raw_os_error(),
+            Some(libc::EMFILE | libc::ENFILE)
+        ),
+    }
 }
 
 #[cfg(test)]

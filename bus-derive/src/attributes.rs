@@ -2,7 +2,7 @@
 //!
 //! Does not: check them. They stay on the item, and rkyv says what is wrong with them.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{TokenStream, TokenTree};
 use syn::meta::ParseNestedMeta;
 use syn::parse::Parse;
 use syn::punctuated::Punctuated;
@@ -23,6 +23,8 @@ pub(crate) struct ItemAttributes {
     pub(crate) deserialize_bounds: bool,
     /// `bytecheck(…)` is there.
     pub(crate) bytecheck: bool,
+    /// `bytecheck(verify)` is there: the user's own code says which bit patterns are values.
+    pub(crate) verify: bool,
 }
 
 impl ItemAttributes {
@@ -66,7 +68,14 @@ impl ItemAttributes {
                 }
                 "serialize_bounds" => found.serialize_bounds = true,
                 "deserialize_bounds" => found.deserialize_bounds = true,
-                "bytecheck" => found.bytecheck = true,
+                "bytecheck" => {
+                    found.bytecheck = true;
+                    let content;
+                    parenthesized!(content in meta.input);
+                    let arguments = content.parse::<TokenStream>()?;
+                    found.verify |= arguments.into_iter().any(is_verify);
+                    return Ok(());
+                }
                 _ => {}
             }
             skip(&meta)
@@ -138,6 +147,11 @@ fn skip(meta: &ParseNestedMeta<'_>) -> Result<()> {
         content.parse::<TokenStream>()?;
     }
     Ok(())
+}
+
+/// Whether an argument of `bytecheck` is the word `verify`.
+fn is_verify(argument: TokenTree) -> bool {
+    matches!(argument, TokenTree::Ident(ident) if ident == "verify")
 }
 
 /// Whether a derive is that of `Debug`, by whatever path.

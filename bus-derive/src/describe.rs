@@ -30,6 +30,8 @@ pub(crate) fn implementation(item: &Item, arguments: &Arguments) -> TokenStream 
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     let fixed = all(item, &schema, &quote!(FIXED));
     let tamper_proof = match &item.shape {
+        // Not every number passes the user's own check.
+        Shape::Struct(_) if item.verified => quote!(false),
         Shape::Struct(_) => all(item, &schema, &quote!(TAMPER_PROOF)),
         // Not every tag is that of a variant.
         Shape::Enum(_) => quote!(false),

@@ -16,6 +16,8 @@ pub(crate) struct Item {
     pub(crate) archived: Ident,
     pub(crate) generics: Generics,
     pub(crate) shape: Shape,
+    /// The user's own code says which bit patterns are values.
+    pub(crate) verified: bool,
     archive_bounds: Vec<WherePredicate>,
 }
 
@@ -81,6 +83,7 @@ impl Item {
             archived: archived.unwrap_or_else(|| format_ident!("Archived{}", name.unraw())),
             generics: input.generics.clone(),
             shape,
+            verified: attributes.verify,
             archive_bounds: attributes.archive_bounds.clone(),
         })
     }

@@ -66,7 +66,7 @@ impl ModelRing {
                     bell: Word::zero32(),
                     state: Word::zero32(),
                 },
-                waiting: Line(Word::zero32()),
+                waiting: Line(word()),
                 floor: Line(word()),
             },
             slots: (0..depth).map(|_| slot()).collect(),
@@ -131,7 +131,7 @@ impl ModelReader {
         Self(Rc::new(Reader {
             header: ReaderHeader {
                 identity: identity(),
-                waiting: Line(Word::zero32()),
+                waiting: Line(word()),
                 bell: BellLine {
                     bell: Word::zero32(),
                     state: Word::zero32(),

@@ -74,16 +74,18 @@ impl<T: Payload> AsyncPublisher<T> {
         &mut self,
         mut attempt: impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
     ) -> Result<R> {
+        let wait = WaitGuard(self);
         poll_fn(|cx| {
+            let this = &mut *wait.0;
             let turn = ready!(tokio::task::coop::poll_proceed(cx));
-            let done = match self.inner.outlet.attempt(&mut attempt).transpose() {
+            let done = match this.inner.outlet.attempt(&mut attempt).transpose() {
                 Some(done) => Poll::Ready(done),
-                None => self.wait(cx, &mut attempt),
+                None => this.wait(cx, &mut attempt),
             };
             if done.is_ready() {
                 turn.made_progress();
-                if let Some(spin) = self.spin.take() {
-                    self.budget.learn(&spin);
+                if let Some(spin) = &this.spin {
+                    this.budget.learn(spin);
                 }
             }
             done
@@ -103,6 +105,7 @@ impl<T: Payload> AsyncPublisher<T> {
             return Poll::Ready(Err(outlet.full()));
         }
         if self.spin.is_none() {
+            outlet.core.begin_wait();
             let spin = self.spin.insert(self.budget.start());
             while spin.turn::<Native>() {
                 if let Some(done) = outlet.attempt(&mut *attempt)? {
@@ -131,6 +134,17 @@ impl<T: Payload> AsyncPublisher<T> {
             }
         }
         yield_now(cx)
+    }
+}
+
+/// Ends a wait, also where its future is dropped: the next message is another one.
+struct WaitGuard<'a, T: Payload>(&'a mut AsyncPublisher<T>);
+
+impl<T: Payload> Drop for WaitGuard<'_, T> {
+    fn drop(&mut self) {
+        if self.0.spin.take().is_some() {
+            self.0.inner.outlet.core.end_wait();
+        }
     }
 }
 

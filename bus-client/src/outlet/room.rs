@@ -59,7 +59,9 @@ impl Outlet {
         timeout: Option<Duration>,
         mut attempt: impl FnMut(&mut publish::Publisher) -> bus_core::Result<Option<R>>,
     ) -> Result<R> {
+        self.core.begin_wait();
         let done = self.wait_on(timeout, &mut attempt);
+        self.core.end_wait();
         self.stalls.end();
         done
     }

@@ -228,9 +228,17 @@ impl Entry {
         )
     }
 
-    /// Whether the next broker is to know it.
+    /// Whether the next broker is to know it. One that no broker takes may still read what it holds: the broker is not to
+    /// take it for departed.
     pub(super) fn is_to_present(&self) -> bool {
-        self.stage == Stage::Homeless
+        self.stage == Stage::Homeless || self.may_still_read()
+    }
+
+    /// Whether no broker takes it, and its publishers leave alone what it holds until it is closed.
+    pub(super) fn may_still_read(&self) -> bool {
+        self.stage == Stage::Over
+            && self.role() == Some(Role::Subscriber)
+            && self.standing.is_some()
     }
 
     /// Whether it would have a broker, if there were one that takes it.

@@ -236,7 +236,7 @@ impl Session {
     pub(crate) fn close(&self, handle: u32) {
         let mut state = self.shared.state.lock();
         if let Some(entry) = state.handles.remove(&handle)
-            && entry.is_on_link()
+            && (entry.is_on_link() || entry.may_still_read())
         {
             state.post(handle, &Request::Close {}, Vec::new());
         }

@@ -125,13 +125,16 @@ impl State {
         let Some(entry) = self.handles.get_mut(&handle) else {
             return false;
         };
-        if !matches!(entry.stage, Stage::Homeless | Stage::Postponed(_)) {
+        let lost = entry.may_still_read();
+        if !lost && !matches!(entry.stage, Stage::Homeless | Stage::Postponed(_)) {
             return false;
         }
         let Some((request, carried)) = claim(entry) else {
             return false;
         };
-        entry.stage = Stage::Presented;
+        if !lost {
+            entry.stage = Stage::Presented;
+        }
         entry.presented_doorbell = entry.doorbell.is_some();
         let peers = known_peers(entry);
         if entry.role().is_none() {

@@ -313,6 +313,7 @@ impl State {
                     self.attention = true;
                     Heard::Answered
                 }
+                Stage::Over => Heard::Answered,
                 Stage::Presented => {
                     entry.end(format!(
                         "its broker was restarted and does not take it back: {why}"
@@ -328,8 +329,9 @@ impl State {
             },
             Event::Reclaimed { version, topic } => {
                 if entry.stage != Stage::Presented {
-                    tracing::debug!("a handle is taken back that was not presented");
-                    return;
+                    // It is of no use to its program any more, and closed when that drops it.
+                    tracing::debug!("a handle is taken back that is not to go on");
+                    return self.answered(handle);
                 }
                 match { descriptors }.pop() {
                     Some(registry) => {

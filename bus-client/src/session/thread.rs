@@ -54,7 +54,7 @@ impl Thread {
     pub(super) fn run(mut self) {
         loop {
             match self.plan() {
-                Plan::End => return,
+                Plan::End => return self.send_the_rest(),
                 Plan::Listen { link, full, until } => {
                     self.pause = SOON;
                     self.wait(Some((&link, full)), until);
@@ -65,6 +65,23 @@ impl Thread {
                 }
                 Plan::Seek { until, hurry } => self.seek(until, hurry),
             }
+        }
+    }
+
+    /// The broker is to hear that the handles were closed, unless it takes nothing.
+    fn send_the_rest(&self) {
+        let deadline = Instant::now() + LATER;
+        loop {
+            let mut state = self.shared.state.lock();
+            state.flush();
+            let Some(link) = state.link.clone().filter(|_| state.unsent() > 0) else {
+                return;
+            };
+            drop(state);
+            if Instant::now() >= deadline {
+                return;
+            }
+            self.wait(Some((&link, true)), Some(deadline));
         }
     }
 

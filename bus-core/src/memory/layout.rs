@@ -88,7 +88,7 @@ pub struct RingHeader<B: Backend> {
     /// Wakes subscribers; ends the ring.
     pub bell: BellLine<B>,
     /// How the publisher sleeps for room, if it does; a new value for each sleep: see [`wake`](crate::wake).
-    pub waiting: Line<B::Word32>,
+    pub waiting: Line<B::Word64>,
     /// Where publishers may go past subscribers: every message from this one on is intact.
     pub floor: Line<B::Word64>,
 }
@@ -150,7 +150,7 @@ pub struct ReaderHeader<B: Backend> {
     /// What this segment is.
     pub identity: Identity<B>,
     /// How the subscriber sleeps for messages, if it does; a new value for each sleep: see [`wake`](crate::wake).
-    pub waiting: Line<B::Word32>,
+    pub waiting: Line<B::Word64>,
     /// Wakes publishers; says that it has joined, and that it leaves.
     pub bell: BellLine<B>,
     /// Zero; for counters.

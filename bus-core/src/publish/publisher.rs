@@ -15,7 +15,7 @@ use rkyv::util::AlignedVec;
 use super::arena::Arena;
 use super::floor::Overdue;
 use super::ring::{Claim, RingPublisher};
-use super::serialise::{Payload, check_levels, into_span, may_be_deep};
+use super::serialise::{Beyond, Fit, Payload, check_levels, into_span, may_be_deep, measure};
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::fork::{Unshared, unshared};
 use crate::memory::layout::{NOWHERE, READER_MAGIC, RING_MAGIC};
@@ -26,6 +26,17 @@ use crate::memory::{reader_bytes, registry, ring_bytes};
 use crate::schema::Nesting;
 use crate::wake::{Poked, Relay};
 use crate::{Delivery, Error, Result, TopicSettings};
+
+/// A value that is offered again and again until there is room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    /// There is none, as far as is known.
+    Not,
+    /// It was not measured yet.
+    Unknown,
+    /// It needs so many bytes.
+    Needs(u64),
+}
 
 /// Writes one topic's messages into its own ring.
 pub struct Publisher {
@@ -41,6 +52,8 @@ pub struct Publisher {
     spilled: bool,
     /// How deep values of its type may nest, once it had to know.
     nesting: Option<Nesting>,
+    /// What is known of the value that waits for room.
+    waiting: Waiting,
     placement: Placement,
     /// What became of it.
     report: PlacementReport,
@@ -100,6 +113,7 @@ impl Publisher {
             nowhere: AlignedVec::new(),
             spilled: false,
             nesting: None,
+            waiting: Waiting::Not,
             placement,
             report,
         })
@@ -254,6 +268,19 @@ impl Publisher {
         self.ring.sleep(Some(poke.word()), deadline);
     }
 
+    /// The same value is offered from now on until [`end_wait`](Self::end_wait), or until it is published. It is measured, not
+    /// serialised, while there is no room for it.
+    #[cold]
+    pub fn begin_wait(&mut self) {
+        self.waiting = Waiting::Unknown;
+    }
+
+    /// What is offered next may be another value.
+    #[cold]
+    pub fn end_wait(&mut self) {
+        self.waiting = Waiting::Not;
+    }
+
     /// Publishes a value; its sequence number, or none where there is no room.
     ///
     /// # Errors
@@ -284,9 +311,9 @@ impl Publisher {
     fn try_put<T: Payload>(&mut self, value: &T) -> Result<Option<u64>> {
         if !self.spilled {
             let Ok(claim) = self.ring.claim(0) else {
-                return self.no_room();
+                return self.find_no_room(value);
             };
-            if let Some(len) = self.serialise(value, claim)? {
+            if let Fit::Takes(len) = self.serialise(value, claim, Beyond::Stop)? {
                 return Ok(Some(self.commit(claim, len)));
             }
             self.spilled = true;
@@ -294,41 +321,64 @@ impl Publisher {
         self.try_put_spilled(value)
     }
 
-    /// Serialises into the arena: first into what is free there, then into the longest span allowed.
+    /// Serialises into the arena: first into what is free there, then into as much as is needed.
     #[inline(never)]
     fn try_put_spilled<T: Payload>(&mut self, value: &T) -> Result<Option<u64>> {
-        let limit = self.max_payload as u64;
-        let free = self.ring.longest().min(limit);
-        for capacity in [free, limit] {
+        let mut capacity = match self.waiting {
+            Waiting::Needs(len) => len,
+            Waiting::Not | Waiting::Unknown => self.ring.longest().min(self.max_payload as u64),
+        };
+        loop {
             let Ok(claim) = self.ring.claim(capacity) else {
-                return self.no_room();
+                return self.find_no_room(value);
             };
-            if let Some(len) = self.serialise(value, claim)? {
-                self.spilled = u64::from(len) > u64::from(self.ring.ring().inline());
-                return Ok(Some(self.commit(claim, len)));
-            }
-            if capacity == limit {
-                break;
+            match self.serialise(value, claim, Beyond::Count)? {
+                Fit::Takes(len) => {
+                    self.spilled = u64::from(len) > u64::from(self.ring.ring().inline());
+                    return Ok(Some(self.commit(claim, len)));
+                }
+                Fit::Needs(len) => capacity = self.check_len(len)?,
             }
         }
-        self.spilled = false;
-        Err(Error::TooLarge {
-            len: self.max_payload + 1,
-            limit: self.max_payload,
-        })
+    }
+
+    /// There is no room for a value. One that waits for it is measured once: there may never be any.
+    #[cold]
+    #[inline(never)]
+    fn find_no_room<T: Payload>(&mut self, value: &T) -> Result<Option<u64>> {
+        if self.waiting == Waiting::Unknown {
+            let len = measure(value, &mut self.scratch)?;
+            let len = self.check_len(len)?;
+            self.spilled = len > u64::from(self.ring.ring().inline());
+            self.waiting = Waiting::Needs(len);
+        }
+        self.no_room()
+    }
+
+    fn check_len(&mut self, len: usize) -> Result<u64> {
+        if len > self.max_payload {
+            self.spilled = false;
+            return Err(Error::TooLarge {
+                len,
+                limit: self.max_payload,
+            });
+        }
+        Ok(len as u64)
     }
 
     #[inline(always)]
-    fn serialise<T: Payload>(&mut self, value: &T, claim: Claim) -> Result<Option<u32>> {
+    fn serialise<T: Payload>(&mut self, value: &T, claim: Claim, beyond: Beyond) -> Result<Fit> {
         let mut span = self.span(claim, claim.capacity as usize);
         // SAFETY: the claim gives this publisher the span until it is committed or dropped, and `self` is
         // borrowed for as long; what lies nowhere is a buffer of its own.
         let span = unsafe { span.as_mut() };
-        let len = into_span(value, span, &mut self.scratch)?;
-        if let Some(len) = len.filter(|len| may_be_deep(*len)) {
+        let fit = into_span(value, span, &mut self.scratch, beyond)?;
+        if let Fit::Takes(len) = fit
+            && may_be_deep(len)
+        {
             self.check_levels::<T>(&span[..len as usize])?;
         }
-        Ok(len)
+        Ok(fit)
     }
 
     /// A publisher sends values of one type.

@@ -1,7 +1,7 @@
 //! A value becomes bytes, straight in its slot or arena span: no buffer between, no allocation once warm.
 //!
 //! The value's root stands last and the length is exact, as rkyv wants it. What outgrows the room it was given is
-//! reported as such, so that more room can be claimed.
+//! reported as such, so that more room can be claimed; where that is asked for, with the bytes that it needs.
 
 use std::alloc::Layout;
 use std::cell::Cell;
@@ -26,6 +26,25 @@ pub struct SlotWriter<'a> {
     span: &'a mut [u8],
     pos: usize,
     outgrown: &'a Cell<bool>,
+    beyond: Beyond,
+}
+
+/// What to do about bytes beyond the end of the span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beyond {
+    /// Stop there.
+    Stop,
+    /// Count them.
+    Count,
+}
+
+/// How a value fits its span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// It takes so many bytes of it.
+    Takes(u32),
+    /// It needs more: so many bytes, if what is beyond was counted.
+    Needs(usize),
 }
 
 impl Positional for SlotWriter<'_> {
@@ -40,12 +59,24 @@ impl<E: Source> Writer<E> for SlotWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), E> {
         let end = self.pos + bytes.len();
         let Some(span) = self.span.get_mut(self.pos..end) else {
-            self.outgrown.set(true);
-            return Err(E::new(Outgrown));
+            return self.outgrow(end);
         };
         span.copy_from_slice(bytes);
         self.pos = end;
         Ok(())
+    }
+}
+
+impl SlotWriter<'_> {
+    /// Inlined, so that the writer stays in registers.
+    #[inline(always)]
+    fn outgrow<E: Source>(&mut self, end: usize) -> Result<(), E> {
+        self.outgrown.set(true);
+        self.pos = end;
+        match self.beyond {
+            Beyond::Stop => Err(E::new(Outgrown)),
+            Beyond::Count => Ok(()),
+        }
     }
 }
 
@@ -129,7 +160,7 @@ impl<T> Payload for T where
 {
 }
 
-/// Serialises into `span`; the bytes used, or none where the value outgrows it.
+/// Serialises into `span`; how that went.
 ///
 /// # Errors
 /// [`Error::Serialise`] for any other reason, in the words of the type's own serialiser.
@@ -138,20 +169,23 @@ pub(super) fn into_span<T: Payload>(
     value: &T,
     span: &mut [u8],
     scratch: &mut Arena,
-) -> Result<Option<u32>> {
+    beyond: Beyond,
+) -> Result<Fit> {
     let outgrown = Cell::new(false);
     let writer = SlotWriter {
         span: &mut *span,
         pos: 0,
         outgrown: &outgrown,
+        beyond,
     };
     match to_bytes_in_with_alloc::<_, _, Failure>(
         value,
         writer,
         Scratch(Acquired::Not(Some(scratch))),
     ) {
-        Ok(writer) => Ok(Some(writer.pos as u32)),
-        Err(_) if outgrown.get() => Ok(None),
+        Ok(writer) if outgrown.get() => Ok(Fit::Needs(writer.pos)),
+        Ok(writer) => Ok(Fit::Takes(writer.pos as u32)),
+        Err(_) if outgrown.get() && beyond == Beyond::Stop => Ok(Fit::Needs(span.len() + 1)),
         Err(_) => Err(explain(value, span, scratch)),
     }
 }
@@ -186,20 +220,29 @@ pub fn to_bytes<T: Payload>(value: &T, limit: usize, nesting: Nesting) -> Result
     let mut room = size_of::<T::Archived>().max(64);
     loop {
         bytes.resize(room.min(limit), 0);
-        if let Some(len) = into_span(value, &mut bytes, &mut scratch)? {
-            bytes.resize(len as usize, 0);
-            if may_be_deep(len) {
-                check_levels::<T>(&bytes, nesting)?;
+        match into_span(value, &mut bytes, &mut scratch, Beyond::Count)? {
+            Fit::Takes(len) => {
+                bytes.resize(len as usize, 0);
+                if may_be_deep(len) {
+                    check_levels::<T>(&bytes, nesting)?;
+                }
+                return Ok(bytes);
             }
-            return Ok(bytes);
+            Fit::Needs(len) if len > limit => return Err(Error::TooLarge { len, limit }),
+            Fit::Needs(len) => room = len,
         }
-        if room >= limit {
-            return Err(Error::TooLarge {
-                len: limit.saturating_add(1),
-                limit,
-            });
-        }
-        room *= 2;
+    }
+}
+
+/// The bytes that a value needs.
+///
+/// # Errors
+/// [`Error::Serialise`].
+#[cold]
+pub(super) fn measure<T: Payload>(value: &T, scratch: &mut Arena) -> Result<usize> {
+    match into_span(value, &mut [], scratch, Beyond::Count)? {
+        Fit::Takes(len) => Ok(len as usize),
+        Fit::Needs(len) => Ok(len),
     }
 }
 
@@ -211,6 +254,7 @@ fn explain<T: Payload>(value: &T, span: &mut [u8], scratch: &mut Arena) -> Error
         span,
         pos: 0,
         outgrown: &outgrown,
+        beyond: Beyond::Count,
     };
     let result = to_bytes_in_with_alloc::<_, _, BoxedError>(
         value,

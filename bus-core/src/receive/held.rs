@@ -28,7 +28,7 @@ pub(super) struct Desk {
     state: Mutex<State>,
     /// Moves when something was given back; in this process's own memory.
     bell: <Native as Backend>::Word32,
-    /// The process whose desk it is: in a fork of it, a thread that is not there may have the lock.
+    /// The process whose desk it is.
     birth: Birth,
     /// Ends the membership when the desk closes.
     _membership: Arc<dyn Send + Sync>,
@@ -70,14 +70,18 @@ impl Desk {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    /// None in a fork of the process whose desk it is: a thread that is not there may have the lock.
+    fn state(&self) -> Option<MutexGuard<'_, State>> {
         // Nothing that runs under the lock can leave it half done.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let lock = || self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.birth.is_here().then(lock)
     }
 
     /// Gives what was given back since the last call for an empty list, whose room it keeps.
     pub(super) fn fetch(&self, list: &mut Vec<Returned>) {
-        std::mem::swap(&mut self.state().returned, list);
+        if let Some(mut state) = self.state() {
+            std::mem::swap(&mut state.returned, list);
+        }
     }
 
     /// The bell and what it shows: read it before fetching, sleep on it after.
@@ -88,23 +92,24 @@ impl Desk {
 
     /// The subscriber is about to sleep there. Fetch after this, and sleep then.
     pub(super) fn park(&self, own: &Arc<Doorbell>) {
-        if !self.birth.is_here() {
-            return;
+        if let Some(mut state) = self.state() {
+            state.parked = Some(own.clone());
         }
-        self.state().parked = Some(own.clone());
     }
 
     /// The subscriber is awake.
     pub(super) fn unpark(&self) {
-        if !self.birth.is_here() {
-            return;
+        if let Some(mut state) = self.state() {
+            state.parked = None;
         }
-        self.state().parked = None;
     }
 
     /// The subscriber is gone and leaves its rings here.
     pub(super) fn leave(&self, receiver: Receiver<Native>) {
-        let mut state = self.state();
+        let Some(mut state) = self.state() else {
+            // A fork ends nothing of its parent's.
+            return std::mem::forget(receiver);
+        };
         for returned in std::mem::take(&mut state.returned) {
             release(&receiver, &returned);
         }
@@ -116,12 +121,16 @@ impl Desk {
             thread: thread::current(),
             since: Instant::now(),
         };
-        self.state().out.insert((publisher, sequence), out);
+        if let Some(mut state) = self.state() {
+            state.out.insert((publisher, sequence), out);
+        }
     }
 
     /// Who holds messages of this publisher, and since when; the oldest few.
     pub(super) fn holders(&self, publisher: u64) -> String {
-        let state = self.state();
+        let Some(state) = self.state() else {
+            return "this process is a fork of the subscriber's".into();
+        };
         let of_it = state.out.iter().filter(|((from, _), _)| *from == publisher);
         let mut held: Vec<_> = of_it.map(|((_, sequence), out)| (sequence, out)).collect();
         if held.is_empty() {
@@ -145,10 +154,9 @@ impl Desk {
     }
 
     fn give_back(&self, returned: Returned) {
-        if !self.birth.is_here() {
+        let Some(mut state) = self.state() else {
             return;
-        }
-        let mut state = self.state();
+        };
         state.out.remove(&(returned.publisher, returned.sequence));
         if let Some(receiver) = &state.left {
             release(receiver, &returned);
@@ -251,5 +259,42 @@ impl Drop for Held {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds after which a child that waits for a lock is killed.
+    const WATCHDOG: u32 = 20;
+
+    /// Forks while a thread, this one, has the desk's lock: in the child, nobody ever unlocks it.
+    #[test]
+    fn a_fork_of_a_subscriber_never_waits_for_a_thread_that_it_does_not_have() {
+        let desk = Desk::new(Arc::new(()));
+        let lock = desk.state();
+        // SAFETY: the child touches the desk and what that allocates, and then leaves.
+        match unsafe { libc::fork() } {
+            0 => {
+                // SAFETY: the call takes an integer only.
+                unsafe { libc::alarm(WATCHDOG) };
+                desk.take_out(1, 2);
+                desk.fetch(&mut Vec::new());
+                let holders = desk.holders(1);
+                desk.unpark();
+                // SAFETY: as above; nothing of the parent is dropped here.
+                unsafe { libc::_exit(i32::from(holders.is_empty())) };
+            }
+            child => {
+                let mut status = 0;
+                // SAFETY: the status is this thread's own.
+                assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+                assert_eq!(status, 0, "the child ended by itself, and in time");
+            }
+        }
+        drop(lock);
+        desk.take_out(1, 2);
+        assert!(desk.holders(1).contains("message 2"));
     }
 }

@@ -12,7 +12,7 @@
 //! One who parks does the same, but sleeps on its own doorbell instead of the bells: where and how is its owner's choice.
 //!
 //! ```text
-//!  waiting   31                     2 1 0
+//!  waiting   63                     2 1 0
 //!           +------------------------+---+
 //!           | number of the sleep    |how|   00 awake   01 asleep on futexes   11 parked on its doorbell
 //!           +------------------------+---+
@@ -38,11 +38,12 @@ use std::cell::Cell;
 use crate::backend::{Backend, Native, Site, site};
 
 /// The bits that say how.
-const HOW: u32 = 0b11;
-const ASLEEP: u32 = 0b01;
-const PARKED: u32 = 0b11;
-/// One sleep later.
-const NEXT: u32 = HOW + 1;
+const HOW: u64 = 0b11;
+const ASLEEP: u64 = 0b01;
+const PARKED: u64 = 0b11;
+/// One sleep later. The number never comes round: a waker takes a number that it has seen for a sleep that
+/// it has ended. Nobody sleeps on this word, so it need not be as short as a futex.
+const NEXT: u64 = HOW + 1;
 
 /// Asks the broker to ring the doorbells of the parked ones on the other side of the topic. For a waker that has not heard of one yet.
 pub trait Relay: Send + Sync {
@@ -53,36 +54,36 @@ pub trait Relay: Send + Sync {
 /// The sleeper's own count of its sleeps, and how it sleeps.
 #[derive(Debug, Default)]
 pub struct Sleeper {
-    state: Cell<u32>,
+    state: Cell<u64>,
 }
 
 impl Sleeper {
     /// Says that this side is about to sleep on bells. After it, look again; then sleep or [`retract`](Self::retract).
-    pub fn announce<B: Backend>(&self, waiting: &B::Word32, fence: Site) {
+    pub fn announce<B: Backend>(&self, waiting: &B::Word64, fence: Site) {
         self.begin::<B>(waiting, ASLEEP);
         B::heavy_fence(fence);
     }
 
     /// Says that this side is about to sleep on its doorbell. After it a heavy fence, which several may share; then look again; then
     /// sleep or [`retract`](Self::retract).
-    pub fn park<B: Backend>(&self, waiting: &B::Word32) {
+    pub fn park<B: Backend>(&self, waiting: &B::Word64) {
         self.begin::<B>(waiting, PARKED);
     }
 
     /// Says that this side is awake.
-    pub fn retract<B: Backend>(&self, waiting: &B::Word32) {
+    pub fn retract<B: Backend>(&self, waiting: &B::Word64) {
         self.store::<B>(waiting, self.state.get() & !HOW);
     }
 
-    fn begin<B: Backend>(&self, waiting: &B::Word32, how: u32) {
+    fn begin<B: Backend>(&self, waiting: &B::Word64, how: u64) {
         let sleep = (self.state.get() & !HOW).wrapping_add(NEXT);
         self.store::<B>(waiting, sleep | how);
     }
 
-    fn store<B: Backend>(&self, waiting: &B::Word32, state: u32) {
+    fn store<B: Backend>(&self, waiting: &B::Word64, state: u64) {
         self.state.set(state);
         // ORDERING: the heavy fence orders what needs an order; awake needs none.
-        B::store32(waiting, state, site::RELAXED);
+        B::store64(waiting, state, site::RELAXED);
     }
 }
 
@@ -98,23 +99,23 @@ pub enum Call {
 /// A waker's memory of one sleeper: which of its sleeps was ended last.
 #[derive(Debug, Default)]
 pub struct Alarm {
-    woken: Cell<u32>,
+    woken: Cell<u64>,
 }
 
 impl Alarm {
     /// Whether the sleeper needs waking, after a fence.
     #[inline(always)]
-    pub fn due<B: Backend>(&self, waiting: &B::Word32) -> bool {
+    pub fn due<B: Backend>(&self, waiting: &B::Word64) -> bool {
         // ORDERING: after the light fence, which pairs with the heavy one of the sleeper.
-        let seen = B::load32(waiting, site::RELAXED);
+        let seen = B::load64(waiting, site::RELAXED);
         seen & 1 != 0 && seen != self.woken.get()
     }
 
     /// How the sleeper is to be woken, if it is [`due`](Self::due). Says so once for each sleep.
     #[cold]
-    pub fn take<B: Backend>(&self, waiting: &B::Word32) -> Option<Call> {
+    pub fn take<B: Backend>(&self, waiting: &B::Word64) -> Option<Call> {
         // ORDERING: as in `due`. What came since is another sleep, whose second look is yet to come, or the same.
-        let seen = B::load32(waiting, site::RELAXED);
+        let seen = B::load64(waiting, site::RELAXED);
         let how = match seen & HOW {
             ASLEEP => Call::Bell,
             PARKED => Call::Notify,
@@ -140,4 +141,25 @@ pub fn ring<B: Backend>(bell: &B::Word32) {
 /// The one fence of any number of subscribers of this process that have just [parked](Sleeper::park). Each of them looks again after it.
 pub fn fence_parked() {
     Native::heavy_fence(site::SLEEP_READER_FENCE);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleep_is_ended_that_comes_any_number_of_sleeps_after_the_one_ended_last() {
+        let (sleeper, alarm) = (Sleeper::default(), Alarm::default());
+        let waiting = 0.into();
+        for sleeps in [1_u64, 1 << 30, 1 << 32, 1 << 61] {
+            sleeper.park::<Native>(&waiting);
+            assert!(alarm.due::<Native>(&waiting));
+            assert_eq!(alarm.take::<Native>(&waiting), Some(Call::Notify));
+            assert!(!alarm.due::<Native>(&waiting), "it was ended");
+            sleeper.retract::<Native>(&waiting);
+            // Others end all the sleeps between but the last one.
+            let passed = sleeper.state.get().wrapping_add((sleeps - 1) * NEXT);
+            sleeper.state.set(passed);
+        }
+    }
 }

@@ -225,7 +225,7 @@ fn a_sleeper_that_never_wakes_costs_one_call_for_each_sleep() {
         }
         let bell = &pair.publisher.ring().header().bell.bell;
         assert_eq!(bell.wakes.get(), sleep);
-        waiting.set(4 * sleep + 1);
+        waiting.set(4 * u64::from(sleep) + 1);
     }
     // The other direction: a publisher that died asleep.
     pair.publisher.ring().header().waiting.0.set(5);
@@ -255,7 +255,7 @@ fn who_is_parked_is_notified_once_for_each_sleep_and_not_by_the_bell() {
     assert_eq!((rings.get(), questions.get()), (0, 1));
     pair.publisher.set_notify(1, rings.clone());
     for sleep in 2..5 {
-        waiting.set(4 * sleep + 3);
+        waiting.set(4 * u64::from(sleep) + 3);
         (0..10).for_each(|_| turn(&mut pair));
         assert_eq!((rings.get(), questions.get()), (sleep - 1, 1));
     }

@@ -30,6 +30,12 @@ impl<W: World> Engine<W> {
             return self.dispatch_session(session, request, descriptors);
         }
         let known = entry.handles.get(&handle).copied();
+        // One that may still read comes back under its number.
+        let presents = matches!(
+            request,
+            Request::PresentPeers { .. } | Request::Reclaim { .. }
+        );
+        let known = known.filter(|known| !(presents && matches!(known, Handle::Orphan { .. })));
         match (request, known) {
             (
                 Request::Open {
@@ -101,7 +107,12 @@ impl<W: World> Engine<W> {
                     segment,
                     doorbell,
                 };
-                self.reclaim(session, handle, reclaim)
+                let (name, id) = (reclaim.topic.clone(), reclaim.id);
+                let done = self.reclaim(session, handle, reclaim);
+                if let Err(refused) = &done {
+                    self.orphan_unclaimed(session, handle, &name, id, refused);
+                }
+                done
             }
             (Request::Close {}, Some(_)) => {
                 none(&descriptors, "Close")?;
@@ -118,6 +129,14 @@ impl<W: World> Engine<W> {
                 | Request::Decline { .. }
                 | Request::Retell {},
                 None,
+            )
+            | (
+                Request::Join {}
+                | Request::Released { .. }
+                | Request::RegisterDoorbell {}
+                | Request::Wake {}
+                | Request::Retell {},
+                Some(Handle::Orphan { .. }),
             ) => Ok(()),
             (Request::Join {}, Some(Handle::Member { topic, id })) => {
                 let segment = one(descriptors, "Join", "the handle's segment")?;
@@ -154,6 +173,7 @@ impl<W: World> Engine<W> {
                     Some(Handle::Member { .. }) => "a publisher or subscriber",
                     Some(Handle::Watch(_)) => "a watch",
                     Some(Handle::Deferred) => "waiting for its first answer",
+                    Some(Handle::Orphan { .. }) => "refused",
                 }
             ))),
         }

@@ -214,7 +214,7 @@ impl<W: World> Engine<W> {
         };
         let (kind, why) = (refused.kind, &refused.why);
         report::refused(session.peer.uid, session.peer.pid, kind, why);
-        if handle != SESSION {
+        if handle != SESSION && !self.orphan_refused(number, handle, refused) {
             self.close_handle(number, handle);
         }
         self.answer(number, handle, refused.event(), Vec::new());
@@ -234,6 +234,7 @@ impl<W: World> Engine<W> {
         match session.handles.remove(&handle) {
             Some(Handle::Member { topic, id }) => self.leave(topic, id),
             Some(Handle::Watch(watch)) => self.unwatch(watch),
+            Some(Handle::Orphan { topic, id }) => self.orphan_left(topic, id),
             Some(Handle::Deferred) | None => {}
         }
     }
@@ -264,9 +265,8 @@ impl<W: World> Engine<W> {
         let (client, pid) = (session.client().to_owned(), session.peer.pid);
         let handles: Vec<_> = session.handles.keys().copied().collect();
         let returning = session.returning;
-        let reverts = returning
-            && matches!(why, End::Closed | End::Replaced)
-            && self.world.is_alive(&session.pidfd);
+        let lives = why != End::Died && self.world.is_alive(&session.pidfd);
+        let reverts = returning && matches!(why, End::Closed | End::Replaced) && lives;
         tracing::debug!(
             session = number,
             client,
@@ -281,6 +281,9 @@ impl<W: World> Engine<W> {
         self.starved.remove(&number);
         if reverts {
             self.revert(number);
+        }
+        if lives {
+            self.orphan_all(number, why == End::Closed);
         }
         for handle in handles {
             self.close_handle(number, handle);
@@ -299,6 +302,9 @@ impl<W: World> Engine<W> {
             self.processes.remove(&owner.process);
         }
         self.world.close(number);
+        if let Some(owner) = &session.owner {
+            self.watch_without_session(owner.process);
+        }
         self.changed = true;
         // Only now, for its pidfd was watched for the session.
         if let Some(owner) = session.owner.filter(|_| returning) {

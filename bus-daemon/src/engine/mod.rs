@@ -9,6 +9,7 @@
 //!  open  decide  join  leave                      a member's life
 //!  discovery  watches                             reconcile  telling differences
 //!  reclaim    coming back from an earlier broker  grace      newcomers that wait for that
+//!  orphan     subscribers that may still read
 //! ```
 //! Promises: it never waits; every input costs bounded work for each member that is concerned; what it keeps for a
 //! client is bounded by quotas, whatever the client does. It looks at no clock, socket or descriptor itself, so the
@@ -24,6 +25,7 @@ mod join;
 mod leave;
 mod member;
 mod open;
+mod orphan;
 mod reclaim;
 mod reconcile;
 mod recovery;

@@ -3,6 +3,8 @@
 //! Nothing that a process says about another user's member makes that member more than awaited. What a ring is comes
 //! from its owner; an owner is known by its secret. A claim that contradicts what is known fences the claimant.
 
+use std::collections::BTreeSet;
+
 use bus_core::control::{Event, KnownPeer, MAX_PRESENTED, Refusal, Role};
 use bus_core::memory::MAX_READER_BYTES;
 use bus_core::schema::Schema;
@@ -293,12 +295,6 @@ impl<W: World> Engine<W> {
             let why = format!("handle {} of topic {name} is taken", claim.id);
             return Err(Refused::new(Refusal::Unknown, why));
         }
-        if self.has_departed(claim.id) {
-            let why = format!(
-                "the connection to this broker ended, and with it the membership of topic {name}: others were told so; open a new one"
-            );
-            return Err(Refused::new(Refusal::Fenced, why));
-        }
         Ok(bytes)
     }
 
@@ -408,6 +404,12 @@ impl<W: World> Engine<W> {
             && (absent.fenced || absent.role != claim.role || Some(absent.process) != owner)
         {
             return Err(fenced(name));
+        }
+        if !entry.absent.contains_key(&claim.id) && self.has_departed(claim.id) {
+            let why = format!(
+                "the connection to this broker ended, and with it the membership of topic {name}: others were told so; open a new one"
+            );
+            return Err(Refused::new(Refusal::Fenced, why));
         }
         let own = self.sessions.get(&session).map_or(0, |s| s.generation);
         let mut missed = Vec::new();
@@ -563,14 +565,34 @@ impl<W: World> Engine<W> {
 
     /// A process is here with all that it has: what others know of it besides is gone.
     pub(crate) fn process_is_here(&mut self, process: u64) {
-        let Some(absent) = self.recovery.processes.remove(&process) else {
+        let session = self.processes.get(&process);
+        let session = session.and_then(|number| self.sessions.get(number));
+        // Those that it was refused may still read: it closes them.
+        let kept: BTreeSet<_> = session.map_or_else(BTreeSet::new, |session| {
+            let orphans = session.handles.values().filter_map(|known| match known {
+                Handle::Orphan { topic, id } => Some((*topic, *id)),
+                _ => None,
+            });
+            orphans.collect()
+        });
+        let Some(absent) = self.recovery.processes.get_mut(&process) else {
             return;
         };
-        if let Some(pidfd) = absent.pidfds.first() {
-            self.world.unwatch_process(process, pidfd);
+        let gone: Vec<_> = absent.members.difference(&kept).copied().collect();
+        absent.members.retain(|member| kept.contains(member));
+        if absent.members.is_empty() {
+            self.forget_absent_process(process);
         }
-        for (topic, id) in absent.members {
+        for (topic, id) in gone {
             self.absent_left(topic, id);
+        }
+    }
+
+    fn forget_absent_process(&mut self, process: u64) {
+        if let Some(absent) = self.recovery.processes.remove(&process)
+            && let Some(pidfd) = absent.pidfds.first()
+        {
+            self.world.unwatch_process(process, pidfd);
         }
     }
 

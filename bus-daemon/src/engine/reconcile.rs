@@ -129,7 +129,7 @@ impl<W: World> Engine<W> {
         match known {
             Handle::Member { topic, id } => self.retell_member(session, handle, topic, id),
             // Their messages carry none.
-            Handle::Watch(_) | Handle::Deferred => {}
+            Handle::Watch(_) | Handle::Deferred | Handle::Orphan { .. } => {}
         }
     }
 
@@ -187,7 +187,7 @@ impl<W: World> Sender<'_, W> {
                         self.tell_watch(watch, id, topics)?;
                     }
                 }
-                Some(Handle::Deferred) | None => {}
+                Some(Handle::Deferred | Handle::Orphan { .. }) | None => {}
             }
             self.session.outbox.dirty.pop_front();
         }

@@ -41,6 +41,8 @@ pub(crate) struct Recovery<W: World> {
     /// Publishers that have come back and are not told the version yet, because they may not know a subscriber that
     /// is absent: topic, number, and until when.
     pub(crate) held: Vec<(u64, u64, Duration)>,
+    /// Processes that have ended their session with members that may still read, and until when they may come back.
+    pub(crate) ended: Vec<(u64, Duration)>,
 }
 
 /// A process that is known from what others presented.
@@ -59,6 +61,7 @@ impl<W: World> Recovery<W> {
             processes: BTreeMap::new(),
             returning: BTreeSet::new(),
             held: Vec::new(),
+            ended: Vec::new(),
         }
     }
 

@@ -60,6 +60,8 @@ pub(crate) enum Handle {
     Watch(u64),
     /// It asked for something that waits for absent members.
     Deferred,
+    /// A subscriber that was refused, and may still read what it holds: its topic and its own number.
+    Orphan { topic: u64, id: u64 },
 }
 
 /// What waits to be sent.

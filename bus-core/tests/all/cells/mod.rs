@@ -130,7 +130,7 @@ impl Ring {
             header: RingHeader {
                 identity: identity(),
                 bell: bell(),
-                waiting: Line(Word::default()),
+                waiting: Line(Cell::default()),
                 floor: Line(Cell::new(0)),
             },
             slots: stamps.into_iter().map(slot).collect(),
@@ -166,7 +166,7 @@ impl Reader {
         Rc::new(Self {
             header: ReaderHeader {
                 identity: identity(),
-                waiting: Line(Word::default()),
+                waiting: Line(Cell::default()),
                 bell: bell(),
                 reserve: [0; 8],
             },
