@@ -130,15 +130,13 @@ impl<W: World> Engine<W> {
     pub(crate) fn next_deferred(&self) -> Option<Duration> {
         let deferred = self.deferred.values().map(|deferred| deferred.until);
         let held = self.recovery.held.iter().map(|(.., until)| *until);
-        let ended = self.recovery.ended.iter().map(|(_, until)| *until);
-        let next = deferred.chain(held).chain(ended).min()?;
+        let next = deferred.chain(held).min()?;
         let grace = self.recovery.grace(self.now).unwrap_or(next);
         Some(next.min(grace))
     }
 
     /// Serves requests that need not wait any longer; whether it has served any.
     pub(crate) fn serve_deferred(&mut self) -> bool {
-        self.forget_ended();
         let changed = std::mem::take(&mut self.changed);
         let due = self.next_deferred().is_some_and(|next| self.now >= next);
         let waits = !self.deferred.is_empty() || !self.recovery.held.is_empty();

@@ -282,8 +282,8 @@ impl<W: World> Engine<W> {
         if reverts {
             self.revert(number);
         }
-        if lives {
-            self.orphan_all(number, why == End::Closed);
+        if lives && why == End::Refused {
+            self.orphan_all(number);
         }
         for handle in handles {
             self.close_handle(number, handle);

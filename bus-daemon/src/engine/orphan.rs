@@ -5,13 +5,11 @@
 //! one of an earlier broker is, until one of these says that it reads no more:
 //!
 //! * its client closes the handle, or comes back without it;
-//! * its process is gone;
-//! * the client itself has ended the session, and does not come back in [`RETURN`].
+//! * its process is gone.
 //!
-//! In that time it may come back, unless it is fenced.
+//! In that time it may come back, unless it is fenced. A client that closes its connection itself has left.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use bus_core::TopicName;
 use bus_core::control::{Refusal, Role};
@@ -22,10 +20,6 @@ use super::session::Handle;
 use super::state::Engine;
 use super::topic::Absent;
 use super::world::World;
-
-/// How long a client that has ended its session may take to come back. One that lost the connection does so at once;
-/// one that ended closes its handles first.
-pub(crate) const RETURN: Duration = Duration::from_secs(10);
 
 /// Whether a handle that is refused for this reason may hold messages. Those that give way to others do not.
 fn may_hold(kind: Refusal) -> bool {
@@ -140,12 +134,9 @@ impl<W: World> Engine<W> {
         true
     }
 
-    /// The members of a session that ends, of a process that lives.
-    pub(crate) fn orphan_all(&mut self, number: u64, returns: bool) {
+    /// The members of a session that the broker ends, of a process that lives.
+    pub(crate) fn orphan_all(&mut self, number: u64) {
         let Some(session) = self.sessions.get(&number) else {
-            return;
-        };
-        let Some(process) = session.owner.as_ref().map(|owner| owner.process) else {
             return;
         };
         let handles: Vec<_> = session.handles.iter().map(|(h, k)| (*h, *k)).collect();
@@ -157,13 +148,6 @@ impl<W: World> Engine<W> {
                 Handle::Watch(_) | Handle::Deferred => false,
             };
             orphans.extend(put_aside.then_some(handle));
-        }
-        if orphans.is_empty() {
-            return;
-        }
-        if returns {
-            let until = self.now + RETURN;
-            self.recovery.ended.push((process, until));
         }
         if let Some(session) = self.sessions.get_mut(&number) {
             for handle in orphans {
@@ -192,20 +176,5 @@ impl<W: World> Engine<W> {
             }
         }
         self.absent_left(topic, id);
-    }
-
-    /// Clients that have ended their session, and have not come back in time.
-    pub(crate) fn forget_ended(&mut self) {
-        let ended = std::mem::take(&mut self.recovery.ended);
-        for (process, until) in ended {
-            if self.processes.contains_key(&process) {
-                continue;
-            }
-            if self.now >= until {
-                self.process_is_here(process);
-            } else {
-                self.recovery.ended.push((process, until));
-            }
-        }
     }
 }
