@@ -72,7 +72,8 @@ sides="$(of "bus.publisher bus.subscriber floor.publisher floor.subscriber" \
     "syscalls_per_msg context_switches_per_msg allocations_per_msg page_faults_per_msg resident_kib")"
 joins="$(of "bus.topics_1 bus.topics_20" "joins_per_s join_p50_us join_p99_us publisher_join_p50_us \
     publisher_join_p99_us rss_kib_per_topic pss_kib_per_topic rss_kib_per_subscriber pss_kib_per_subscriber \
-    broker_rss_kib_per_topic segment_kib_per_topic")"
+    broker_rss_kib_per_topic segment_kib_per_topic descriptors threads broker_rss_kib") \
+    $(of "bus.processes_1 bus.processes_4" "joins_per_s join_p50_us")"
 figures "$sides $joins" cost --messages 100000 --topics 20 --joins 50
 figures "$(of "tasks.publisher tasks.subscriber" "syscalls_per_msg allocations_per_msg")" cost --subject tasks --messages 100000
 figures "$(of "tasks floor" "$percentiles") ratio\.p50" wake --subject tasks --seconds 1 --rounds 1

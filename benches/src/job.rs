@@ -88,7 +88,8 @@ pub enum Work {
     /// Copy memory, alone.
     Copy,
     /// Open a publisher and a subscriber on each of so many topics, then go on joining until
-    /// as many subscribers have joined as the job has messages. Bus only.
+    /// as many subscribers have joined as the job has messages. Each of the job's subscribers is a
+    /// process that does so, on topics of its own. Bus only.
     Join {
         /// Topics.
         topics: usize,
@@ -181,7 +182,8 @@ impl Job {
                 .chain((0..self.subscribers).map(Role::Subscriber))
                 .collect(),
             Work::Copy => vec![Role::Copier],
-            Work::Join { .. } | Work::Place { .. } => vec![Role::Joiner],
+            Work::Join { .. } => vec![Role::Joiner; self.subscribers],
+            Work::Place { .. } => vec![Role::Joiner],
         }
     }
 

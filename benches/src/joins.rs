@@ -48,8 +48,10 @@ pub fn perform(side: &Side, topics: usize, signal: &mut Signal) -> Result<Outcom
         .as_deref()
         .context("the side was not told where the broker listens")?;
     let bus = connect(socket, None)?;
-    let name = |topic: usize| format!("{}/topic-{topic}", side.name);
-    warm_up(&bus, &format!("{}/warm-up", side.name))?;
+    // Processes that join at the same time do so on topics of their own.
+    let own = format!("{}/process-{}", side.name, std::process::id());
+    let name = |topic: usize| format!("{own}/topic-{topic}");
+    warm_up(&bus, &format!("{own}/warm-up"))?;
 
     let mut joins = Joins::default();
     joins.resident[0] = Resident::now()?;
@@ -69,6 +71,7 @@ pub fn perform(side: &Side, topics: usize, signal: &mut Signal) -> Result<Outcom
     joins.resident[2] = Resident::now()?;
     signal.ready_then_go()?;
 
+    let start_ns = monotonic_ns()?;
     let mut topic = 0;
     while (joins.subscriber_ns.len() as u64) < side.job.messages {
         let (_, ns) = join(&bus, name(topic), &mut publishers[topic])?;
@@ -76,6 +79,8 @@ pub fn perform(side: &Side, topics: usize, signal: &mut Signal) -> Result<Outcom
         topic = (topic + 1) % topics;
     }
     Ok(Outcome {
+        start_ns,
+        end_ns: monotonic_ns()?,
         joins: Some(joins),
         ..Outcome::default()
     })

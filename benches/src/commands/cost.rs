@@ -17,6 +17,9 @@ use anyhow::Result;
 /// Messages while system calls are counted: each call costs two stops.
 const TRACED_MESSAGES: u64 = 20_000;
 
+/// Processes that join at the same time.
+const TOGETHER: usize = 4;
+
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -79,6 +82,16 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
                 };
                 super::joins::measure(&job, topics, key, &mut report)?;
             }
+            for processes in [1, TOGETHER] {
+                let job = Job {
+                    work: Work::Join { topics: 1 },
+                    subscribers: processes,
+                    // The first one is open before the clock starts.
+                    messages: u64::from(options.joins) + 1,
+                    ..job.clone()
+                };
+                super::joins::measure_together(&job, key, &mut report)?;
+            }
         }
     }
     report.note(
@@ -88,7 +101,9 @@ pub fn run(options: &Options, subject: Option<Subject>) -> Result<Report> {
     report.note(
         "Joins: one process opens a publisher on each topic, then subscribers, one after the other. KiB \
          per topic are those of its publisher, KiB per subscriber are those on top; both of the process that joins. The \
-         broker's are per topic with both. Segments are what is allocated to a topic with both, touched or not.",
+         broker's are per topic with both. Segments are what is allocated to a topic with both, touched or not. \
+         Descriptors and threads are those of the process that joins, with a publisher and a subscriber on each topic. \
+         Processes that join at the same time do so as fast as they can, each on a topic of its own.",
     );
     Ok(report)
 }

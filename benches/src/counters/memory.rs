@@ -45,6 +45,26 @@ impl Resident {
     }
 }
 
+/// How many descriptors a process has open.
+///
+/// # Errors
+/// `/proc` does not tell.
+pub fn descriptors(pid: u32) -> Result<u64> {
+    let folder = format!("/proc/{pid}/fd");
+    let list = std::fs::read_dir(&folder).with_context(|| format!("listing {folder} failed"))?;
+    Ok(list.count() as u64)
+}
+
+/// How many threads a process has.
+///
+/// # Errors
+/// `/proc` does not tell.
+pub fn threads(pid: u32) -> Result<u64> {
+    let folder = format!("/proc/{pid}/task");
+    let list = std::fs::read_dir(&folder).with_context(|| format!("listing {folder} failed"))?;
+    Ok(list.count() as u64)
+}
+
 /// Bytes allocated to the segments of bus that these processes have a descriptor of, each segment
 /// counted once.
 ///

@@ -275,7 +275,7 @@ impl<W: World> Engine<W> {
             "gone"
         );
         session.over = true;
-        self.recovery.returning.remove(&number);
+        self.recovery.unswept |= self.recovery.returning.remove(&number);
         self.later.remove(&number);
         self.starved.remove(&number);
         if reverts {

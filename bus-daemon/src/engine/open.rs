@@ -333,6 +333,10 @@ impl<W: World> Engine<W> {
             }
             return;
         }
+        if self.recovery.grace(self.now).is_some() {
+            self.recovery.unswept = true;
+            return;
+        }
         if entry.of(Role::Publisher).next().is_none() && entry.rings.are_clear() {
             // The publisher that decided has gone, and nothing of it is left: the next one decides.
             entry.decided = entry.is_awaited();

@@ -4,6 +4,7 @@
 //! from its owner; an owner is known by its secret. A claim that contradicts what is known fences the claimant.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bus_core::control::{Event, KnownPeer, MAX_PRESENTED, Refusal, Role};
 use bus_core::memory::MAX_READER_BYTES;
@@ -559,7 +560,7 @@ impl<W: World> Engine<W> {
         if let Some(process) = process {
             self.process_is_here(process);
         }
-        self.drop_empty_topics();
+        self.recovery.unswept = true;
         Ok(())
     }
 
@@ -666,11 +667,18 @@ impl<W: World> Engine<W> {
         }
     }
 
-    /// Topics that came back for members that are gone.
-    fn drop_empty_topics(&mut self) {
-        if self.recovery.grace(self.now).is_some() {
+    /// When topics that came back for members that are gone are closed, if that is to come.
+    pub(crate) fn next_sweep(&self) -> Option<Duration> {
+        let grace = self.recovery.grace(self.now);
+        grace.filter(|_| self.recovery.unswept)
+    }
+
+    /// Closes topics that came back for members that are gone, as soon as nobody is waited for any longer.
+    pub(crate) fn drop_empty_topics(&mut self) {
+        if !self.recovery.unswept || self.recovery.grace(self.now).is_some() {
             return;
         }
+        self.recovery.unswept = false;
         let all: Vec<_> = self.topics.keys().copied().collect();
         for topic in all {
             self.drop_if_empty(topic);

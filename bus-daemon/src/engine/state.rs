@@ -151,7 +151,11 @@ impl<W: World> Engine<W> {
 
     /// How long until something is to be done that no input announces; none if there is nothing.
     pub(crate) fn next_wakeup(&self) -> Option<Duration> {
-        let at = self.next_deferred()?;
+        let at = self
+            .next_deferred()
+            .into_iter()
+            .chain(self.next_sweep())
+            .min()?;
         Some(at.saturating_sub(self.now).min(LONGEST_STEP))
     }
 
@@ -207,15 +211,18 @@ impl<W: World> Engine<W> {
             while let Some((session, why)) = self.closing.pop_front() {
                 self.end_session(session, why);
             }
+            self.drop_empty_topics();
             if !self.serve_deferred() && self.closing.is_empty() {
                 return;
             }
         }
     }
 
-    /// Whether any member or watch is there, or may come back.
+    /// Whether any member or watch is there, or may come back: also to the next broker, if this one ends before its
+    /// predecessor's members had the time for that.
     pub(crate) fn has_members(&self) -> bool {
-        !self.watches.is_empty()
+        self.recovery.expects_any(self.now)
+            || !self.watches.is_empty()
             || self
                 .topics
                 .values()

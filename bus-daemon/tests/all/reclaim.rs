@@ -426,6 +426,53 @@ fn a_watch_is_waited_for_as_members_are() {
     assert!(lock.contains(" open "), "{lock:?}");
 }
 
+/// All that were there come back soon after the start, while members that nobody knows may still come. Nothing else
+/// happens after that.
+#[test]
+fn a_topic_whose_last_member_died_without_a_broker_is_closed_in_time() {
+    let mut bus = Bus::new();
+    let session = Session::connect(bus.path());
+    let number = session.ask(&watch_request("t"));
+    let Event::Watching { id: watch } = session.next(number).0 else {
+        panic!("does not watch");
+    };
+    let mut dies = Actor::own(bus.path());
+    dies.ok("take publisher t");
+    let Event::TopicAppeared { id: topic, .. } = session.next(number).0 else {
+        panic!("not told of the topic");
+    };
+    let mut open = crate::common::open_request(Role::Subscriber, "t");
+    if let Request::Open { watched, .. } = &mut open {
+        *watched = Some(bus_core::control::Watched { watch, topic });
+    }
+    let mut subscriber = Handle::ask_on(&session, &open).joined();
+    bus.busd.signal(nix::sys::signal::Signal::SIGTERM);
+    bus.busd.child.wait().unwrap();
+    dies.kill();
+    bus.busd = Busd::start(bus.path(), "");
+    let again = Session::greet(bus.path(), session.returns(2)).unwrap();
+    again.present(&session.processes());
+    let mut claim = subscriber.reclaim_request();
+    if let Request::Reclaim { watch: of, .. } = &mut claim {
+        *of = Some(watch);
+    }
+    subscriber.present_with(&again, subscriber.known(), &claim);
+    let back = subscriber.await_reclaimed().unwrap();
+    let mut reclaim = watch_request("t");
+    if let Request::Watch { reclaims, .. } = &mut reclaim {
+        *reclaims = Some(watch);
+    }
+    again.send(number, &reclaim, &[]);
+    again.complete();
+    let told = again.next(number).0;
+    assert!(
+        matches!(told, Event::TopicAppeared { id, kept: false, .. } if id == back),
+        "{told:?}"
+    );
+    assert_eq!(again.next(number).0, Event::Watching { id: watch });
+    assert_eq!(again.next(number).0, Event::TopicGone { id: back });
+}
+
 /// A pattern's subscriber whose topic is closed only reads what is there. A topic of the same name is another one.
 #[test]
 fn a_subscriber_of_a_closed_topic_reads_on() {
@@ -476,6 +523,18 @@ fn a_subscriber_of_a_closed_topic_reads_on() {
     late.nothing();
 }
 
+#[test]
+fn a_broker_that_ends_while_a_process_comes_back_does_not_say_that_nobody_is_left() {
+    let mut bus = Bus::new();
+    let publisher = bus.publisher("t");
+    bus.busd.replace();
+    let _returning = Session::greet(bus.path(), publisher.session.returns(1)).unwrap();
+    bus.busd.signal(nix::sys::signal::Signal::SIGTERM);
+    bus.busd.child.wait().unwrap();
+    let lock = bus.busd.lock();
+    assert!(lock.contains(" open "), "{lock:?}");
+}
+
 /// Class 20 of the field notes: what a kill leaves behind.
 #[test]
 fn the_lock_file_says_whether_anybody_is_left_and_nothing_else_stays() {
@@ -494,6 +553,8 @@ fn the_lock_file_says_whether_anybody_is_left_and_nothing_else_stays() {
     bus.busd.restart();
     publisher.reclaim(bus.path());
     publisher.complete();
+    // A newcomer joins when members that nobody knows are not waited for any longer.
+    drop(bus.publisher("newcomer"));
     drop(publisher);
     bus.busd.signal(nix::sys::signal::Signal::SIGTERM);
     bus.busd.child.wait().unwrap();

@@ -20,6 +20,9 @@ use super::vitals::{Growth, Vitals};
 const SETTLING: Duration = Duration::from_secs(5);
 /// How often to look meanwhile.
 const AGAIN: Duration = Duration::from_millis(20);
+/// For how long nothing may change at the first lull. Threads of the broker that close what clients sent end after a
+/// second without any work.
+const STEADY: Duration = Duration::from_millis(1500);
 /// How often to look at memory between lulls.
 const GLANCE: Duration = Duration::from_secs(1);
 /// Descriptors of rings that the topics of a run retain, each with its publisher's doorbell: two of one topic, four of a state and of its keys.
@@ -161,7 +164,7 @@ fn steady(pids: &[(u32, u32)]) -> Result<BTreeMap<u32, Vitals>> {
     let mut last = all()?;
     let mut since = Instant::now();
     let deadline = since + SETTLING;
-    while since.elapsed() < 10 * AGAIN && Instant::now() < deadline {
+    while since.elapsed() < STEADY && Instant::now() < deadline {
         thread::sleep(AGAIN);
         let now = all()?;
         if now

@@ -1,4 +1,4 @@
-//! Those who speak with a client whose keeper's system calls are refused: they end its broker and start others, speak to it and listen to what it says again.
+//! Those who speak with a client whose session thread's system calls are refused: they end its broker and start others, speak to it and listen to what it says again.
 //!
 //! What is not said again in time is said once more, and counted: it was lost, unless the client got an error.
 

@@ -6,11 +6,11 @@
 //! | `probe` | a process whose calls are watched, and one of which is refused |
 //! | `plan` | which faults are tried, and what they cover |
 //! | `client`, `clients` | what a client does, and what becomes of it and of the others |
-//! | `kept`, `keepers`, `company` | a client whose keeper goes from broker to broker, and what becomes of it and of the others |
+//! | `restarted`, `sessions`, `company` | a client whose session goes from broker to broker, and what becomes of it and of the others |
 //! | `broker`, `brokers`, `customers` | what a broker does, and what becomes of it and of those whom it serves |
 //!
 //! Promises: a fault has no effect but its error. A client that gets one says so at most once, then all goes well; nobody loses a message, or waits for ever.
-//! It does not refuse memory to the allocator: a Rust program ends by that. It follows one thread of a process: the first one, or a client's keeper.
+//! It does not refuse memory to the allocator: a Rust program ends by that. It follows one thread of a process: the first one, or a client's session thread.
 
 mod broker;
 mod brokers;
@@ -19,10 +19,10 @@ mod client;
 mod clients;
 mod company;
 mod customers;
-mod keepers;
-mod kept;
 mod plan;
 mod probe;
+mod restarted;
+mod sessions;
 
 use anyhow::Result;
 use clap::builder::PossibleValue;
@@ -36,17 +36,17 @@ use crate::tracer;
 use brokers::Brokers;
 use client::Script;
 use clients::Clients;
-use keepers::Keepers;
 use plan::Coverage;
+use sessions::Sessions;
 
 /// What this command's processes play.
-pub const ROLES: &[Role] = &[client::CLIENT, kept::KEPT, broker::BROKER];
+pub const ROLES: &[Role] = &[client::CLIENT, restarted::RESTARTED, broker::BROKER];
 
 /// Whose calls are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Subject {
     Client(Script),
-    Keeper,
+    Session,
     Broker,
 }
 
@@ -61,7 +61,7 @@ impl ValueEnum for Subject {
                 Self::Client(Script::Pattern),
                 Self::Client(Script::State),
                 Self::Client(Script::Host),
-                Self::Keeper,
+                Self::Session,
                 Self::Broker,
             ]
         }
@@ -70,8 +70,8 @@ impl ValueEnum for Subject {
     fn to_possible_value(&self) -> Option<PossibleValue> {
         match self {
             Self::Client(script) => script.to_possible_value(),
-            Self::Keeper => Some(
-                PossibleValue::new(keepers::NAME)
+            Self::Session => Some(
+                PossibleValue::new(sessions::NAME)
                     .help("Takes the handles of a client from broker to broker"),
             ),
             Self::Broker => Some(
@@ -124,8 +124,8 @@ pub fn run(options: &Options, budget: &Budget) -> Result<Outcome> {
                 only,
                 &progress,
             )?,
-            Subject::Keeper => {
-                Keepers::new(options.mutant, &part).run(&mut coverage, only, &progress)?
+            Subject::Session => {
+                Sessions::new(options.mutant, &part).run(&mut coverage, only, &progress)?
             }
             Subject::Broker => Brokers::new(&part).run(&mut coverage, only, &progress)?,
         });

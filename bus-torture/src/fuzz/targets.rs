@@ -8,7 +8,9 @@ use std::sync::Arc;
 use bus_client::rkyv::Archived;
 use bus_client::rkyv::string::ArchivedString;
 use bus_client::rkyv::util::AlignedVec;
-use bus_core::control::{Addressed, Connection, Event, MAX_DESCRIPTORS, Message, Request, Trust};
+use bus_core::control::{
+    Addressed, Connection, Event, MAX_DESCRIPTORS, MAY_BE_IGNORED, Message, Packet, Request, Trust,
+};
 use bus_core::memory::layout::{PAGE, READER_MAGIC, RING_MAGIC};
 use bus_core::memory::registry::Registry;
 use bus_core::memory::{reader_bytes, ring_bytes};
@@ -27,6 +29,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const ALL: &[Target] = &[
     ("request", request),
     ("event", event),
+    ("prefix", prefix),
     ("wire", wire),
     ("payload", payload),
     ("schema", schema),
@@ -65,6 +68,62 @@ pub fn request(bytes: &[u8]) {
 /// What the broker says to a client.
 pub fn event(bytes: &[u8]) {
     unpack::<Event>(bytes);
+}
+
+/// Where a prefix has its version, its length, and its end.
+const PREFIX_VERSION: usize = 4;
+const PREFIX_LENGTH: usize = 8;
+const PREFIX: usize = 16;
+/// No version of the protocol numbers a message as high as this yet.
+const UNKNOWN_KIND: u16 = 256;
+
+/// The prefix of a packet. The first ten bytes are its kind, its handle, and what is wrong with the rest of the prefix,
+/// where 0 is nothing; behind them comes the archive.
+pub fn prefix(bytes: &[u8]) {
+    let Some((given, archive)) = bytes.split_first_chunk::<10>() else {
+        return;
+    };
+    let kind = u16::from_le_bytes([given[0], given[1]]);
+    let handle = u32::from_le_bytes([given[2], given[3], given[4], given[5]]);
+    let [magic, version, longer, shorter] = [given[6], given[7], given[8], given[9]];
+    let mut packet = Packet::unknown(kind, handle).as_bytes().to_vec();
+    packet[0] ^= magic;
+    packet[PREFIX_VERSION] ^= version;
+    let length = archive.len() as u32 + u32::from(longer);
+    packet[PREFIX_LENGTH..][..4].copy_from_slice(&length.to_le_bytes());
+    packet.extend_from_slice(archive);
+    let cut = usize::from(shorter).min(packet.len());
+    packet.truncate(packet.len() - cut);
+    let sound = [magic, version, longer, shorter] == [0; 4];
+    expect_prefix::<Request>(&packet, kind, handle, (magic, version), sound);
+    expect_prefix::<Event>(&packet, kind, handle, (magic, version), sound);
+}
+
+/// A packet is refused for what is wrong with its prefix. Where nothing is, a message that is not known is ignored if
+/// its sender says that it may be, and is refused otherwise.
+fn expect_prefix<M: Message + PartialEq + std::fmt::Debug>(
+    packet: &[u8],
+    kind: u16,
+    handle: u32,
+    (magic, version): (u8, u8),
+    sound: bool,
+) {
+    let got = M::unpack(&aligned(packet));
+    if packet.len() >= PREFIX && magic == 0 && version != 0 {
+        assert!(matches!(got, Err(Error::Version { .. })), "{got:?}");
+    } else if !sound {
+        assert!(matches!(got, Err(Error::Control(_))), "{got:?}");
+    } else if kind & MAY_BE_IGNORED != 0 {
+        let ignored = Addressed {
+            handle,
+            message: None,
+        };
+        assert_eq!(got.ok(), Some(ignored));
+    } else if kind >= UNKNOWN_KIND {
+        assert!(matches!(got, Err(Error::Control(_))), "{got:?}");
+    } else if let Ok(addressed) = got {
+        assert!(addressed.handle == handle && addressed.message.is_some());
+    }
 }
 
 /// A packet in a socket, with descriptors: the first byte says how many.
@@ -401,6 +460,15 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
         "request" => packets,
         "schema" => request(&typed).into_iter().chain(packets).collect(),
+        "prefix" => {
+            let bare = |kind: u16| [&kind.to_le_bytes()[..], &[7, 0, 0, 0, 0, 0, 0, 0]].concat();
+            let unknown = [MAY_BE_IGNORED | 3, UNKNOWN_KIND, u16::MAX].map(bare);
+            let known = packets.iter().map(|packet| {
+                let [low, high] = [packet[6], packet[7]];
+                [&bare(u16::from_le_bytes([low, high])), &packet[PREFIX..]].concat()
+            });
+            known.chain(unknown).collect()
+        }
         "wire" => packets
             .into_iter()
             .map(|p| [&[1], &p[..]].concat())

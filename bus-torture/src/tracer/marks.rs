@@ -9,7 +9,7 @@ pub const BEGIN: Signal = Signal::SIGUSR1;
 /// What is tried has ended.
 pub const END: Signal = Signal::SIGUSR2;
 
-/// Stands at a mark. The signal is for the calling thread, which is the traced one: another one, that of the keeper, would die of it.
+/// Stands at a mark. The signal is for the calling thread, which is the traced one: another one, that of the session, would die of it.
 pub fn stand(mark: Signal) {
     // It cannot fail: this thread is there, and may signal itself.
     let _ = raise(mark);

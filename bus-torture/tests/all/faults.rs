@@ -1,4 +1,4 @@
-//! `faults` finds what it is there to find, and nothing else: a few faults of a client, of its keeper and of a broker, a client that gives up, and one that
+//! `faults` finds what it is there to find, and nothing else: a few faults of a client, of its session and of a broker, a client that gives up, and one that
 //! keeps messages back.
 //!
 //! Classes of bugs: the broker ends because a call is refused; somebody waits for ever for what was refused; a message is lost by it.
@@ -56,8 +56,8 @@ fn a_client_that_gives_up_is_found() {
 
 /// Class 17 of the field notes, a restart that drops clients.
 #[test]
-fn a_client_whose_keepers_calls_are_refused_goes_from_broker_to_broker() {
-    let (output, json) = faults(&["--of", "keeper", "--seconds", "8"]);
+fn a_client_whose_session_thread_is_refused_calls_goes_from_broker_to_broker() {
+    let (output, json) = faults(&["--of", "session", "--seconds", "8"]);
     assert!(output.status.success(), "{json:#}");
     assert!(json["tried"].as_u64().unwrap() >= 2, "{json:#}");
     assert!(
@@ -68,7 +68,7 @@ fn a_client_whose_keepers_calls_are_refused_goes_from_broker_to_broker() {
 
 #[test]
 fn a_client_that_keeps_messages_back_is_found() {
-    let (output, json) = faults(&["--of", "keeper", "--mutant", "--seconds", "8"]);
+    let (output, json) = faults(&["--of", "session", "--mutant", "--seconds", "8"]);
     assert_eq!(output.status.code(), Some(1), "{json:#}");
     let found = json["violations"][0].as_str().unwrap();
     assert!(found.contains("lost: "), "{found}");

@@ -1,4 +1,5 @@
-//! Faults of a client's keeper: each call that it makes while brokers go and come is refused once, with each error that fits it.
+//! Faults of a client's session thread: each call that the thread makes while brokers end and start is refused once,
+//! with each error that fits it.
 
 use std::env;
 use std::io::{BufRead, BufReader, Read};
@@ -12,9 +13,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 
 use super::company::{Company, Noticed};
-use super::kept::{KEPT, Part, READY, Report};
 use super::plan::{Coverage, Plan};
 use super::probe::{Fault, Probe, Seen};
+use super::restarted::{Part, READY, RESTARTED, Report};
 use crate::budget::Budget;
 use crate::outcome::Outcome;
 use crate::process::SUBCOMMAND;
@@ -22,10 +23,10 @@ use crate::progress::Progress;
 use crate::tracer::Tracee;
 
 /// Its name.
-pub const NAME: &str = "keeper";
+pub const NAME: &str = "session";
 /// How long one client may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The calls in which a keeper waits for others.
+/// The calls in which the session thread waits for others.
 const SLEEPS: [i64; 5] = [
     libc::SYS_epoll_wait,
     libc::SYS_epoll_pwait,
@@ -33,27 +34,27 @@ const SLEEPS: [i64; 5] = [
     libc::SYS_ppoll,
     libc::SYS_futex,
 ];
-/// Clients before the first fault: a keeper makes its calls in another order each time.
+/// Clients before the first fault: the thread makes its calls in another order each time.
 const REHEARSALS: u32 = 3;
 
-/// The faults of a keeper.
-pub struct Keepers<'a> {
+/// The faults of a session thread.
+pub struct Sessions<'a> {
     mutant: bool,
     budget: &'a Budget,
     outcome: Outcome,
 }
 
 /// A client that is killed when it is dropped.
-struct Kept(Child);
+struct Restarted(Child);
 
-impl Drop for Kept {
+impl Drop for Restarted {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-impl<'a> Keepers<'a> {
+impl<'a> Sessions<'a> {
     /// As far as the budget goes.
     #[must_use]
     pub fn new(mutant: bool, budget: &'a Budget) -> Self {
@@ -82,7 +83,7 @@ impl<'a> Keepers<'a> {
                     self.outcome.violation(format!("{NAME}: {error:#}"));
                     return Ok(self.outcome);
                 }
-                Err(error) => return Err(error.context("a keeper without any fault")),
+                Err(error) => return Err(error.context("a session thread without any fault")),
             };
             coverage.know(seen.places);
             // The one that took the longest way.
@@ -134,13 +135,13 @@ impl<'a> Keepers<'a> {
         let dir = tempfile::tempdir().context("making a place for a broker")?;
         let socket = dir.path().join("bus.sock");
         let mut company = Company::new(&socket)?;
-        let mut kept = Kept(start(&Part {
+        let mut client = Restarted(start(&Part {
             socket: socket.clone(),
             mutant: self.mutant,
         })?);
-        let stdin = kept.0.stdin.take().context("a client has no input")?;
-        let stdout = kept.0.stdout.take().context("a client has no output")?;
-        let mut stderr = kept.0.stderr.take().context("a client has no output")?;
+        let stdin = client.0.stdin.take().context("a client has no input")?;
+        let stdout = client.0.stdout.take().context("a client has no output")?;
+        let mut stderr = client.0.stderr.take().context("a client has no output")?;
         let mut said = || {
             let mut text = String::new();
             let _ = stderr.read_to_string(&mut text);
@@ -152,10 +153,10 @@ impl<'a> Keepers<'a> {
             line.context("hearing a client")
         };
         let ready = hear().map_err(|error| error.context(said()))?;
-        let keeper = ready.strip_prefix(READY).map(str::trim);
-        let keeper = keeper.and_then(|number| number.parse().ok());
-        let keeper = keeper.with_context(|| format!("a client says {ready:?}"))?;
-        let mut probe = Probe::of_thread(Tracee::seize_thread(keeper)?)?;
+        let session = ready.strip_prefix(READY).map(str::trim);
+        let session = session.and_then(|number| number.parse().ok());
+        let session = session.with_context(|| format!("a client says {ready:?}"))?;
+        let mut probe = Probe::of_thread(Tracee::seize_thread(session)?)?;
         let failed = Arc::new(AtomicBool::new(false));
         let fails = Arc::clone(&failed);
         let others = thread::Builder::new()
@@ -164,7 +165,7 @@ impl<'a> Keepers<'a> {
                 let noticed = company.keep(&socket);
                 // ORDERING: it is to be seen some time; what it was is told by the thread's end.
                 fails.store(noticed.is_err(), Ordering::Relaxed);
-                // The client may end, and its keeper with it.
+                // The client may end, and its session thread with it.
                 drop(stdin);
                 (company, noticed)
             })?;
@@ -177,7 +178,7 @@ impl<'a> Keepers<'a> {
         });
         if seen.is_err() {
             probe.tracee().kill()?;
-            let _ = kept.0.kill();
+            let _ = client.0.kill();
         }
         let joined = others.join();
         let (_company, noticed) = joined.map_err(|_| anyhow!("the company panicked"))?;
@@ -185,16 +186,16 @@ impl<'a> Keepers<'a> {
             (Ok(seen), Ok(noticed)) => (seen, noticed),
             (seen, noticed) => {
                 let text = |error: Option<anyhow::Error>| error.map(|error| format!("{error:#}"));
-                let (keeper, others) = (text(seen.err()), text(noticed.err()));
+                let (session, others) = (text(seen.err()), text(noticed.err()));
                 bail!(
-                    "keeper: {keeper:?}, others: {others:?}; it said: {}",
+                    "session thread: {session:?}, others: {others:?}; it said: {}",
                     said()
                 );
             }
         };
         let report = hear().map_err(|error| error.context(said()))?;
         let report: Report = serde_json::from_str(&report).context("reading its report")?;
-        let status = kept.0.wait().context("waiting for a client")?;
+        let status = client.0.wait().context("waiting for a client")?;
         if !status.success() {
             bail!("it ended with {status}");
         }
@@ -223,7 +224,7 @@ impl<'a> Keepers<'a> {
 fn start(part: &Part) -> Result<Child> {
     let program = env::current_exe().context("finding bus-torture itself")?;
     Command::new(program)
-        .args([SUBCOMMAND, KEPT.0])
+        .args([SUBCOMMAND, RESTARTED.0])
         .arg(serde_json::to_string(part)?)
         // What a panic says is enough.
         .env("RUST_BACKTRACE", "0")

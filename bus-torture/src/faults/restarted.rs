@@ -1,7 +1,9 @@
-//! The process whose keeper's system calls are refused: a client that says everything again that it hears, while brokers come and go.
+//! The process whose session thread's system calls are refused: a client that sends again everything that it receives,
+//! while brokers end and start.
 //!
-//! It has one thread that waits for a subscription by its descriptor, and one that follows a pattern. Each has handles of its own, of one [`Bus`], so that one
-//! keeper keeps them all. Whoever gets an error opens other handles, and goes on.
+//! It has one thread that waits for a subscription by its descriptor, and one that follows a pattern. Each has handles of
+//! its own, of one [`Bus`], so that one session has all of them. A thread that gets an error opens other handles, and
+//! goes on.
 
 use std::fs;
 use std::io;
@@ -20,9 +22,9 @@ use crate::kill_points::content::Content;
 use crate::process::{Role, say, settings};
 
 /// The role of such a client.
-pub const KEPT: Role = ("kept-client", play);
+pub const RESTARTED: Role = ("restarted-client", play);
 
-/// What it says when its handles are there, with the number of its keeper's thread.
+/// What it says when its handles are there, with the number of its session's thread.
 pub const READY: &str = "ready";
 /// How many errors a thread of it takes.
 const ERRORS: usize = 3;
@@ -52,12 +54,11 @@ pub struct Report {
 /// Plays such a client.
 fn play(given: Value) -> Result<()> {
     let part: Part = settings(given)?;
-    let bus = Bus::builder("kept")
+    let bus = Bus::builder("restarted")
         .socket(&part.socket)
         .embedded(false)
         .spin(Duration::ZERO)
         .connect()?;
-    // While this is there, so is the keeper.
     let _stays = bus.bytes_publisher(FROM)?;
     let (begun, begins) = mpsc::channel();
     let echo = |follow: Follow| {
@@ -70,7 +71,7 @@ fn play(given: Value) -> Result<()> {
             .recv_timeout(PATIENCE)
             .context("a thread does not begin")?;
     }
-    say(&format!("{READY} {}", keeper()?))?;
+    say(&format!("{READY} {}", session_thread()?))?;
     let mut report = Report {
         done: true,
         ..Report::default()
@@ -80,20 +81,20 @@ fn play(given: Value) -> Result<()> {
         report.errors.extend(errors);
         report.done &= done;
     }
-    // The others are told first, for what comes next is the end of the keeper.
+    // The others are told first, for what comes next is the end of the session.
     say(&serde_json::to_string(&report)?)?;
     let _ = io::stdin().read_line(&mut String::new());
     Ok(())
 }
 
-/// The number of the keeper's thread, which names itself when it runs.
-fn keeper() -> Result<u32> {
+/// The number of the session's thread, which names itself when it runs.
+fn session_thread() -> Result<u32> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         for task in fs::read_dir("/proc/self/task").context("listing its threads")? {
             let task = task.context("listing its threads")?;
             let name = fs::read_to_string(task.path().join("comm")).context("naming a thread")?;
-            if name.trim() == "bus-keeper" {
+            if name.trim() == "bus-session" {
                 let number = task.file_name();
                 let number = number.to_str().and_then(|number| number.parse().ok());
                 return number.context("a thread has no number");
@@ -101,7 +102,7 @@ fn keeper() -> Result<u32> {
         }
         thread::yield_now();
     }
-    bail!("it has no keeper")
+    bail!("it has no session thread")
 }
 
 /// Opens handles, says so, and goes on until the last message.
