@@ -61,7 +61,8 @@ impl BytesPublisher {
     /// Sends as many as there is room for now; see [`Publisher::try_publish_batch`](crate::Publisher::try_publish_batch).
     ///
     /// # Errors
-    /// As for [`publish_batch`](Self::publish_batch), but never for want of room.
+    /// As for [`send`](Self::send), but never for want of room. The message that fails is the next of the iterator: take it
+    /// out before you go on.
     pub fn try_publish_batch<'a>(
         &mut self,
         messages: &mut Peekable<impl Iterator<Item = &'a [u8]>>,

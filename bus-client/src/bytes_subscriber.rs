@@ -69,7 +69,7 @@ impl BytesSubscriber {
         }
     }
 
-    /// Up to `max` messages of one publisher, at least one; waits for it. Released together when the batch is dropped.
+    /// Up to `max` messages of one publisher; see [`Subscriber::recv_batch`](crate::Subscriber::recv_batch).
     ///
     /// # Errors
     /// As for [`recv`](Self::recv).

@@ -8,6 +8,12 @@ use bus_core::publish::{self, Payload, Slot};
 use crate::{Error, Result};
 
 /// A message of a fixed size under construction, in its slot. [`send`](Self::send) publishes it; dropping it does not.
+///
+/// Set its fields one by one. Assigning a whole value (`*loan = value`) also copies the padding between its fields,
+/// which holds whatever was in that memory before, to every subscriber.
+///
+/// A forked child does not have the slot: there, writing to a loan of its parent, or sending it, is a fault
+/// (`SIGSEGV`). Dropping it is not.
 pub struct Loan<'a, T: Payload> {
     loan: publish::Loan<'a, T>,
 }
@@ -42,7 +48,8 @@ impl<T: Payload<Archived: Unpin>> DerefMut for Loan<'_, T> {
     }
 }
 
-/// Raw bytes under construction, in place. [`send`](Self::send) publishes them; dropping it does not.
+/// Raw bytes under construction, in place. [`send`](Self::send) publishes them; dropping it does not. In a forked child a
+/// loan of its parent must not be touched, as for [`Loan`].
 pub struct BytesLoan<'a> {
     slot: Slot<'a>,
 }

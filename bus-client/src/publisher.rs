@@ -72,7 +72,8 @@ impl<T: Payload> Publisher<T> {
     /// Who sleeps is woken when as many as fit were taken from `messages`, or all: do not let that iterator wait for something.
     ///
     /// # Errors
-    /// As for [`send`](Self::send); the messages before the one that fails are sent.
+    /// As for [`send`](Self::send). The messages before the one that fails are sent, and those behind it are not; the error does
+    /// not say which one failed. To know, use [`try_publish_batch`](Self::try_publish_batch), which leaves it in the iterator.
     pub fn publish_batch<'a>(&mut self, messages: impl IntoIterator<Item = &'a T>) -> Result<u64>
     where
         T: 'a,
@@ -85,7 +86,8 @@ impl<T: Payload> Publisher<T> {
     /// Sends as many of the messages as there is room for now, in order; returns how many. The others stay in the iterator.
     ///
     /// # Errors
-    /// As for [`publish_batch`](Self::publish_batch), but never for want of room.
+    /// As for [`send`](Self::send), but never for want of room. The messages before the one that fails are sent; that one is
+    /// the next of the iterator. Take it out before you go on: it would fail again.
     pub fn try_publish_batch<'a>(
         &mut self,
         messages: &mut Peekable<impl Iterator<Item = &'a T>>,

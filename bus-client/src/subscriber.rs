@@ -96,7 +96,10 @@ impl<T: Payload> Subscriber<T> {
         }
     }
 
-    /// Up to `max` messages of one publisher, at least one; waits for it. They are released together when the batch is dropped.
+    /// Up to `max` messages of one publisher; waits for the first one. They are released together when the batch is dropped.
+    ///
+    /// Instead of a first message there may be an error: the subscriber holds as many as it may, or was evicted. On a lossy
+    /// topic the batch may also be empty, where all that was there lay nowhere. Receive again then.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

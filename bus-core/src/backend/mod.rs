@@ -24,6 +24,8 @@ pub use site::{Site, WakeUp};
 use crate::memory::layout::{ReaderHeader, RegistryPage, RingHeader, SlotHeader};
 
 /// Atomic words, fences, sleeping: real or modelled.
+///
+/// An implementation never calls back into the publisher or subscriber whose words it is given.
 pub trait Backend: Sized + 'static {
     /// A 32-bit word in a segment; one that can be slept on.
     type Word32;

@@ -38,7 +38,8 @@ impl<T: AsFd> Unshared<T> {
 }
 
 impl<T> Unshared<T> {
-    /// As [`new`](Self::new), of what says in another way which its descriptor is.
+    /// As [`new`](Self::new), of what says in another way which its descriptor is. `number` must name a descriptor that the value
+    /// owns: in a child, that number is a socket that leads nowhere, whoever owned it.
     ///
     /// # Errors
     /// As for [`new`](Self::new).

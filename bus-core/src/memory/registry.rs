@@ -103,19 +103,43 @@ const BUMP: Site = Site {
     ordering: std::sync::atomic::Ordering::Release,
 };
 
-/// Maps a registry that the broker handed out.
+/// A registry that the broker handed out, to be looked at. The words themselves are not given out: a store to one of them
+/// faults, for the page is mapped read-only.
+#[derive(Debug)]
+pub struct Versions(MappedRegistry);
+
+impl Versions {
+    /// Maps it.
+    ///
+    /// # Errors
+    /// [`Error::Segment`](crate::Error::Segment) where it is no registry.
+    pub fn open(fd: &impl AsFd) -> Result<Self> {
+        Ok(Self(open_placed(fd, &Placement::default())?.0))
+    }
+
+    /// Version of the set of publishers. What the broker did before it moved the version is seen after this.
+    pub fn publishers(&self) -> u32 {
+        Native::load32(&self.0.publishers.0, LOOK)
+    }
+
+    /// Version of the set of subscribers, likewise.
+    pub fn subscribers(&self) -> u32 {
+        Native::load32(&self.0.subscribers.0, LOOK)
+    }
+}
+
+/// Outside the mutation gate, as [`BUMP`].
+const LOOK: Site = Site {
+    name: "registry.look",
+    // ORDERING: acquire pairs with the broker's release in `bump`.
+    ordering: std::sync::atomic::Ordering::Acquire,
+};
+
+/// Maps a registry that the broker handed out, mapped and locked as asked, and what became of that.
 ///
 /// # Errors
 /// [`Error::Segment`](crate::Error::Segment) where it is not one.
-pub fn open(fd: &impl AsFd) -> Result<MappedRegistry> {
-    Ok(open_placed(fd, &Placement::default())?.0)
-}
-
-/// As [`open`]; mapped and locked as asked, and what became of that.
-///
-/// # Errors
-/// As for [`open`].
-pub fn open_placed(
+pub(crate) fn open_placed(
     fd: &impl AsFd,
     placement: &Placement,
 ) -> Result<(MappedRegistry, PlacementReport)> {
@@ -210,18 +234,15 @@ mod tests {
     #[test]
     fn members_see_the_versions_move() {
         let mut registry = Registry::create().unwrap();
-        let member = open(&registry.fd()).unwrap();
+        let member = Versions::open(&registry.fd()).unwrap();
         assert_eq!(registry.bump_publishers(), 1);
         assert_eq!(registry.bump_publishers(), 2);
         assert_eq!(registry.bump_subscribers(), 1);
-        assert_eq!(
-            (version(&member.publishers), version(&member.subscribers)),
-            (2, 1)
-        );
+        assert_eq!((member.publishers(), member.subscribers()), (2, 1));
     }
 
     fn seated(registry: &Registry) -> (MappedRegistry, Seat) {
-        let member = open(&registry.fd()).unwrap();
+        let (member, _) = open_placed(&registry.fd(), &Placement::default()).unwrap();
         let seat = Seat::new(&member, &Placement::default());
         (member, seat)
     }
@@ -322,7 +343,7 @@ mod tests {
     #[test]
     fn another_kind_of_segment_is_refused() {
         let (fd, _mapping) = segment::create(Kind::Reader, REGISTRY_BYTES).unwrap();
-        let error = open(&fd).err().unwrap().to_string();
+        let error = Versions::open(&fd).err().unwrap().to_string();
         assert!(error.contains("registry"), "{error}");
     }
 }

@@ -20,13 +20,19 @@ impl<'a, T: Payload<Archived: Unpin>> Loan<'a, T> {
 
     /// Zeroes the slot's first [`BYTES`](Self::BYTES); none where zeroes are no value of the type, or the slot is shorter.
     ///
-    /// A type that may be moved (`Unpin`) has no relative pointers, so that what is written through a plain reference stays valid.
+    /// Types with relative pointers are not `Unpin`, so that what is written through a plain reference stays valid. A type that its
+    /// author made `Unpin` by hand all the same can only be given a value here whose pointers are empty: those of a value
+    /// of zeroes, which is the only one that can be moved in.
+    ///
+    /// Whoever assigns a whole value copies its padding as well, which holds whatever was in that memory before: subscribers,
+    /// also those of other users, can read that. Set the fields one by one where that matters.
     pub fn new(mut slot: Slot<'a>) -> Option<Self> {
         let bytes = slot.bytes().get_mut(..Self::BYTES)?;
         bytes.fill(0);
         let value = low::access_mut::<T::Archived, Failure>(bytes).ok()?;
-        // SAFETY: an `Unpin` type may be moved. Its padding may become undefined, but the bytes of the slot are not looked
-        // at again in this process.
+        // SAFETY: an `Unpin` type may be moved; one that should not be `Unpin` has no pointer but empty ones, for it was
+        // validated as zeroes. Its padding may become undefined, but the bytes of the slot are not looked at again in
+        // this process.
         let value = NonNull::from(unsafe { value.unseal_unchecked() });
         Some(Self { value, slot })
     }

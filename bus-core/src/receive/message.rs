@@ -153,6 +153,9 @@ impl Message<'_> {
     /// On a topic whose publishers wait it holds its publisher back as an unread message does; on others its publisher goes round it. A topic
     /// limits how many may be held. After the subscriber is dropped it keeps the
     /// membership, until the last one held is dropped. A copy holds nobody back, and keeps nothing.
+    ///
+    /// One that is dropped gives its slot back when the subscriber makes its next call, or at once where the subscriber sleeps or is
+    /// gone. A subscriber that is busy with other work holds publishers back until then, although nothing is held.
     pub fn hold(self) -> Held {
         let desk = self.subscriber.hold(self.ring.copies());
         let home = if self.ring.copies() {

@@ -433,7 +433,8 @@ impl Subscriber {
         &self.spares
     }
 
-    /// Up to `max` messages of one publisher, at least one, released together when the batch is dropped.
+    /// Up to `max` messages of one publisher, released together when the batch is dropped. Instead of a first message there may be an
+    /// error, or on a lossy topic nothing: see [`Batch::next`].
     pub fn poll_batch(&self, max: usize) -> Option<Batch<'_>> {
         self.take_back();
         let ring = self.receiver().select_other()?;
