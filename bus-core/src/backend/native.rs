@@ -15,8 +15,8 @@ use std::time::Instant;
 
 use super::{Backend, ReaderMemory, RingMemory, Site, ahead, doorbell, futex, membarrier};
 use crate::memory::layout::{
-    INLINE, Identity, LAYOUT_VERSION, Line, PAGE, ReaderHeader, ReaderPage, RegistryPage,
-    RingHeader, SlotHeader,
+    INLINE, Identity, KNOWN_FEATURES, LAYOUT_VERSION, Line, NEEDED_FEATURES, PAGE, ReaderHeader,
+    ReaderPage, RegistryPage, RingHeader, SlotHeader,
 };
 use crate::memory::segment::{Kind, Mapping};
 use crate::memory::{REGISTRY_BYTES, cursor_bytes, reader_bytes, ring_bytes, slot_bytes};
@@ -137,11 +137,12 @@ impl Identity<Native> {
         Native::store32(&self.magic, magic, super::site::RELAXED);
     }
 
-    /// Whether a peer's segment is of this kind and of a layout that this code reads.
+    /// Whether a peer's segment is of this kind, of a layout that this code reads, and needs no feature that this code does not know.
     pub(crate) fn check(&self, kind: Kind, magic: u32) -> Result<()> {
-        // ORDERING: both were written before the descriptor was sent.
+        // ORDERING: all were written before the descriptor was sent.
         let found = Native::load32(&self.magic, super::site::RELAXED);
         let version = Native::load32(&self.version, super::site::RELAXED);
+        let features = Native::load64(&self.features, super::site::RELAXED);
         if found != magic {
             return Err(Error::Segment {
                 segment: kind.name(),
@@ -152,6 +153,17 @@ impl Identity<Native> {
             return Err(Error::Segment {
                 segment: kind.name(),
                 why: format!("it has layout version {version}, this side reads {LAYOUT_VERSION}"),
+            });
+        }
+        let unknown = features & NEEDED_FEATURES & !KNOWN_FEATURES;
+        if unknown != 0 {
+            let bit = unknown.trailing_zeros();
+            return Err(Error::Segment {
+                segment: kind.name(),
+                why: format!(
+                    "it needs feature bit {bit}, which this side does not know: its maker has a newer version of bus, \
+                     so build this side with that one"
+                ),
             });
         }
         Ok(())

@@ -19,22 +19,32 @@ pub const MAX_RINGS: usize =
     FIRST_CURSORS + (MAX_PUBLISHERS - FIRST_CURSORS).next_multiple_of(PAGE_CURSORS);
 /// The layout version that this code writes and reads.
 pub const LAYOUT_VERSION: u32 = 1;
+/// The feature bits that this code knows: none are defined yet.
+pub const KNOWN_FEATURES: u64 = 0;
+/// Feature bits that a reader must know. The others it may ignore.
+pub const NEEDED_FEATURES: u64 = u32::MAX as u64;
 
 /// First line of every segment, written once at creation.
 ///
 /// ```text
-/// 0      4        8                                    64
-/// +------+--------+--------------------------------------+
-/// | magic| version| features (u64) and reserve, zero     |
-/// +------+--------+--------------------------------------+
+/// 0       4         8                16                64
+/// +-------+---------+--------+--------+-----------------+
+/// | magic | version | features        | reserve, zero   |
+/// +-------+---------+--------+--------+-----------------+
+///                    bit 0..31: whoever does not know the bit refuses the segment
+///                    bit 32..63: whoever does not know the bit ignores it
 /// ```
+///
+/// A change that older code must not overlook takes a bit of the low half: words that mean something else, or that a peer has
+/// to write. One that older code can do without takes a bit of the high half: words in what was reserved. Only a layout of which no word
+/// stays takes another version.
 #[repr(C, align(64))]
 pub struct Identity<B: Backend> {
     /// Which kind of segment: [`RING_MAGIC`], [`READER_MAGIC`] or [`REGISTRY_MAGIC`].
     pub magic: B::Word32,
     /// [`LAYOUT_VERSION`].
     pub version: B::Word32,
-    /// Feature bits; none are defined yet.
+    /// Feature bits of this segment: those of [`NEEDED_FEATURES`], and those that a reader may ignore.
     pub features: B::Word64,
 }
 
