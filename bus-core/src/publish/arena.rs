@@ -173,6 +173,17 @@ impl Arena {
         let taken = len.max(1).next_multiple_of(UNIT);
         let first = self.head + self.way_to(start);
         self.head = first + taken;
+        assert!(
+            self.head - self.tail <= self.bytes,
+            "nothing in use is handed out again"
+        );
+        debug_assert!(
+            !self
+                .islands
+                .iter()
+                .any(|island| island.start < start + taken && island.end > start),
+            "nothing that is held is handed out again"
+        );
         self.spans.push_back(Span {
             sequence,
             start: first,
@@ -211,6 +222,10 @@ impl Arena {
         self.islands.clear();
         self.islands.extend(islands);
         self.islands.sort_unstable_by_key(|island| island.start);
+        debug_assert!(
+            self.cell == self.bytes || self.islands.is_empty(),
+            "an arena in cells goes round nothing"
+        );
         debug_assert!(
             self.islands
                 .windows(2)

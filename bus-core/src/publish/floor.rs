@@ -160,8 +160,9 @@ impl<B: Backend> RingPublisher<B> {
             self.raise(floor.at.wrapping_add(floor.rules.step));
         }
         if let Some(floor) = &self.floor {
-            let slots = depth - self.head.wrapping_sub(floor.at);
-            self.room = slots.min(floor.unguarded(self.head, depth));
+            let used = self.head.wrapping_sub(floor.at);
+            assert!(used <= depth, "no intact message was written over");
+            self.room = (depth - used).min(floor.unguarded(self.head, depth));
         }
     }
 
@@ -355,6 +356,10 @@ impl<B: Backend> RingPublisher<B> {
             return Raised::No;
         }
         let to = floor.at.wrapping_add(steps as u64);
+        debug_assert!(
+            self.head.wrapping_sub(to) >= self.keep,
+            "what is kept for joiners stays above the floor"
+        );
         let shared = &self.ring.header().floor.0;
         // ORDERING: the look that counts comes after the fence.
         if B::load32(&self.registry.subscribers.0, site::RELAXED) != self.version {
@@ -380,6 +385,10 @@ impl<B: Backend> RingPublisher<B> {
         let Some(floor) = &mut self.floor else { return };
         floor.let_go(&self.followers, self.index);
         let below = to.wrapping_sub(floor.at);
+        debug_assert!(
+            (1..=self.ring.depth()).contains(&below),
+            "the floor rises, and over no more than a ring"
+        );
         for &sequence in &floor.seen {
             if sequence.wrapping_sub(floor.at) >= below {
                 continue;
@@ -394,6 +403,11 @@ impl<B: Backend> RingPublisher<B> {
             };
             floor.kept.push(Kept { sequence, lies });
         }
+        debug_assert!(
+            floor.kept.len() as u64
+                <= self.followers.len() as u64 * (floor.rules.window + floor.rules.pins as u64),
+            "nothing is kept that nobody protects"
+        );
         floor.at = to;
         self.arena.release_before(to, self.head);
         self.go_round_kept();

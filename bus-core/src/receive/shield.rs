@@ -49,6 +49,7 @@ pub(super) struct Shield {
 impl Shield {
     /// Protects nothing yet.
     pub(super) fn new(rules: Overrun, start: u64) -> Self {
+        assert!((1..=64).contains(&rules.window), "a bit for each message");
         Self {
             rules,
             start: Cell::new(start),
@@ -119,6 +120,14 @@ impl Shield {
     /// A message of the window is handed out.
     #[inline(always)]
     pub(super) fn hand_out(&self, sequence: u64) {
+        debug_assert!(
+            sequence.wrapping_sub(self.start.get()) < self.rules.window,
+            "what is handed out is protected"
+        );
+        debug_assert!(
+            self.live.get() & self.bit(sequence) == 0,
+            "a message is handed out once"
+        );
         self.live.set(self.live.get() | self.bit(sequence));
     }
 
@@ -178,6 +187,10 @@ impl Shield {
         index: usize,
         next: u64,
     ) -> u64 {
+        debug_assert!(
+            self.live.get() == 0,
+            "the window leaves nothing that is read"
+        );
         let mut start = next;
         let mut protects = false;
         for _ in 0..ATTEMPTS {
@@ -254,6 +267,11 @@ impl Shield {
         };
         self.pins[number].set(None);
         self.pinned.set(self.pinned.get() - 1);
+        debug_assert_eq!(
+            self.pins.iter().filter(|pin| pin.get().is_some()).count(),
+            self.pinned.get(),
+            "each pin is counted"
+        );
         // ORDERING: release pairs with the publisher's `FLOOR_PIN`: reads of the message are over.
         B::store64(reader.pin(index, number), 0, site::RELEASE_PIN);
         self.rules.evicts
