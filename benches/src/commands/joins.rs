@@ -103,7 +103,9 @@ pub fn measure_together(job: &Job, key: &str, report: &mut Report) -> Result<()>
     let mut spread = Trips::new(job.tick)?;
     let mut joins = 0_u32;
     for outcome in outcomes {
-        let own = outcome.joins.context("a joining side has nothing to tell")?;
+        let own = outcome
+            .joins
+            .context("a joining side has nothing to tell")?;
         // The first one of each topic was open before the clock started.
         for ns in own.subscriber_ns.iter().skip(own.publisher_ns.len()) {
             spread.add(ns.saturating_mul(1000), 1)?;

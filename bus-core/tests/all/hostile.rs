@@ -146,7 +146,7 @@ fn read(bytes: &[u8]) -> u64 {
 /// Messages released early would stand for later ones in the same slots, and the count of those that are out be wrong.
 #[test]
 fn a_publisher_that_goes_past_a_held_message_gets_no_further() {
-    let mut topic = Topic::new(settings());
+    let topic = Topic::new(settings());
     let pen = Pen::on(&topic.publisher.fd());
     let reader = topic.subscriber(Arc::new(()));
     topic.attach(&reader, 1);

@@ -105,7 +105,7 @@ fn a_claim_that_contradicts_what_is_known_is_refused_and_the_right_one_is_not_hu
             }),
         ),
         (
-            Refusal::Segment,
+            Refusal::Fenced,
             changed(&honest, |claim| {
                 if let Request::Reclaim { role, .. } = claim {
                     *role = Role::Subscriber;

@@ -1,11 +1,9 @@
 //! Which of several handles decides what a topic is like, in whatever order they start.
 
 use crate::common::{Greeting, Handle, Host, Session, small};
+use bus_core::Settings;
 use bus_core::control::{Event, Refusal, Request, Role};
-use bus_core::memory::reader_bytes;
-use bus_core::memory::segment::{self, Kind};
 use bus_core::schema::Schema;
-use bus_core::{Delivery, Settings};
 
 fn open(role: Role, schema: Schema, settings: Settings) -> Request {
     Request::Open {
@@ -160,35 +158,6 @@ fn when_the_publisher_has_gone_the_next_one_decides() {
         witness.release(id);
         witness.session.barrier();
     }
-}
-
-/// A reader segment cannot grow, and the publisher is not to be blamed for that.
-#[test]
-fn a_subscriber_whose_segment_no_longer_fits_opens_again() {
-    let host = Host::new();
-    let watching = host.connect();
-    let number = watching.ask(&crate::common::watch_request("t"));
-    assert!(matches!(watching.next(number).0, Event::Watching { .. }));
-    let early = Handle::ask(&host.path, &subscriber(Settings::default())).joined();
-    let lossy = Settings {
-        delivery: Some(Delivery::Lossy),
-        ..small()
-    };
-    let mut publisher = Handle::ask(&host.path, &publisher(lossy));
-    let bytes = reader_bytes(&publisher.settings);
-    assert_ne!(bytes, reader_bytes(&early.settings));
-    let (kind, why) = refused(&early);
-    assert_eq!(kind, Refusal::Settings);
-    assert!(why.contains("open it again"), "{why}");
-    // The place that is kept for the watch fits as well.
-    publisher.join();
-    let (event, descriptors) = publisher.change_told();
-    assert!(
-        matches!(event, Event::SubscriberJoined { kept: true, .. }),
-        "{event:?}"
-    );
-    segment::check(&descriptors[0], Kind::Reader, bytes).unwrap();
-    Handle::ask(&host.path, &subscriber(Settings::default())).joined();
 }
 
 #[test]

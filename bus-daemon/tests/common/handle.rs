@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use bus_core::TopicSettings;
 use bus_core::backend::doorbell::Doorbell;
-use bus_core::backend::{Backend, Native, Site};
 use bus_core::control::{Event, KnownPeer, Refusal, Request, Role};
+use bus_core::memory::registry;
 use bus_core::memory::segment::{self, Kind, Mapping};
 use bus_core::memory::{reader_bytes, ring_bytes, undecided_reader_bytes};
 use bus_core::schema::Schema;
@@ -369,7 +369,7 @@ impl Handle {
     }
 
     pub fn registry(&self) -> Versions {
-        Versions(bus_core::memory::registry::open(&self.registry).unwrap())
+        Versions(registry::Versions::open(&self.registry).unwrap())
     }
 
     /// Waits until the registry has another version of its peers than this; the new one.
@@ -386,29 +386,22 @@ impl Handle {
     }
 }
 
-/// A registry, as a member sees it.
-pub struct Versions(<Native as Backend>::Registry);
+/// A registry, as a publisher or subscriber sees it.
+pub struct Versions(registry::Versions);
 
 impl Versions {
     pub fn publishers(&self) -> u32 {
-        self.of(Role::Publisher)
+        self.0.publishers()
     }
 
     pub fn subscribers(&self) -> u32 {
-        self.of(Role::Subscriber)
+        self.0.subscribers()
     }
 
     pub fn of(&self, role: Role) -> u32 {
-        let word = match role {
-            Role::Publisher => &self.0.publishers.0,
-            Role::Subscriber => &self.0.subscribers.0,
-        };
-        // ORDERING: pairs with the broker's release when it moves the version.
-        Native::load32(word, ACQUIRE)
+        match role {
+            Role::Publisher => self.publishers(),
+            Role::Subscriber => self.subscribers(),
+        }
     }
 }
-
-const ACQUIRE: Site = Site {
-    name: "test.version",
-    ordering: std::sync::atomic::Ordering::Acquire,
-};
