@@ -20,6 +20,8 @@ use super::world::World;
 use crate::accounts::Accounts;
 use crate::policy::Policy;
 
+/// Stretches of numbers left out that are remembered. Only clients that make numbers up cause any.
+const MAX_SKIPPED: usize = 64;
 /// The most that one step of the outside clock counts: time in which the broker itself stood still is nobody's fault.
 const LONGEST_STEP: Duration = Duration::from_millis(250);
 
@@ -71,6 +73,8 @@ pub(crate) struct Engine<W: World> {
     pub(crate) last_id: u64,
     /// The number before the first that this broker gave.
     pub(crate) first_id: u64,
+    /// Numbers that it left out, because clients claim them: from behind the first one up to the second.
+    pub(crate) skipped: Vec<(u64, u64)>,
     /// Members of earlier brokers that came back to this one and have left it. Bounded by those that came back.
     pub(crate) departed: BTreeSet<u64>,
     pub(crate) generation: u64,
@@ -105,6 +109,7 @@ impl<W: World> Engine<W> {
             now: Duration::ZERO,
             last_id: start.ids,
             first_id: start.ids,
+            skipped: Vec::new(),
             departed: BTreeSet::new(),
             generation: start.generation.max(1),
             closing: VecDeque::new(),
@@ -126,6 +131,10 @@ impl<W: World> Engine<W> {
     pub(crate) fn has_departed(&self, id: u64) -> bool {
         let given = self.last_id.wrapping_sub(self.first_id);
         let own = (1..=given).contains(&id.wrapping_sub(self.first_id));
+        let lies = |(from, to): &(u64, u64)| {
+            (1..=to.wrapping_sub(*from)).contains(&id.wrapping_sub(*from))
+        };
+        let own = own && !self.skipped.iter().any(lies);
         own || self.departed.contains(&id)
     }
 
@@ -134,6 +143,9 @@ impl<W: World> Engine<W> {
     pub(crate) fn skip_id(&mut self, id: u64) {
         let ahead = id.wrapping_sub(self.last_id);
         if ahead < CLAIMED_AHEAD {
+            if self.skipped.len() < MAX_SKIPPED {
+                self.skipped.push((self.last_id, id));
+            }
             self.last_id = id;
         }
     }
