@@ -41,14 +41,9 @@ pub(crate) struct Recovery<W: World> {
     /// Publishers that have come back and are not told the version yet, because they may not know a subscriber that
     /// is absent: topic, number, and until when.
     pub(crate) held: Vec<(u64, u64, Duration)>,
-<<<<<<< HEAD
     /// Topics without members may be left: they are closed when nobody is waited for any longer, because a member that
     /// comes back late must find the topic of those that it knows.
     pub(crate) unswept: bool,
-    /// Processes that have ended their session with members that may still read, and until when they may come back.
-    pub(crate) ended: Vec<(u64, Duration)>,
-=======
->>>>>>> control
 }
 
 /// A process that is known from what others presented.
@@ -67,11 +62,7 @@ impl<W: World> Recovery<W> {
             processes: BTreeMap::new(),
             returning: BTreeSet::new(),
             held: Vec::new(),
-<<<<<<< HEAD
             unswept: unclean,
-            ended: Vec::new(),
-=======
->>>>>>> control
         }
     }
 
