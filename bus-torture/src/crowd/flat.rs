@@ -23,9 +23,6 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// For how long nothing may change at the first lull. Threads of the broker that close what clients sent end after a
 /// second without any work.
 const STEADY: Duration = Duration::from_millis(1500);
-/// For how long nothing may change at the first lull. Threads of the broker that close what clients sent end after a
-/// second without any work.
-const STEADY: Duration = Duration::from_millis(1500);
 /// How often to look at memory between lulls.
 const GLANCE: Duration = Duration::from_secs(1);
 /// Descriptors of rings that the topics of a run retain, each with its publisher's doorbell: two of one topic, four of a state and of its keys.
