@@ -333,7 +333,9 @@ impl<W: World> Engine<W> {
             }
             return;
         }
-        if self.recovery.grace(self.now).is_some() {
+        // What a claim made that was refused has nobody, and must not stand in the way of the right one.
+        let has_any = !entry.members.is_empty() || !entry.absent.is_empty();
+        if has_any && self.recovery.grace(self.now).is_some() {
             self.recovery.unswept = true;
             return;
         }
