@@ -107,22 +107,25 @@ impl<W: World> Engine<W> {
                     segment,
                     doorbell,
                 };
-                let (name, id) = (reclaim.topic.clone(), reclaim.id);
+                let (name, id, role) = (reclaim.topic.clone(), reclaim.id, reclaim.role);
                 let done = self.reclaim(session, handle, reclaim);
+                self.note_unclaimed(session, handle, (id, role), &done);
                 if let Err(refused) = &done {
                     self.orphan_unclaimed(session, handle, &name, id, refused);
                 }
                 done
             }
-            (Request::Close {}, Some(_)) => {
-                none(&descriptors, "Close")?;
+            (Request::Close {}, known) => {
+                if known.is_some() {
+                    none(&descriptors, "Close")?;
+                }
                 self.close_handle(session, handle);
+                self.give_up_unclaimed(session, handle);
                 Ok(())
             }
             // What is still on its way from a handle that the broker has refused.
             (
-                Request::Close {}
-                | Request::Join {}
+                Request::Join {}
                 | Request::Released { .. }
                 | Request::RegisterDoorbell {}
                 | Request::Wake {}

@@ -154,10 +154,10 @@ impl<W: World> Engine<W> {
 
     /// A subscriber that was put aside reads no more.
     pub(crate) fn orphan_left(&mut self, topic: u64, id: u64) {
-        let absent = self.topics.get(&topic).and_then(|t| t.absent.get(&id));
-        if let Some(process) = absent.map(|absent| absent.process)
-            && let Some(entry) = self.recovery.processes.get_mut(&process)
-        {
+        // Its topic may be closed by now.
+        let mut processes = self.recovery.processes.iter_mut();
+        let of = processes.find(|(_, process)| process.members.contains(&(topic, id)));
+        if let Some((&process, entry)) = of {
             entry.members.remove(&(topic, id));
             if entry.members.is_empty() {
                 self.process_is_here(process);

@@ -16,11 +16,11 @@ use super::decide::too_short;
 use super::member::{Asked, Member, Owner, Told, View};
 use super::recovery::{AbsentProcess, PATIENCE};
 use super::refused::Refused;
-use super::session::Handle;
+use super::session::{Handle, Unclaimed};
 use super::state::Engine;
 use super::topic::Absent;
 use super::world::World;
-use crate::limits::{MAX_PRESENTED_PROCESSES, MAX_TOPICS};
+use crate::limits::{MAX_HANDLES, MAX_PRESENTED_PROCESSES, MAX_TOPICS};
 use crate::report::note;
 
 /// Peers that a session may have presented for handles that it is yet to reclaim.
@@ -170,6 +170,9 @@ impl<W: World> Engine<W> {
             && let Some(process) = self.recovery.processes.get_mut(&absent.process)
         {
             process.members.remove(&(topic, claim.id));
+            if process.members.is_empty() && process.pidfds.is_empty() {
+                self.recovery.processes.remove(&absent.process);
+            }
         }
         // A publisher that may come back has decided; but nobody is kept away by a user that may only subscribe.
         let awaited = grant.publishes && entry.may_come(Role::Publisher);
@@ -231,6 +234,45 @@ impl<W: World> Engine<W> {
         self.queue(topic, &[id]);
         self.changed = true;
         Ok(())
+    }
+
+    /// What became of a reclaim. A member that is refused for now is presented again, and a subscriber that is refused for
+    /// good may still read: they have not departed.
+    pub(crate) fn note_unclaimed(
+        &mut self,
+        session: u64,
+        handle: u32,
+        (id, role): (u64, Role),
+        done: &Result<(), Refused>,
+    ) {
+        let Some(entry) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        let fenced = match done {
+            Ok(()) => {
+                entry.unclaimed.remove(&handle);
+                return;
+            }
+            Err(refused) => !refused.kind.may_pass(),
+        };
+        if (fenced && role == Role::Publisher) || entry.unclaimed.len() >= MAX_HANDLES {
+            return self.give_up_unclaimed(session, handle);
+        }
+        entry.unclaimed.insert(handle, Unclaimed { id, fenced });
+    }
+
+    /// A handle that was not taken back reads no more, and is not presented again.
+    pub(crate) fn give_up_unclaimed(&mut self, session: u64, handle: u32) {
+        let Some(entry) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        if entry.unclaimed.remove(&handle).is_some()
+            && !entry.returning
+            && let Some(owner) = &entry.owner
+        {
+            let process = owner.process;
+            self.process_is_here(process);
+        }
     }
 
     /// Everything of the other side that a member may have to be told.
@@ -514,10 +556,11 @@ impl<W: World> Engine<W> {
             .processes
             .get(&peer.process)
             .and_then(|number| self.sessions.get(number))
-            .map(|session| session.returning);
+            .map(|session| (session.returning, session.unclaimed(peer.id)));
         let process = self.recovery.processes.get_mut(&peer.process);
+        let unclaimed = returning.and_then(|(_, unclaimed)| unclaimed);
         let expected = match (returning, &process) {
-            (Some(returning), _) => returning,
+            (Some((returning, unclaimed)), _) => returning || unclaimed.is_some(),
             (None, Some(process)) => !process.pidfds.is_empty(),
             (None, None) => false,
         };
@@ -530,7 +573,7 @@ impl<W: World> Engine<W> {
         entry.absent.entry(peer.id).or_insert(Absent {
             role,
             process: peer.process,
-            fenced: false,
+            fenced: unclaimed.is_some_and(|unclaimed| unclaimed.fenced),
         });
         if role == Role::Publisher {
             entry.rings.take(peer.index, peer.id);
@@ -568,19 +611,23 @@ impl<W: World> Engine<W> {
     pub(crate) fn process_is_here(&mut self, process: u64) {
         let session = self.processes.get(&process);
         let session = session.and_then(|number| self.sessions.get(number));
-        // Those that it was refused may still read: it closes them.
+        // Those that it was refused may still read: it closes them. Those that were refused for now, it
+        // presents again.
         let kept: BTreeSet<_> = session.map_or_else(BTreeSet::new, |session| {
             let orphans = session.handles.values().filter_map(|known| match known {
-                Handle::Orphan { topic, id } => Some((*topic, *id)),
+                Handle::Orphan { id, .. } => Some(*id),
                 _ => None,
             });
-            orphans.collect()
+            let unclaimed = session.unclaimed.values().map(|unclaimed| unclaimed.id);
+            orphans.chain(unclaimed).collect()
         });
         let Some(absent) = self.recovery.processes.get_mut(&process) else {
             return;
         };
-        let gone: Vec<_> = absent.members.difference(&kept).copied().collect();
-        absent.members.retain(|member| kept.contains(member));
+        let members = std::mem::take(&mut absent.members).into_iter();
+        let (keep, gone): (BTreeSet<_>, BTreeSet<_>) =
+            members.partition(|(_, id)| kept.contains(id));
+        absent.members = keep;
         if absent.members.is_empty() {
             self.forget_absent_process(process);
         }

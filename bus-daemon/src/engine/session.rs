@@ -44,11 +44,21 @@ pub(crate) struct Session<W: World> {
     pub(crate) returning: bool,
     /// The newest generation that it knew when it came.
     pub(crate) generation: u64,
+    /// Handles that it could not reclaim, and that it has not closed.
+    pub(crate) unclaimed: BTreeMap<u32, Unclaimed>,
     /// Peers presented for handles that are still to be reclaimed.
     pub(crate) presented: HashMap<u32, Vec<KnownPeer>>,
     pub(crate) outbox: Outbox<W>,
     /// It has ended, and its handles are leaving.
     pub(crate) over: bool,
+}
+
+/// A member of an earlier broker that was not taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unclaimed {
+    pub(crate) id: u64,
+    /// It may not come back.
+    pub(crate) fenced: bool,
 }
 
 /// What a handle number stands for.
@@ -122,6 +132,7 @@ impl<W: World> Session<W> {
             told: BTreeMap::new(),
             returning: false,
             generation: 0,
+            unclaimed: BTreeMap::new(),
             presented: HashMap::new(),
             outbox: Outbox::default(),
             over: false,
@@ -159,6 +170,12 @@ impl<W: World> Session<W> {
         if self.outbox.blocked == Some(Blocked::Credit) {
             self.outbox.blocked = None;
         }
+    }
+
+    /// This member, if it could not be reclaimed and is not closed.
+    pub(crate) fn unclaimed(&self, member: u64) -> Option<Unclaimed> {
+        let mut unclaimed = self.unclaimed.values();
+        unclaimed.find(|unclaimed| unclaimed.id == member).copied()
     }
 
     /// Whether to stop reading it, because it does not take its answers.
