@@ -44,6 +44,6 @@ pub(crate) use member::Owner;
 pub(crate) use refused::Refused;
 pub(crate) use rings::Ended;
 #[cfg(feature = "simulator")]
-pub(crate) use session::Blocked;
+pub(crate) use session::{Blocked, Handle as Known};
 pub(crate) use state::{End, Engine, Start};
 pub(crate) use world::World;

@@ -26,6 +26,8 @@ const LARGEST: u32 = 2;
 pub(crate) struct Suspicion {
     pub(crate) session: u64,
     pub(crate) handle: u32,
+    /// Another handle whose refusal excuses it.
+    pub(crate) or: (u64, u32),
     pub(crate) what: String,
 }
 
@@ -225,6 +227,22 @@ impl Books {
         }
     }
 
+    /// A publisher is refused that has come back, and of which nobody was told.
+    fn not_owed(&mut self, session: u64, handle: u32) {
+        let Some(own) = self.book(session, handle) else {
+            return;
+        };
+        let (id, number) = (own.id, own.number());
+        if own.role == Role::Subscriber || own.heard.is_some() {
+            return;
+        }
+        for (of, other) in self.members.get(&number).cloned().unwrap_or_default() {
+            if let Some(book) = self.book_mut(of, other) {
+                book.owed.remove(&id);
+            }
+        }
+    }
+
     fn forget_handle(&mut self, session: u64, handle: u32) {
         if let Some(book) = self.sessions.get_mut(&session)
             && let Some(book) = book.handles.remove(&handle)
@@ -329,7 +347,10 @@ impl Books {
         self.mix(u64::from(version));
         let user = |number: &u64| sockets.get(number).map(|socket| socket.life.uid);
         let of_user = |session: &u64| -> u32 {
-            let all = self.sessions.iter().filter(|(n, _)| user(n) == user(session));
+            let all = self
+                .sessions
+                .iter()
+                .filter(|(n, _)| user(n) == user(session));
             all.map(|(_, book)| book.in_flight).sum()
         };
         let mut untold = Vec::new();
@@ -356,22 +377,12 @@ impl Books {
             let what = format!(
                 "the version moved to {version} before handle {handle} of session {session} was told the difference"
             );
-            self.suspicions.push(Suspicion {
-                session,
-                handle,
-                what,
-            });
+            self.suspect(session, handle, what);
         }
     }
 
     /// The broker has put a message into a socket.
-    pub(crate) fn sent(
-        &mut self,
-        session: u64,
-        handle: u32,
-        event: &Event,
-        descriptors: &[Fd],
-    ) {
+    pub(crate) fn sent(&mut self, session: u64, handle: u32, event: &Event, descriptors: &[Fd]) {
         self.mix(session << 32 | u64::from(handle));
         self.count(event);
         let count = descriptors.len() as u32;
@@ -436,6 +447,7 @@ impl Books {
                         self.told_fenced.insert(member.id);
                     }
                 }
+                self.not_owed(session, handle);
                 self.forget_handle(session, handle);
                 return Ok(());
             }
@@ -452,7 +464,9 @@ impl Books {
                 let knows = book.handles.iter().filter(|(_, book)| known(book));
                 let knows: Vec<_> = knows.map(|(handle, _)| *handle).collect();
                 for handle in knows {
-                    let what = format!("process {process} is told to be gone, and handle {handle} of session {session} knows a peer of it");
+                    let what = format!(
+                        "process {process} is told to be gone, and handle {handle} of session {session} knows a peer of it"
+                    );
                     self.suspect(session, handle, what);
                 }
                 let book = self.sessions.entry(session).or_default();
@@ -584,9 +598,8 @@ impl Books {
             Event::Reclaimed { version, .. } => {
                 mixed = u64::from(*version);
                 let told = self.told_fenced.contains(&book.id) && book.role == Role::Publisher;
-                if self.fenced.contains(&book.id) || told {
-                    return Err("it was fenced".into());
-                }
+                let fenced = self.fenced.contains(&book.id) || told;
+                let id = book.id;
                 book.registry = registry(descriptors);
                 book.member = true;
                 book.heard = match book.role {
@@ -595,6 +608,10 @@ impl Books {
                     Role::Subscriber => Some(*version),
                 };
                 self.came_back(session, handle);
+                if fenced {
+                    let what = format!("{id} was fenced, and is taken back");
+                    self.suspect(session, handle, what);
+                }
             }
             _ => {}
         }
@@ -616,7 +633,7 @@ impl Books {
             if book.role == Role::Publisher {
                 if book.index == index {
                     let what = format!("index {index} is given away, and is of ring {}", book.id);
-                    self.suspect(of, other, what);
+                    self.suspect_either((of, other), (session, handle), what);
                 }
                 continue;
             }
@@ -628,7 +645,7 @@ impl Books {
                     let what = format!(
                         "index {index} is given away, and a subscriber has not released ring {ring}"
                     );
-                    self.suspect(of, other, what);
+                    self.suspect_either((of, other), (session, handle), what);
                 }
                 Some(_) => {
                     if let Some(book) = self.book_mut(of, other) {
@@ -734,9 +751,14 @@ impl Books {
     }
 
     fn suspect(&mut self, session: u64, handle: u32, what: String) {
+        self.suspect_either((session, handle), (session, handle), what);
+    }
+
+    fn suspect_either(&mut self, (session, handle): (u64, u32), or: (u64, u32), what: String) {
         self.suspicions.push(Suspicion {
             session,
             handle,
+            or,
             what,
         });
     }

@@ -60,7 +60,6 @@ impl Client {
     pub(crate) fn new(slot: usize, number: u64, uid: u32) -> Self {
         let secret = Secret(number, number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let life = Life {
-            process: secret.process(),
             pid: number as u32,
             uid,
             slot,
@@ -215,7 +214,11 @@ impl Client {
                 }
             }
             Event::ProcessGone { process } => {
-                self.processes.remove(&process);
+                // A handle that was refused may know a peer of it.
+                let mut own = self.handles.iter().flatten();
+                if !own.any(|handle| handle.known.values().any(|k| k.process == process)) {
+                    self.processes.remove(&process);
+                }
             }
             Event::Refused { .. } => {
                 // The session ends; the client tries again later.
@@ -533,7 +536,12 @@ impl Client {
         if let Some(handle) = self.next(slot, may) {
             handle.doorbell = true;
             let number = handle.number;
-            self.post(host, number, Request::RegisterDoorbell {}, vec![Fd::Doorbell]);
+            self.post(
+                host,
+                number,
+                Request::RegisterDoorbell {},
+                vec![Fd::Doorbell],
+            );
         }
     }
 

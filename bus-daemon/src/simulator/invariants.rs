@@ -8,7 +8,7 @@ use bus_core::control::{Event, Role};
 use super::client::Client;
 use super::handle::{Handle, Stage};
 use super::play::{Checked, Play};
-use crate::engine::{Blocked, Engine};
+use crate::engine::{Blocked, Engine, Known};
 
 /// For how long newcomers wait at most; see `engine/recovery.rs`.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -34,9 +34,12 @@ impl Play {
         let suspicions = std::mem::take(&mut host.books.suspicions);
         let told_left = std::mem::take(&mut host.books.told_left);
         for suspicion in suspicions {
-            let (session, handle) = (suspicion.session, suspicion.handle);
-            let refused = host.books.refused.contains(&(session, handle));
-            if !refused && !is_let_go(&running.engine, session, handle) {
+            let either = [(suspicion.session, suspicion.handle), suspicion.or];
+            let excused = |&(session, handle): &(u64, u32)| {
+                host.books.refused.contains(&(session, handle))
+                    || is_let_go(&running.engine, session, handle)
+            };
+            if !either.iter().any(excused) {
                 return Err(suspicion.what);
             }
         }
@@ -74,14 +77,15 @@ impl Play {
         if self.let_go.contains(&handle.id) {
             return true;
         }
-        let (Some(session), Some(running)) = (client.session, &self.running) else {
+        let books = &self.outside.0.borrow().books;
+        let Some(session) = client.session else {
             return false;
         };
-        let host = self.outside.0.borrow();
-        host.books.fenced.contains(&handle.id)
-            || host.books.told_fenced.contains(&handle.id)
-            || host.books.refused.contains(&(session, handle.number))
-            || is_let_go(&running.engine, session, handle.number)
+        let running = self.running.as_ref();
+        books.fenced.contains(&handle.id)
+            || books.told_fenced.contains(&handle.id)
+            || books.refused.contains(&(session, handle.number))
+            || running.is_some_and(|r| is_let_go(&r.engine, session, handle.number))
     }
 
     /// Newcomers are served by the rules of the grace period, and fence whom they have to.
@@ -99,9 +103,7 @@ impl Play {
             for (&number, topic) in &engine.topics {
                 for (&id, member) in topic.members.range(first..=engine.last_id) {
                     running.fresh.push((number, id));
-                    let waited =
-                        host.books
-                            .waited(engine.now, member.session, member.handle);
+                    let waited = host.books.waited(engine.now, member.session, member.handle);
                     let awaited = topic
                         .absent
                         .values()
@@ -134,9 +136,7 @@ impl Play {
                 return false;
             };
             if member.has_joined() {
-                let waited = host
-                    .books
-                    .waited(engine.now, member.session, member.handle);
+                let waited = host.books.waited(engine.now, member.session, member.handle);
                 joined.push((number, id, member.role, waited));
             }
             !member.has_joined()
@@ -149,12 +149,25 @@ impl Play {
                 ));
             }
             // One that has waited long enough fences for all that come with it.
-            let mut all = joined.iter().filter(|(n, _, r, _)| *n == number && *r == role);
+            let mut all = joined
+                .iter()
+                .filter(|(n, _, r, _)| *n == number && *r == role);
             let patient = all.any(|(.., waited)| is_patient(waited));
             let topic = engine.topics.get(&number);
             for (&absent, of) in topic.into_iter().flat_map(|topic| &topic.absent) {
-                let fenced = of.fenced && of.role != role && host.books.fenced.insert(absent);
-                if fenced && !patient {
+                // One that was refused was not fenced by this newcomer.
+                let refused =
+                    |known: &Known| matches!(known, Known::Orphan { id, .. } if *id == absent);
+                let sessions = engine.sessions.values();
+                let unclaimed = engine
+                    .sessions
+                    .values()
+                    .any(|s| s.unclaimed(absent).is_some());
+                let refused = unclaimed || sessions.flat_map(|s| s.handles.values()).any(refused);
+                let fenced =
+                    of.fenced && of.role != role && host.books.fenced.insert(absent) && !refused;
+                // Those that have come back and are not done are not waited for beyond the grace.
+                if fenced && !patient && engine.now < RETURNING {
                     return Err(format!(
                         "{} {absent} was fenced by {id} after {waited:?}",
                         of.role
@@ -198,9 +211,8 @@ impl Play {
                 None => outbox.answers.is_empty() && outbox.dirty.is_empty(),
                 Some(Blocked::Room) => socket.awaits_room,
                 Some(Blocked::Time) => engine.later.contains(number),
-                Some(Blocked::Credit) => {
-                    outbox.in_flight > 0 && engine.starved.contains(number)
-                }
+                // Its own client will acknowledge.
+                Some(Blocked::Credit) => outbox.in_flight > 0,
             };
             if !waits && socket.client {
                 return Err(format!(
@@ -300,7 +312,8 @@ impl Play {
             let mut there = all
                 .filter(|client| client.life.alive.get())
                 .flat_map(|client| client.handles.iter().flatten());
-            let there = there.any(|o| o.id == *other && o.has_joined() && o.attached == self.brokers);
+            let there =
+                there.any(|o| o.id == *other && o.has_joined() && o.attached == self.brokers);
             if there && !self.is_refused(client, handle) {
                 return Err(format!(
                     "{:?} {} is taken back, and has missed {other} meanwhile",

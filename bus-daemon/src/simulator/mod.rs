@@ -12,12 +12,16 @@
 
 mod books;
 mod client;
+#[cfg(test)]
+mod found;
 mod handle;
 mod invariants;
 mod play;
 mod run;
 mod script;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod topics;
 mod world;
 

@@ -62,7 +62,7 @@ pub(super) struct Play {
 
 impl Play {
     pub(super) fn new(setup: &Setup, planted: Option<Planted>) -> Self {
-        let policy = Policy::parse(Path::new("simulated"), &setup.policy, OWN_USER);
+        let policy = Policy::parse(Path::new("simulated"), &setup.policy(), OWN_USER);
         Self {
             policy: policy.unwrap_or_else(|problems| panic!("{problems}")),
             room: setup.room,
@@ -140,9 +140,8 @@ impl Play {
             }
             Step::Publish { process, handle } => {
                 let of = self.clients[process].as_ref();
-                let publishes = |handle: &Handle| {
-                    handle.role == Some(Role::Publisher) && handle.has_joined()
-                };
+                let publishes =
+                    |handle: &Handle| handle.role == Some(Role::Publisher) && handle.has_joined();
                 let slot = of.and_then(|client| {
                     client.next_slot(handle, |handle| handle.is_some_and(publishes))
                 });

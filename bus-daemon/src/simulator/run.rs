@@ -13,7 +13,7 @@ use super::script::{Setup, Step};
 /// Steps of an episode, at most.
 const EPISODE: usize = 3000;
 /// How long a failure is shortened.
-const SHORTENING: Duration = Duration::from_secs(20);
+const SHORTENING: Duration = Duration::from_secs(10);
 
 /// What a run is to do.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +50,8 @@ pub struct Failure {
     pub step: usize,
     /// What did not hold.
     pub what: String,
+    /// The crowd.
+    pub setup: String,
     /// The steps that lead to it, without those that are not needed.
     pub script: Vec<String>,
 }
@@ -72,12 +74,13 @@ pub fn run(plan: Plan, mut done: impl FnMut(u64) -> bool) -> Outcome {
         outcome.counts.add(&played.counts);
         outcome.trace = outcome.trace.rotate_left(7) ^ played.trace;
         if let Some((step, what)) = played.failure {
-            let script = shorten(&setup, script, (step, &what), plan.planted);
+            let shortened = shorten(&setup, script, (step, &what), plan.planted);
             outcome.failure = Some(Failure {
                 seed,
                 step,
                 what,
-                script: script.iter().map(|step| format!("{step:?}")).collect(),
+                setup: format!("{setup:?}"),
+                script: shortened.iter().map(|step| format!("{step:?}")).collect(),
             });
             return outcome;
         }
@@ -100,6 +103,12 @@ struct Played {
     trace: u64,
     counts: Counts,
     failure: Option<(usize, String)>,
+}
+
+/// Plays a script: the promise that does not hold, if there is one.
+#[cfg(test)]
+pub(super) fn replay(setup: &Setup, script: &[Step]) -> Option<String> {
+    play(setup, script, None).failure.map(|(_, what)| what)
 }
 
 /// Plays a script to its end, or to the first promise that does not hold.

@@ -87,7 +87,7 @@ pub(crate) enum Step {
 }
 
 /// What an episode is like.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     /// Slots for processes.
     pub(crate) processes: usize,
@@ -98,8 +98,12 @@ pub(crate) struct Setup {
     pub(crate) faults: u32,
     /// Subscribers seldom release rings.
     pub(crate) hoards: bool,
-    /// The policy of the broker.
-    pub(crate) policy: String,
+    /// The other user's subscribers may hold up the broker's own user.
+    pub(crate) stalls: bool,
+    /// The other user may publish.
+    pub(crate) publishes: bool,
+    /// The other user may have little.
+    pub(crate) limited: bool,
 }
 
 impl Setup {
@@ -116,25 +120,32 @@ impl Setup {
             1 => random.usize(2..4),
             _ => random.usize(4..16),
         };
-        let stall = random.bool();
-        let may = match random.u32(..3) {
-            0 => "\"subscribe\"",
-            _ => "\"publish\", \"subscribe\"",
-        };
-        let mut policy = format!(
-            "[[allow]]\ntopics = \"**\"\nusers = [1001]\nmay = [{may}]\nstall = {stall}\n"
-        );
-        if random.u32(..3) == 0 {
-            policy += "[[limits.user]]\nusers = [1001]\npublishers = 4\nsubscriptions = 5\ntopics = 2\nregistrations = 20\n";
-        }
         Self {
             processes,
             topics,
             room: [2, 4, 16, 200][random.usize(..4)],
             faults: [0, 2, 5, 20][random.usize(..4)],
             hoards: random.u32(..4) == 0,
-            policy,
+            stalls: random.bool(),
+            publishes: random.u32(..3) > 0,
+            limited: random.u32(..3) == 0,
         }
+    }
+
+    /// The broker's policy.
+    pub(crate) fn policy(&self) -> String {
+        let may = match self.publishes {
+            true => "\"publish\", \"subscribe\"",
+            false => "\"subscribe\"",
+        };
+        let mut policy = format!(
+            "[[allow]]\ntopics = \"**\"\nusers = [1001]\nmay = [{may}]\nstall = {}\n",
+            self.stalls
+        );
+        if self.limited {
+            policy += "[[limits.user]]\nusers = [1001]\npublishers = 4\nsubscriptions = 5\ntopics = 2\nregistrations = 20\n";
+        }
+        policy
     }
 
     /// Draws a script.

@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bus_core::control::{Event, Request, Role, Sent};
-use bus_core::memory::segment::Kind;
 use bus_core::memory::reader_bytes;
+use bus_core::memory::segment::Kind;
 use bus_core::{Error, Result, TopicSettings};
 
 use super::books::Books;
@@ -60,8 +60,6 @@ impl Words {
 /// Whether a process runs.
 #[derive(Debug)]
 pub(crate) struct Life {
-    /// The process, as others are told of it.
-    pub(crate) process: u64,
     pub(crate) pid: u32,
     pub(crate) uid: u32,
     /// The slot of the script that it runs in.

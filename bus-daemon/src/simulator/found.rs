@@ -1,0 +1,224 @@
+//! Faults that the simulator has found, each with the shortest script that showed it.
+
+use super::run::replay;
+use super::script::Setup;
+use super::script::Step::{self, *};
+
+fn holds(setup: Setup, script: &[Step]) {
+    if let Some(what) = replay(&setup, script) {
+        panic!("{what}");
+    }
+}
+
+#[test]
+fn a_publisher_that_is_refused_for_now_is_not_told_to_have_left() {
+    holds(
+        Setup {
+            processes: 9,
+            topics: 1,
+            room: 16,
+            faults: 2,
+            hoards: true,
+            stalls: false,
+            publishes: false,
+            limited: false,
+        },
+        &[
+            StartBroker { lost: false },
+            Start { process: 0 },
+            Turn { process: 0 },
+            Open {
+                process: 0,
+                handle: 0,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Wait { millis: 1000 },
+            Turn { process: 0 },
+            NoMemory { times: 2 },
+            Open {
+                process: 0,
+                handle: 2,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Turn { process: 0 },
+            StartBroker { lost: true },
+            Cycle {
+                process: 0,
+                handle: 5,
+                topic: 0,
+            },
+            Turn { process: 0 },
+        ],
+    );
+}
+
+#[test]
+fn a_subscriber_that_may_still_read_is_not_told_to_have_left() {
+    holds(
+        Setup {
+            processes: 6,
+            topics: 1,
+            room: 4,
+            faults: 20,
+            hoards: false,
+            stalls: false,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            Start { process: 3 },
+            Start { process: 1 },
+            StartBroker { lost: false },
+            Turn { process: 1 },
+            Open {
+                process: 1,
+                handle: 5,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Turn { process: 3 },
+            Wait { millis: 100 },
+            Open {
+                process: 3,
+                handle: 1,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Serve {
+                process: 1,
+                requests: 1,
+                deaths_first: false,
+                millis: 1,
+            },
+            Wait { millis: 100 },
+            Open {
+                process: 3,
+                handle: 1,
+                topic: 0,
+                publisher: false,
+                history: 1,
+            },
+            Open {
+                process: 1,
+                handle: 1,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Open {
+                process: 1,
+                handle: 1,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Start { process: 5 },
+            Room {
+                process: 1,
+                messages: 3,
+            },
+            Turn { process: 3 },
+            Turn { process: 3 },
+            Turn { process: 5 },
+            Open {
+                process: 3,
+                handle: 5,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Open {
+                process: 5,
+                handle: 4,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Turn { process: 3 },
+            Turn { process: 1 },
+            Turn { process: 5 },
+            Turn { process: 1 },
+            Turn { process: 1 },
+            Turn { process: 1 },
+            NoMemory { times: 2 },
+            Turn { process: 5 },
+            Read {
+                process: 1,
+                most: 1000,
+                acknowledges: true,
+                lost: None,
+            },
+            EndBroker,
+            Close {
+                process: 1,
+                handle: 1,
+            },
+            StartBroker { lost: false },
+            Turn { process: 1 },
+            Turn { process: 1 },
+        ],
+    );
+}
+
+#[test]
+fn a_refused_subscriber_that_is_closed_is_not_awaited() {
+    holds(
+        Setup {
+            processes: 137,
+            topics: 15,
+            room: 200,
+            faults: 5,
+            hoards: false,
+            stalls: false,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            Start { process: 126 },
+            Start { process: 92 },
+            Settle,
+            Open {
+                process: 126,
+                handle: 4,
+                topic: 10,
+                publisher: false,
+                history: 2,
+            },
+            Turn { process: 126 },
+            EndBroker,
+            StartBroker { lost: false },
+            Wait { millis: 1000 },
+            Read {
+                process: 126,
+                most: 8,
+                acknowledges: true,
+                lost: None,
+            },
+            Read {
+                process: 92,
+                most: 1000,
+                acknowledges: true,
+                lost: None,
+            },
+            Turn { process: 92 },
+            Turn { process: 126 },
+            Wait { millis: 1000 },
+            Wait { millis: 1000 },
+            Open {
+                process: 92,
+                handle: 0,
+                topic: 10,
+                publisher: true,
+                history: 1,
+            },
+            Wait { millis: 1000 },
+            Turn { process: 92 },
+        ],
+    );
+}
