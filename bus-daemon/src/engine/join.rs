@@ -55,6 +55,14 @@ impl<W: World> Engine<W> {
     }
 
     pub(crate) fn join_now(&mut self, topic: u64, id: u64, segment: W::Fd) -> Result<(), Refused> {
+        let Some(entry) = self.topics.get(&topic) else {
+            return Ok(());
+        };
+        let Some(role) = entry.members.get(&id).map(|member| member.role) else {
+            return Ok(());
+        };
+        // While it is no member yet: else it is told that it has joined when one of those leaves, ahead of the others.
+        self.fence_absentees(topic, role.other());
         let Some(entry) = self.topics.get_mut(&topic) else {
             return Ok(());
         };
@@ -64,10 +72,9 @@ impl<W: World> Engine<W> {
         assert!(member.segment.is_none(), "a member joins once");
         member.segment = Some(segment);
         member.view.joining = true;
-        let (role, watch, pid) = (member.role, member.watch, member.owner.pid);
+        let (watch, pid) = (member.watch, member.owner.pid);
         let client = member.owner.client.clone();
         note!(topic = %entry.name, id, %role, %client, pid, "joined");
-        self.fence_absentees(topic, role.other());
         match role {
             Role::Publisher => self.introduce_publisher(topic, id),
             Role::Subscriber => {}

@@ -222,3 +222,86 @@ fn a_refused_subscriber_that_is_closed_is_not_awaited() {
         ],
     );
 }
+
+#[test]
+fn a_publisher_has_not_joined_before_all_subscribers_are_told() {
+    holds(
+        Setup {
+            processes: 5,
+            topics: 2,
+            room: 200,
+            faults: 5,
+            hoards: true,
+            stalls: false,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            Start { process: 1 },
+            Start { process: 2 },
+            Start { process: 3 },
+            StartBroker { lost: false },
+            Turn { process: 1 },
+            Open {
+                process: 1,
+                handle: 1,
+                topic: 0,
+                publisher: true,
+                history: 2,
+            },
+            Settle,
+            Turn { process: 1 },
+            Open {
+                process: 3,
+                handle: 3,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Cycle {
+                process: 3,
+                handle: 3,
+                topic: 0,
+            },
+            StartBroker { lost: true },
+            Turn { process: 3 },
+            Read {
+                process: 2,
+                most: 8,
+                acknowledges: true,
+                lost: None,
+            },
+            Turn { process: 3 },
+            Turn { process: 2 },
+            Open {
+                process: 2,
+                handle: 3,
+                topic: 0,
+                publisher: true,
+                history: 1,
+            },
+            Wait { millis: 1000 },
+            Wait { millis: 1000 },
+            Open {
+                process: 2,
+                handle: 2,
+                topic: 0,
+                publisher: false,
+                history: 1,
+            },
+            Serve {
+                process: 2,
+                requests: 2,
+                deaths_first: false,
+                millis: 1,
+            },
+            Wait { millis: 1000 },
+            Wait { millis: 1000 },
+            Turn { process: 2 },
+            Join {
+                process: 2,
+                handle: 3,
+            },
+        ],
+    );
+}
