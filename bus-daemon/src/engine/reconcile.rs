@@ -217,14 +217,25 @@ impl<W: World> Sender<'_, W> {
         if self.session.told.contains_key(&owner.process) {
             return Ok(());
         }
+        let known = (Some(Rc::clone(owner)), 0);
+        let process = owner.process;
+        let answers = &mut self.session.outbox.answers;
+        let gone = answers.iter().position(
+            |answer| matches!(answer.event, Event::ProcessGone { process: gone } if gone == process),
+        );
+        if let Some(gone) = gone {
+            // The session still knows the process. To be told that it is gone after a peer of it would be wrong.
+            answers.remove(gone);
+            self.session.told.insert(process, known);
+            return Ok(());
+        }
         let Answer {
             handle,
             event,
             descriptors,
         } = introduction(owner);
         self.send(handle, &event, &descriptors)?;
-        let known = (Some(Rc::clone(owner)), 0);
-        self.session.told.insert(owner.process, known);
+        self.session.told.insert(process, known);
         Ok(())
     }
 

@@ -305,3 +305,42 @@ fn a_publisher_has_not_joined_before_all_subscribers_are_told() {
         ],
     );
 }
+
+#[test]
+fn a_process_is_not_told_to_be_gone_after_a_new_peer_of_it() {
+    holds(
+        Setup {
+            processes: 24,
+            topics: 14,
+            room: 2,
+            faults: 0,
+            hoards: true,
+            stalls: true,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            StartBroker { lost: false },
+            Wait { millis: 1000 },
+            Start { process: 4 },
+            Start { process: 13 },
+            Turn { process: 4 },
+            Turn { process: 13 },
+            Watch {
+                process: 4,
+                handle: 2,
+            },
+            Turn { process: 4 },
+            Open {
+                process: 13,
+                handle: 3,
+                topic: 11,
+                publisher: true,
+                history: 1,
+            },
+            Turn { process: 13 },
+            Turn { process: 4 },
+            Turn { process: 4 },
+        ],
+    );
+}
