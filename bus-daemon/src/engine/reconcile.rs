@@ -144,7 +144,10 @@ impl<W: World> Engine<W> {
             .filter_map(|(owner, _)| owner.as_ref());
         let again = owners.map(introduction);
         let again: Vec<_> = again.collect();
-        session.outbox.answers.extend(again);
+        // Those that wait to be told again are told with the others.
+        let waiting = &mut session.outbox.answers;
+        waiting.retain(|answer| !matches!(answer.event, Event::Process { .. }));
+        waiting.extend(again);
         self.flush(number);
     }
 }
