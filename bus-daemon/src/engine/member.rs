@@ -89,6 +89,8 @@ pub(crate) struct View {
     pub(crate) decided: bool,
     /// Until when it is not told the version, because peers may be absent that it does not know.
     pub(crate) hold: Option<Duration>,
+    /// Peers are to be told again when nothing is pending.
+    pub(crate) again: bool,
     /// It is in its session's queue.
     pub(crate) queued: bool,
 }
@@ -100,6 +102,8 @@ pub(crate) struct Told {
     pub(crate) process: u64,
     /// Its descriptors have arrived, as far as is known.
     pub(crate) sent: bool,
+    /// It is to be told again, after those that are to be told now.
+    pub(crate) again: bool,
     /// Its doorbell was told as well.
     pub(crate) doorbell: bool,
     /// It was told to have left; its ring is not released yet.
@@ -138,12 +142,32 @@ impl View {
         }
     }
 
-    /// The descriptors of what it was told are lost: all of it is told again.
+    /// The descriptors of what it was told are lost: all of it is told again. A member that asks for that before it was
+    /// told of all peers again is told of the rest first: else one that asks often would never hear of the last ones.
     pub(crate) fn retell(&mut self) {
-        for (peer, told) in &mut self.told {
-            (told.sent, told.doorbell) = (false, false);
-            self.pending.insert(*peer);
-        }
         self.behind = true;
+        self.again = true;
+        self.told
+            .values_mut()
+            .for_each(|told| told.again = told.sent);
+        let unsent = |peer: &u64| self.told.get(peer).is_some_and(|told| !told.sent);
+        if !self.pending.iter().any(unsent) {
+            self.tell_again();
+        }
+    }
+
+    /// The difference was told. Whether there is more: peers of which the member has asked again meanwhile.
+    pub(crate) fn tell_again(&mut self) -> bool {
+        if !std::mem::take(&mut self.again) {
+            return false;
+        }
+        let again = self.told.iter_mut().filter(|(_, told)| told.again);
+        let mut any = false;
+        for (peer, told) in again {
+            (told.sent, told.doorbell, told.again) = (false, false, false);
+            self.pending.insert(*peer);
+            any = true;
+        }
+        any
     }
 }

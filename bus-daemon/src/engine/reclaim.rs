@@ -511,6 +511,7 @@ impl<W: World> Engine<W> {
             let told = Told {
                 process: peer.process,
                 sent: true,
+                again: false,
                 doorbell: peer.doorbell,
                 left: peer.left,
             };

@@ -249,10 +249,16 @@ impl<W: World> Sender<'_, W> {
         };
         let (handle, role, uid) = (member.handle, member.role, member.owner.uid);
         let mut view = std::mem::take(&mut member.view);
-        let told = match role {
-            Role::Subscriber => self.tell_subscriber(topic, id, handle, uid, &mut view),
-            Role::Publisher => self.tell_publisher(topic, handle, uid, &mut view),
-        };
+        let mut told;
+        loop {
+            told = match role {
+                Role::Subscriber => self.tell_subscriber(topic, id, handle, uid, &mut view),
+                Role::Publisher => self.tell_publisher(topic, handle, uid, &mut view),
+            };
+            if told.is_err() || !view.tell_again() {
+                break;
+            }
+        }
         let told = told.and_then(|()| self.tell_version(topic, handle, role, &mut view));
         if told.is_ok() {
             view.queued = false;
@@ -449,6 +455,7 @@ impl<W: World> Sender<'_, W> {
             Told {
                 process: owner.process,
                 sent: true,
+                again: false,
                 doorbell: has_doorbell,
                 left: false,
             },
