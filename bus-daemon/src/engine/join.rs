@@ -247,7 +247,6 @@ impl<W: World> Engine<W> {
 
     /// A member's descriptors are lost: it is told of all its peers again.
     pub(crate) fn retell_member(&mut self, session: u64, handle: u32, topic: u64, id: u64) {
-        let returning = self.sessions.get(&session).is_some_and(|s| s.returning);
         let Some(entry) = self.topics.get_mut(&topic) else {
             return;
         };
@@ -258,6 +257,7 @@ impl<W: World> Engine<W> {
         };
         member.view.retell();
         let (role, index, joined) = (member.role, member.index, member.has_joined());
+        let reclaimed = member.reclaimed;
         assert!(
             index < settings.rings(),
             "an index has a cursor in every reader segment"
@@ -270,7 +270,8 @@ impl<W: World> Engine<W> {
                 id,
             };
             self.answer(session, handle, opened, vec![registry]);
-        } else if returning {
+        } else if reclaimed {
+            // Its registry may be among what was lost. A handle that has it ignores this.
             let version = entry.version_of(role.other());
             let reclaimed = Event::Reclaimed { version, topic };
             self.answer(session, handle, reclaimed, vec![registry]);

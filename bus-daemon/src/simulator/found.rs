@@ -653,3 +653,68 @@ fn a_member_that_asks_often_hears_of_all_its_peers() {
         ],
     );
 }
+
+#[test]
+fn a_registry_that_is_lost_late_is_told_again() {
+    holds(
+        Setup {
+            processes: 18,
+            topics: 2,
+            room: 200,
+            faults: 20,
+            hoards: false,
+            stalls: false,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            Start { process: 7 },
+            Start { process: 14 },
+            StartBroker { lost: false },
+            Wait { millis: 1000 },
+            Turn { process: 14 },
+            Open {
+                process: 14,
+                handle: 5,
+                topic: 0,
+                publisher: true,
+                history: 2,
+            },
+            Turn { process: 7 },
+            Turn { process: 14 },
+            Open {
+                process: 7,
+                handle: 4,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Open {
+                process: 14,
+                handle: 3,
+                topic: 1,
+                publisher: true,
+                history: 1,
+            },
+            Turn { process: 7 },
+            Turn { process: 14 },
+            EndBroker,
+            NoMemory { times: 2 },
+            Read {
+                process: 14,
+                most: 2,
+                acknowledges: true,
+                lost: None,
+            },
+            StartBroker { lost: false },
+            Turn { process: 14 },
+            Turn { process: 14 },
+            Read {
+                process: 14,
+                most: 8,
+                acknowledges: true,
+                lost: Some(1),
+            },
+        ],
+    );
+}
