@@ -1,5 +1,6 @@
 //! A session begins, acknowledges, is refused, and ends.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use bus_core::ClientName;
@@ -174,14 +175,17 @@ impl<W: World> Engine<W> {
             return Ok(());
         };
         session.acknowledged(descriptors);
+        let starved = std::mem::take(&mut self.starved);
         self.flush(number);
-        // Others of this user may have waited for the same.
-        for starved in std::mem::take(&mut self.starved) {
-            if starved != number {
-                self.resume_sending(starved);
-            }
-        }
+        self.feed(starved);
         Ok(())
+    }
+
+    /// Others of a user may have waited for the credit that one session gives back.
+    fn feed(&mut self, starved: BTreeSet<u64>) {
+        for session in starved {
+            self.resume_sending(session);
+        }
     }
 
     /// Puts an answer behind those that wait, and sends what can be sent.
@@ -306,6 +310,9 @@ impl<W: World> Engine<W> {
         if let Some(owner) = session.owner {
             self.is_away(&owner);
         }
+        // What was on its way to it is not any more.
+        let starved = std::mem::take(&mut self.starved);
+        self.feed(starved);
     }
 
     /// A connection that never became a session.
