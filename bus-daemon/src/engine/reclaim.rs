@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bus_core::control::{Event, KnownPeer, MAX_PRESENTED, Refusal, Role};
+use bus_core::control::{Event, KnownPeer, MAX_PRESENTED, Refusal, Role, SESSION};
 use bus_core::memory::MAX_READER_BYTES;
 use bus_core::schema::Schema;
 use bus_core::{TopicName, TopicSettings};
@@ -598,9 +598,13 @@ impl<W: World> Engine<W> {
             ));
         }
         entry.presented.clear();
+        let strangers = entry.forget_strangers();
         let process = entry.owner.as_ref().map(|owner| owner.process);
         self.recovery.returning.remove(&session);
         self.changed = true;
+        for process in strangers {
+            self.answer(session, SESSION, Event::ProcessGone { process }, Vec::new());
+        }
         if let Some(process) = process {
             self.process_is_here(process);
         }

@@ -190,6 +190,16 @@ impl<W: World> Session<W> {
         *peers += 1;
     }
 
+    /// It has presented everything: it forgets the processes of which no handle knows a peer; which these are.
+    pub(crate) fn forget_strangers(&mut self) -> Vec<u64> {
+        let told = self.told.iter().filter(|(_, (_, peers))| *peers == 0);
+        let strangers: Vec<_> = told.map(|(process, _)| *process).collect();
+        for process in &strangers {
+            self.told.remove(process);
+        }
+        strangers
+    }
+
     /// A peer of this process is known to one handle less; whether that was the last.
     pub(crate) fn forget_peer(&mut self, process: u64) -> bool {
         let Some((_, peers)) = self.told.get_mut(&process) else {
@@ -198,7 +208,8 @@ impl<W: World> Session<W> {
         };
         debug_assert!(*peers > 0, "a peer is forgotten once");
         *peers = peers.saturating_sub(1);
-        let last = *peers == 0;
+        // Of a process that comes back, another handle may be about to present a peer of it.
+        let last = *peers == 0 && !self.returning;
         if last {
             self.told.remove(&process);
         }

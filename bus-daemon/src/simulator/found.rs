@@ -896,3 +896,53 @@ fn a_session_is_told_as_soon_as_its_user_has_credit() {
         ],
     );
 }
+
+#[test]
+fn a_process_that_comes_back_is_told_of_gone_processes_when_all_is_presented() {
+    holds(
+        Setup {
+            processes: 17,
+            topics: 1,
+            room: 2,
+            faults: 20,
+            hoards: false,
+            stalls: true,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            Start { process: 1 },
+            Start { process: 9 },
+            Settle,
+            Open {
+                process: 9,
+                handle: 3,
+                topic: 0,
+                publisher: true,
+                history: 1,
+            },
+            Open {
+                process: 1,
+                handle: 2,
+                topic: 0,
+                publisher: false,
+                history: 1,
+            },
+            Turn { process: 9 },
+            Turn { process: 1 },
+            Open {
+                process: 9,
+                handle: 0,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Turn { process: 9 },
+            EndBroker,
+            Kill { process: 1 },
+            Turn { process: 9 },
+            StartBroker { lost: false },
+            Turn { process: 9 },
+        ],
+    );
+}
