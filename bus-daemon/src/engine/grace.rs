@@ -13,6 +13,7 @@ use bus_core::control::Role;
 use bus_core::schema::Schema;
 use bus_core::{Pattern, TopicName};
 
+use super::member::Member;
 use super::open::Open;
 use super::recovery::PATIENCE;
 use super::refused::Refused;
@@ -222,7 +223,8 @@ impl<W: World> Engine<W> {
                 tracing::warn!(topic = %entry.name, id, %role, "an absent member is fenced: a newcomer has joined");
             }
         }
-        let members = entry.members.values().filter(|m| m.role == role);
+        let back = |m: &&Member<W>| m.role == role && m.reclaimed;
+        let members = entry.members.values().filter(back);
         let unheard = members.filter(|member| {
             let session = self.sessions.get(&member.session);
             session.is_some_and(|session| session.returning)
