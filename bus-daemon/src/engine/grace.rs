@@ -201,12 +201,16 @@ impl<W: World> Engine<W> {
         let grace = self.recovery.grace(self.now).is_some();
         let held = std::mem::take(&mut self.recovery.held);
         for (topic, id, until) in held {
-            let Some(entry) = self.topics.get(&topic) else {
+            let Some(entry) = self.topics.get_mut(&topic) else {
                 continue;
             };
             if self.now < until && (grace || entry.may_come(Role::Subscriber)) {
                 self.recovery.held.push((topic, id, until));
             } else {
+                // For good: its session may take the version only when somebody is absent again.
+                if let Some(member) = entry.members.get_mut(&id) {
+                    member.view.hold = None;
+                }
                 self.queue(topic, &[id]);
             }
         }
