@@ -430,7 +430,8 @@ impl<W: World> Engine<W> {
     }
 
     /// Refuses a member that has missed others that joined meanwhile; else which members have missed it, by session and
-    /// handle. Of two members that have never met, the one that missed the newer broker has.
+    /// handle. Of two members that have never met, the one that missed the newer broker has. A publisher that need not
+    /// wait any longer has published without the subscribers that it does not know, whether they know it or not.
     fn check_not_fenced(
         &self,
         session: u64,
@@ -457,9 +458,14 @@ impl<W: World> Engine<W> {
         let own = self.sessions.get(&session).map_or(0, |s| s.generation);
         let mut missed = Vec::new();
         for (other, member) in entry.of(claim.role.other()).filter(|(_, m)| m.has_joined()) {
-            let met = member.view.told.contains_key(&claim.id)
-                || peers.iter().any(|peer| peer.id == other);
-            if met {
+            let presented = peers.iter().find(|peer| peer.id == other);
+            let told = member.view.told.get(&claim.id);
+            if presented.is_some_and(|p| p.left) || told.is_some_and(|told| told.left) {
+                // The subscriber was told that the publisher is gone, and would not hear of it again.
+                match claim.role {
+                    Role::Subscriber => return Err(fenced(name)),
+                    Role::Publisher => missed.push((member.session, member.handle)),
+                }
                 continue;
             }
             let theirs = self.sessions.get(&member.session);
@@ -468,6 +474,18 @@ impl<W: World> Engine<W> {
                 Some((generation, _)) if self.came_back(topic, other) => generation,
                 _ => u64::MAX,
             };
+            // The publisher knows the subscriber; or it is told of it ahead of its next message, and has published
+            // nothing at a broker that the subscriber missed.
+            let met = match claim.role {
+                Role::Publisher => presented.is_some() || (told.is_some() && theirs >= own),
+                Role::Subscriber => {
+                    let waits = member.view.hold.is_some() && own >= theirs;
+                    told.is_some() || (presented.is_some() && waits)
+                }
+            };
+            if met {
+                continue;
+            }
             if theirs >= own {
                 return Err(fenced(name));
             }
