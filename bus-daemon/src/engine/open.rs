@@ -1,5 +1,6 @@
 //! A handle opens a topic: it takes the topic that is there, or [`decide`](super::decide) makes one or changes it.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use bus_core::control::{Event, Refusal, Role, Watched};
@@ -314,16 +315,24 @@ impl<W: World> Engine<W> {
         let taken = entry.rings.take(found.index, id);
         assert!(taken, "an index that was found is free");
         if let Some((ring, readers)) = found.dropped {
-            tracing::info!(topic = %entry.name, ring, readers = readers.len(), "an unread ring of an ended publisher is dropped");
-            let readers: Vec<_> = readers.into_iter().collect();
-            for reader in &readers {
-                if let Some(member) = entry.members.get_mut(reader) {
-                    member.view.mark(ring, false);
-                }
-            }
-            self.queue(topic, &readers);
+            self.lose_ring(topic, ring, &readers);
         }
         Ok(found.index)
+    }
+
+    /// These subscribers are told that they have lost a ring.
+    pub(crate) fn lose_ring(&mut self, topic: u64, ring: u64, readers: &BTreeSet<u64>) {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return;
+        };
+        tracing::info!(topic = %entry.name, ring, readers = readers.len(), "an unread ring of an ended publisher is dropped");
+        let readers: Vec<_> = readers.iter().copied().collect();
+        for reader in &readers {
+            if let Some(member) = entry.members.get_mut(reader) {
+                member.view.mark(ring, false);
+            }
+        }
+        self.queue(topic, &readers);
     }
 
     /// Lets go of a topic that nothing has open but watches, or lets it be idle if it keeps rings for subscribers.

@@ -208,6 +208,18 @@ impl<W: World> Rings<W> {
         true
     }
 
+    /// The ring that has this index, if it is not free.
+    pub(crate) fn at(&self, index: u16) -> Option<u64> {
+        let line = self.lines.get(usize::from(index))?;
+        (!line.is_free()).then_some(line.ring)
+    }
+
+    /// The subscribers that have still to release this ring.
+    pub(crate) fn readers(&self, ring: u64) -> BTreeSet<u64> {
+        let line = self.line(ring);
+        line.map_or_else(BTreeSet::new, |line| line.readers.clone())
+    }
+
     /// Keeps the index of a ring that a subscriber knows from an earlier broker. False if another ring has it.
     pub(crate) fn hold(&mut self, index: u16, ring: u64, subscriber: u64) -> bool {
         assert!(

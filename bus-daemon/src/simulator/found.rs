@@ -1053,3 +1053,115 @@ fn a_publisher_that_waited_long_enough_is_told_the_version_for_good() {
         ],
     );
 }
+
+#[test]
+fn a_newcomer_that_has_not_joined_takes_no_ring_from_a_lossless_reader() {
+    holds(
+        Setup {
+            processes: 4,
+            topics: 1,
+            room: 4,
+            faults: 20,
+            hoards: true,
+            stalls: false,
+            publishes: false,
+            limited: false,
+        },
+        &[
+            StartBroker { lost: false },
+            Start { process: 1 },
+            Wait { millis: 1000 },
+            Turn { process: 1 },
+            Open {
+                process: 1,
+                handle: 5,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Cycle {
+                process: 1,
+                handle: 5,
+                topic: 0,
+            },
+            EndBroker,
+            StartBroker { lost: false },
+            Start { process: 0 },
+            Wait { millis: 1000 },
+            Turn { process: 0 },
+            Open {
+                process: 0,
+                handle: 3,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+        ],
+    );
+}
+
+#[test]
+fn a_ring_of_a_newer_broker_does_not_give_way_to_an_older_one() {
+    holds(
+        Setup {
+            processes: 5,
+            topics: 1,
+            room: 16,
+            faults: 20,
+            hoards: false,
+            stalls: false,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            Start { process: 0 },
+            StartBroker { lost: false },
+            Turn { process: 0 },
+            Wait { millis: 100 },
+            Open {
+                process: 0,
+                handle: 2,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Start { process: 3 },
+            Open {
+                process: 0,
+                handle: 4,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Wait { millis: 100 },
+            Turn { process: 0 },
+            Turn { process: 3 },
+            Open {
+                process: 3,
+                handle: 3,
+                topic: 0,
+                publisher: false,
+                history: 1,
+            },
+            Open {
+                process: 3,
+                handle: 0,
+                topic: 0,
+                publisher: true,
+                history: 2,
+            },
+            Turn { process: 3 },
+            Turn { process: 0 },
+            Turn { process: 3 },
+            Close {
+                process: 0,
+                handle: 2,
+            },
+            KillBroker,
+            Turn { process: 0 },
+            Settle,
+            EndBroker,
+            Turn { process: 3 },
+        ],
+    );
+}
