@@ -38,6 +38,7 @@ run kill-points kill-points
 run faults faults
 run hostile hostile --mutations 1000000000 --jobs 2
 run fuzz fuzz --seconds 300 --corpus fuzz/corpus
+run simulate simulate --steps 20000000
 run restarts restarts --count 1000
 run stops stops --seconds $((total / 5))
 run soak soak --seconds $((total * 4 / 5))

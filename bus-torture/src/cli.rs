@@ -11,7 +11,7 @@ use crate::budget::Budget;
 use crate::crowd::lie::Lie;
 use crate::outcome::Outcome;
 use crate::process::Role;
-use crate::{crowd, faults, fuzz, hostile, kill_points, process, restarts, soak, stops};
+use crate::{crowd, faults, fuzz, hostile, kill_points, process, restarts, simulate, soak, stops};
 
 /// Tries to break bus, and says whether something broke
 ///
@@ -59,6 +59,8 @@ enum Command {
     },
     /// Any bytes for whatever reads what somebody else wrote: the targets of `fuzz/`, without libFuzzer
     Fuzz(fuzz::Options),
+    /// The control plane in memory, from a seed: many clients, lost and late messages, brokers that end at any step
+    Simulate(simulate::Options),
     /// A process that a command has started
     #[command(name = process::SUBCOMMAND, hide = true)]
     Worker {
@@ -114,6 +116,7 @@ fn torture(command: &Command, budget: &Budget) -> Result<Option<Outcome>> {
         Command::KillPoints(options) => kill_points::run(options, budget)?,
         Command::Hostile(options) => hostile::run(options, budget)?,
         Command::Fuzz(options) => fuzz::run(options, budget)?,
+        Command::Simulate(options) => simulate::run(options, budget)?,
         Command::Stops(crowd) => stops::run(budget, crowd.lie)?,
         Command::Restarts { choices, crowd } => restarts::run(budget, *choices, crowd.lie)?,
         Command::Soak { choices, crowd } => soak::run(budget, *choices, crowd.lie)?,

@@ -16,6 +16,7 @@ pub mod pen;
 pub mod process;
 pub mod progress;
 pub mod restarts;
+pub mod simulate;
 pub mod soak;
 pub mod stops;
 pub mod tracer;

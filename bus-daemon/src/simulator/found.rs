@@ -11,715 +11,6 @@ fn holds(setup: Setup, script: &[Step]) {
 }
 
 #[test]
-fn a_publisher_that_is_refused_for_now_is_not_told_to_have_left() {
-    holds(
-        Setup {
-            processes: 9,
-            topics: 1,
-            room: 16,
-            faults: 2,
-            hoards: true,
-            stalls: false,
-            publishes: false,
-            limited: false,
-        },
-        &[
-            StartBroker { lost: false },
-            Start { process: 0 },
-            Turn { process: 0 },
-            Open {
-                process: 0,
-                handle: 0,
-                topic: 0,
-                publisher: false,
-                history: 0,
-            },
-            Wait { millis: 1000 },
-            Turn { process: 0 },
-            NoMemory { times: 2 },
-            Open {
-                process: 0,
-                handle: 2,
-                topic: 0,
-                publisher: true,
-                history: 0,
-            },
-            Turn { process: 0 },
-            StartBroker { lost: true },
-            Cycle {
-                process: 0,
-                handle: 5,
-                topic: 0,
-            },
-            Turn { process: 0 },
-        ],
-    );
-}
-
-#[test]
-fn a_subscriber_that_may_still_read_is_not_told_to_have_left() {
-    holds(
-        Setup {
-            processes: 6,
-            topics: 1,
-            room: 4,
-            faults: 20,
-            hoards: false,
-            stalls: false,
-            publishes: true,
-            limited: false,
-        },
-        &[
-            Start { process: 3 },
-            Start { process: 1 },
-            StartBroker { lost: false },
-            Turn { process: 1 },
-            Open {
-                process: 1,
-                handle: 5,
-                topic: 0,
-                publisher: false,
-                history: 0,
-            },
-            Turn { process: 3 },
-            Wait { millis: 100 },
-            Open {
-                process: 3,
-                handle: 1,
-                topic: 0,
-                publisher: true,
-                history: 0,
-            },
-            Serve {
-                process: 1,
-                requests: 1,
-                deaths_first: false,
-                millis: 1,
-            },
-            Wait { millis: 100 },
-            Open {
-                process: 3,
-                handle: 1,
-                topic: 0,
-                publisher: false,
-                history: 1,
-            },
-            Open {
-                process: 1,
-                handle: 1,
-                topic: 0,
-                publisher: true,
-                history: 0,
-            },
-            Open {
-                process: 1,
-                handle: 1,
-                topic: 0,
-                publisher: true,
-                history: 0,
-            },
-            Start { process: 5 },
-            Room {
-                process: 1,
-                messages: 3,
-            },
-            Turn { process: 3 },
-            Turn { process: 3 },
-            Turn { process: 5 },
-            Open {
-                process: 3,
-                handle: 5,
-                topic: 0,
-                publisher: true,
-                history: 0,
-            },
-            Open {
-                process: 5,
-                handle: 4,
-                topic: 0,
-                publisher: true,
-                history: 0,
-            },
-            Turn { process: 3 },
-            Turn { process: 1 },
-            Turn { process: 5 },
-            Turn { process: 1 },
-            Turn { process: 1 },
-            Turn { process: 1 },
-            NoMemory { times: 2 },
-            Turn { process: 5 },
-            Read {
-                process: 1,
-                most: 1000,
-                acknowledges: true,
-                lost: None,
-            },
-            EndBroker,
-            Close {
-                process: 1,
-                handle: 1,
-            },
-            StartBroker { lost: false },
-            Turn { process: 1 },
-            Turn { process: 1 },
-        ],
-    );
-}
-
-#[test]
-fn a_refused_subscriber_that_is_closed_is_not_awaited() {
-    holds(
-        Setup {
-            processes: 137,
-            topics: 15,
-            room: 200,
-            faults: 5,
-            hoards: false,
-            stalls: false,
-            publishes: true,
-            limited: false,
-        },
-        &[
-            Start { process: 126 },
-            Start { process: 92 },
-            Settle,
-            Open {
-                process: 126,
-                handle: 4,
-                topic: 10,
-                publisher: false,
-                history: 2,
-            },
-            Turn { process: 126 },
-            EndBroker,
-            StartBroker { lost: false },
-            Wait { millis: 1000 },
-            Read {
-                process: 126,
-                most: 8,
-                acknowledges: true,
-                lost: None,
-            },
-            Read {
-                process: 92,
-                most: 1000,
-                acknowledges: true,
-                lost: None,
-            },
-            Turn { process: 92 },
-            Turn { process: 126 },
-            Wait { millis: 1000 },
-            Wait { millis: 1000 },
-            Open {
-                process: 92,
-                handle: 0,
-                topic: 10,
-                publisher: true,
-                history: 1,
-            },
-            Wait { millis: 1000 },
-            Turn { process: 92 },
-        ],
-    );
-}
-
-#[test]
-fn a_publisher_has_not_joined_before_all_subscribers_are_told() {
-    holds(
-        Setup {
-            processes: 5,
-            topics: 2,
-            room: 200,
-            faults: 5,
-            hoards: true,
-            stalls: false,
-            publishes: true,
-            limited: false,
-        },
-        &[
-            Start { process: 1 },
-            Start { process: 2 },
-            Start { process: 3 },
-            StartBroker { lost: false },
-            Turn { process: 1 },
-            Open {
-                process: 1,
-                handle: 1,
-                topic: 0,
-                publisher: true,
-                history: 2,
-            },
-            Settle,
-            Turn { process: 1 },
-            Open {
-                process: 3,
-                handle: 3,
-                topic: 0,
-                publisher: false,
-                history: 0,
-            },
-            Cycle {
-                process: 3,
-                handle: 3,
-                topic: 0,
-            },
-            StartBroker { lost: true },
-            Turn { process: 3 },
-            Read {
-                process: 2,
-                most: 8,
-                acknowledges: true,
-                lost: None,
-            },
-            Turn { process: 3 },
-            Turn { process: 2 },
-            Open {
-                process: 2,
-                handle: 3,
-                topic: 0,
-                publisher: true,
-                history: 1,
-            },
-            Wait { millis: 1000 },
-            Wait { millis: 1000 },
-            Open {
-                process: 2,
-                handle: 2,
-                topic: 0,
-                publisher: false,
-                history: 1,
-            },
-            Serve {
-                process: 2,
-                requests: 2,
-                deaths_first: false,
-                millis: 1,
-            },
-            Wait { millis: 1000 },
-            Wait { millis: 1000 },
-            Turn { process: 2 },
-            Join {
-                process: 2,
-                handle: 3,
-            },
-        ],
-    );
-}
-
-#[test]
-fn a_process_is_not_told_to_be_gone_after_a_new_peer_of_it() {
-    holds(
-        Setup {
-            processes: 24,
-            topics: 14,
-            room: 2,
-            faults: 0,
-            hoards: true,
-            stalls: true,
-            publishes: true,
-            limited: false,
-        },
-        &[
-            StartBroker { lost: false },
-            Wait { millis: 1000 },
-            Start { process: 4 },
-            Start { process: 13 },
-            Turn { process: 4 },
-            Turn { process: 13 },
-            Watch {
-                process: 4,
-                handle: 2,
-            },
-            Turn { process: 4 },
-            Open {
-                process: 13,
-                handle: 3,
-                topic: 11,
-                publisher: true,
-                history: 1,
-            },
-            Turn { process: 13 },
-            Turn { process: 4 },
-            Turn { process: 4 },
-        ],
-    );
-}
-
-#[test]
-fn a_process_is_introduced_once_for_each_time_that_it_is_asked_for() {
-    holds(
-        Setup {
-            processes: 5,
-            topics: 3,
-            room: 2,
-            faults: 0,
-            hoards: false,
-            stalls: false,
-            publishes: true,
-            limited: false,
-        },
-        &[
-            StartBroker { lost: false },
-            Wait { millis: 1000 },
-            Start { process: 0 },
-            Start { process: 1 },
-            Start { process: 2 },
-            Start { process: 3 },
-            Start { process: 4 },
-            Turn { process: 3 },
-            Turn { process: 1 },
-            Open {
-                process: 3,
-                handle: 5,
-                topic: 2,
-                publisher: false,
-                history: 0,
-            },
-            Open {
-                process: 1,
-                handle: 3,
-                topic: 2,
-                publisher: true,
-                history: 1,
-            },
-            Turn { process: 0 },
-            Open {
-                process: 0,
-                handle: 5,
-                topic: 0,
-                publisher: false,
-                history: 1,
-            },
-            Turn { process: 1 },
-            Turn { process: 3 },
-            Turn { process: 0 },
-            Turn { process: 3 },
-            Cycle {
-                process: 1,
-                handle: 0,
-                topic: 2,
-            },
-            Open {
-                process: 1,
-                handle: 5,
-                topic: 0,
-                publisher: true,
-                history: 0,
-            },
-            Publish {
-                process: 1,
-                handle: 5,
-            },
-            Turn { process: 4 },
-            Open {
-                process: 4,
-                handle: 2,
-                topic: 0,
-                publisher: false,
-                history: 0,
-            },
-            Room {
-                process: 1,
-                messages: 1,
-            },
-            Turn { process: 2 },
-            Turn { process: 1 },
-            Open {
-                process: 2,
-                handle: 1,
-                topic: 2,
-                publisher: false,
-                history: 0,
-            },
-            Doorbell {
-                process: 1,
-                handle: 2,
-            },
-            Turn { process: 4 },
-            Read {
-                process: 3,
-                most: 1,
-                acknowledges: true,
-                lost: None,
-            },
-            Doorbell {
-                process: 3,
-                handle: 2,
-            },
-            Turn { process: 1 },
-            Turn { process: 1 },
-            Read {
-                process: 1,
-                most: 2,
-                acknowledges: true,
-                lost: None,
-            },
-            Serve {
-                process: 1,
-                requests: 1,
-                deaths_first: true,
-                millis: 0,
-            },
-            Open {
-                process: 1,
-                handle: 5,
-                topic: 2,
-                publisher: true,
-                history: 1,
-            },
-            Turn { process: 2 },
-            Publish {
-                process: 1,
-                handle: 0,
-            },
-            Open {
-                process: 1,
-                handle: 3,
-                topic: 0,
-                publisher: false,
-                history: 0,
-            },
-            Turn { process: 1 },
-            Turn { process: 1 },
-            Turn { process: 1 },
-            Open {
-                process: 1,
-                handle: 3,
-                topic: 0,
-                publisher: false,
-                history: 1,
-            },
-            Read {
-                process: 1,
-                most: 1,
-                acknowledges: true,
-                lost: None,
-            },
-            Turn { process: 1 },
-            Turn { process: 1 },
-            Turn { process: 3 },
-            Close {
-                process: 1,
-                handle: 4,
-            },
-        ],
-    );
-}
-
-#[test]
-fn a_member_that_asks_often_hears_of_all_its_peers() {
-    holds(
-        Setup {
-            processes: 6,
-            topics: 1,
-            room: 4,
-            faults: 0,
-            hoards: false,
-            stalls: false,
-            publishes: false,
-            limited: false,
-        },
-        &[
-            Start { process: 0 },
-            Start { process: 1 },
-            Start { process: 4 },
-            Settle,
-            Open {
-                process: 4,
-                handle: 4,
-                topic: 0,
-                publisher: false,
-                history: 0,
-            },
-            Open {
-                process: 0,
-                handle: 2,
-                topic: 0,
-                publisher: true,
-                history: 0,
-            },
-            Open {
-                process: 0,
-                handle: 2,
-                topic: 0,
-                publisher: true,
-                history: 0,
-            },
-            Start { process: 3 },
-            Open {
-                process: 1,
-                handle: 4,
-                topic: 0,
-                publisher: true,
-                history: 0,
-            },
-            Open {
-                process: 0,
-                handle: 0,
-                topic: 0,
-                publisher: true,
-                history: 2,
-            },
-            Open {
-                process: 4,
-                handle: 1,
-                topic: 0,
-                publisher: true,
-                history: 1,
-            },
-            Turn { process: 4 },
-            Open {
-                process: 0,
-                handle: 1,
-                topic: 0,
-                publisher: true,
-                history: 2,
-            },
-            Turn { process: 1 },
-            Turn { process: 0 },
-            Turn { process: 3 },
-            Open {
-                process: 3,
-                handle: 2,
-                topic: 0,
-                publisher: false,
-                history: 2,
-            },
-            Turn { process: 0 },
-            Open {
-                process: 3,
-                handle: 5,
-                topic: 0,
-                publisher: false,
-                history: 0,
-            },
-            Open {
-                process: 1,
-                handle: 3,
-                topic: 0,
-                publisher: true,
-                history: 0,
-            },
-            Turn { process: 3 },
-            Turn { process: 3 },
-            Turn { process: 1 },
-            Open {
-                process: 3,
-                handle: 0,
-                topic: 0,
-                publisher: true,
-                history: 1,
-            },
-            Open {
-                process: 1,
-                handle: 1,
-                topic: 0,
-                publisher: true,
-                history: 0,
-            },
-            Turn { process: 3 },
-            Turn { process: 0 },
-            Turn { process: 4 },
-            Read {
-                process: 3,
-                most: 8,
-                acknowledges: false,
-                lost: None,
-            },
-            Watch {
-                process: 3,
-                handle: 3,
-            },
-            Doorbell {
-                process: 1,
-                handle: 2,
-            },
-            Turn { process: 0 },
-            Turn { process: 1 },
-            Open {
-                process: 3,
-                handle: 2,
-                topic: 0,
-                publisher: false,
-                history: 0,
-            },
-            Turn { process: 3 },
-            Read {
-                process: 3,
-                most: 1000,
-                acknowledges: true,
-                lost: Some(1),
-            },
-        ],
-    );
-}
-
-#[test]
-fn a_registry_that_is_lost_late_is_told_again() {
-    holds(
-        Setup {
-            processes: 18,
-            topics: 2,
-            room: 200,
-            faults: 20,
-            hoards: false,
-            stalls: false,
-            publishes: true,
-            limited: false,
-        },
-        &[
-            Start { process: 7 },
-            Start { process: 14 },
-            StartBroker { lost: false },
-            Wait { millis: 1000 },
-            Turn { process: 14 },
-            Open {
-                process: 14,
-                handle: 5,
-                topic: 0,
-                publisher: true,
-                history: 2,
-            },
-            Turn { process: 7 },
-            Turn { process: 14 },
-            Open {
-                process: 7,
-                handle: 4,
-                topic: 0,
-                publisher: false,
-                history: 0,
-            },
-            Open {
-                process: 14,
-                handle: 3,
-                topic: 1,
-                publisher: true,
-                history: 1,
-            },
-            Turn { process: 7 },
-            Turn { process: 14 },
-            EndBroker,
-            NoMemory { times: 2 },
-            Read {
-                process: 14,
-                most: 2,
-                acknowledges: true,
-                lost: None,
-            },
-            StartBroker { lost: false },
-            Turn { process: 14 },
-            Turn { process: 14 },
-            Read {
-                process: 14,
-                most: 8,
-                acknowledges: true,
-                lost: Some(1),
-            },
-        ],
-    );
-}
-
-#[test]
 fn a_session_is_told_as_soon_as_its_user_has_credit() {
     holds(
         Setup {
@@ -898,6 +189,162 @@ fn a_session_is_told_as_soon_as_its_user_has_credit() {
 }
 
 #[test]
+fn a_publisher_that_is_refused_for_now_is_not_told_to_have_left() {
+    holds(
+        Setup {
+            processes: 9,
+            topics: 1,
+            room: 16,
+            faults: 2,
+            hoards: true,
+            stalls: false,
+            publishes: false,
+            limited: false,
+        },
+        &[
+            StartBroker { lost: false },
+            Start { process: 0 },
+            Turn { process: 0 },
+            Open {
+                process: 0,
+                handle: 0,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Wait { millis: 1000 },
+            Turn { process: 0 },
+            NoMemory { times: 2 },
+            Open {
+                process: 0,
+                handle: 2,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Turn { process: 0 },
+            StartBroker { lost: true },
+            Cycle {
+                process: 0,
+                handle: 5,
+                topic: 0,
+            },
+            Turn { process: 0 },
+        ],
+    );
+}
+
+#[test]
+fn a_subscriber_that_may_still_read_is_not_told_to_have_left() {
+    holds(
+        Setup {
+            processes: 6,
+            topics: 1,
+            room: 4,
+            faults: 20,
+            hoards: false,
+            stalls: false,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            Start { process: 3 },
+            Start { process: 1 },
+            StartBroker { lost: false },
+            Turn { process: 1 },
+            Open {
+                process: 1,
+                handle: 5,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Turn { process: 3 },
+            Wait { millis: 100 },
+            Open {
+                process: 3,
+                handle: 1,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Serve {
+                process: 1,
+                requests: 1,
+                deaths_first: false,
+                millis: 1,
+            },
+            Wait { millis: 100 },
+            Open {
+                process: 3,
+                handle: 1,
+                topic: 0,
+                publisher: false,
+                history: 1,
+            },
+            Open {
+                process: 1,
+                handle: 1,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Open {
+                process: 1,
+                handle: 1,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Start { process: 5 },
+            Room {
+                process: 1,
+                messages: 3,
+            },
+            Turn { process: 3 },
+            Turn { process: 3 },
+            Turn { process: 5 },
+            Open {
+                process: 3,
+                handle: 5,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Open {
+                process: 5,
+                handle: 4,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Turn { process: 3 },
+            Turn { process: 1 },
+            Turn { process: 5 },
+            Turn { process: 1 },
+            Turn { process: 1 },
+            Turn { process: 1 },
+            NoMemory { times: 2 },
+            Turn { process: 5 },
+            Read {
+                process: 1,
+                most: 1000,
+                acknowledges: true,
+                lost: None,
+            },
+            EndBroker,
+            Close {
+                process: 1,
+                handle: 1,
+            },
+            StartBroker { lost: false },
+            Turn { process: 1 },
+            Turn { process: 1 },
+        ],
+    );
+}
+
+#[test]
 fn a_process_that_comes_back_is_told_of_gone_processes_when_all_is_presented() {
     holds(
         Setup {
@@ -943,6 +390,606 @@ fn a_process_that_comes_back_is_told_of_gone_processes_when_all_is_presented() {
             Turn { process: 9 },
             StartBroker { lost: false },
             Turn { process: 9 },
+        ],
+    );
+}
+
+#[test]
+fn a_ring_of_a_newer_broker_does_not_give_way_to_an_older_one() {
+    holds(
+        Setup {
+            processes: 5,
+            topics: 1,
+            room: 16,
+            faults: 20,
+            hoards: false,
+            stalls: false,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            Start { process: 0 },
+            StartBroker { lost: false },
+            Turn { process: 0 },
+            Wait { millis: 100 },
+            Open {
+                process: 0,
+                handle: 2,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Start { process: 3 },
+            Open {
+                process: 0,
+                handle: 4,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Wait { millis: 100 },
+            Turn { process: 0 },
+            Turn { process: 3 },
+            Open {
+                process: 3,
+                handle: 3,
+                topic: 0,
+                publisher: false,
+                history: 1,
+            },
+            Open {
+                process: 3,
+                handle: 0,
+                topic: 0,
+                publisher: true,
+                history: 2,
+            },
+            Turn { process: 3 },
+            Turn { process: 0 },
+            Turn { process: 3 },
+            Close {
+                process: 0,
+                handle: 2,
+            },
+            KillBroker,
+            Turn { process: 0 },
+            Settle,
+            EndBroker,
+            Turn { process: 3 },
+        ],
+    );
+}
+
+#[test]
+fn a_process_is_not_told_to_be_gone_after_a_new_peer_of_it() {
+    holds(
+        Setup {
+            processes: 24,
+            topics: 14,
+            room: 2,
+            faults: 0,
+            hoards: true,
+            stalls: true,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            StartBroker { lost: false },
+            Wait { millis: 1000 },
+            Start { process: 4 },
+            Start { process: 13 },
+            Turn { process: 4 },
+            Turn { process: 13 },
+            Watch {
+                process: 4,
+                handle: 2,
+            },
+            Turn { process: 4 },
+            Open {
+                process: 13,
+                handle: 3,
+                topic: 11,
+                publisher: true,
+                history: 1,
+            },
+            Turn { process: 13 },
+            Turn { process: 4 },
+            Turn { process: 4 },
+        ],
+    );
+}
+
+#[test]
+fn a_publisher_has_not_joined_before_all_subscribers_are_told() {
+    holds(
+        Setup {
+            processes: 5,
+            topics: 2,
+            room: 200,
+            faults: 5,
+            hoards: true,
+            stalls: false,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            Start { process: 1 },
+            Start { process: 2 },
+            Start { process: 3 },
+            StartBroker { lost: false },
+            Turn { process: 1 },
+            Open {
+                process: 1,
+                handle: 1,
+                topic: 0,
+                publisher: true,
+                history: 2,
+            },
+            Settle,
+            Turn { process: 1 },
+            Open {
+                process: 3,
+                handle: 3,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Cycle {
+                process: 3,
+                handle: 3,
+                topic: 0,
+            },
+            StartBroker { lost: true },
+            Turn { process: 3 },
+            Read {
+                process: 2,
+                most: 8,
+                acknowledges: true,
+                lost: None,
+            },
+            Turn { process: 3 },
+            Turn { process: 2 },
+            Open {
+                process: 2,
+                handle: 3,
+                topic: 0,
+                publisher: true,
+                history: 1,
+            },
+            Wait { millis: 1000 },
+            Wait { millis: 1000 },
+            Open {
+                process: 2,
+                handle: 2,
+                topic: 0,
+                publisher: false,
+                history: 1,
+            },
+            Serve {
+                process: 2,
+                requests: 2,
+                deaths_first: false,
+                millis: 1,
+            },
+            Wait { millis: 1000 },
+            Wait { millis: 1000 },
+            Turn { process: 2 },
+            Join {
+                process: 2,
+                handle: 3,
+            },
+        ],
+    );
+}
+
+#[test]
+fn a_newcomer_that_has_not_joined_takes_no_ring_from_a_lossless_reader() {
+    holds(
+        Setup {
+            processes: 4,
+            topics: 1,
+            room: 4,
+            faults: 20,
+            hoards: true,
+            stalls: false,
+            publishes: false,
+            limited: false,
+        },
+        &[
+            StartBroker { lost: false },
+            Start { process: 1 },
+            Wait { millis: 1000 },
+            Turn { process: 1 },
+            Open {
+                process: 1,
+                handle: 5,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Cycle {
+                process: 1,
+                handle: 5,
+                topic: 0,
+            },
+            EndBroker,
+            StartBroker { lost: false },
+            Start { process: 0 },
+            Wait { millis: 1000 },
+            Turn { process: 0 },
+            Open {
+                process: 0,
+                handle: 3,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+        ],
+    );
+}
+
+#[test]
+fn a_refused_subscriber_that_is_closed_is_not_awaited() {
+    holds(
+        Setup {
+            processes: 137,
+            topics: 15,
+            room: 200,
+            faults: 5,
+            hoards: false,
+            stalls: false,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            Start { process: 126 },
+            Start { process: 92 },
+            Settle,
+            Open {
+                process: 126,
+                handle: 4,
+                topic: 10,
+                publisher: false,
+                history: 2,
+            },
+            Turn { process: 126 },
+            EndBroker,
+            StartBroker { lost: false },
+            Wait { millis: 1000 },
+            Read {
+                process: 126,
+                most: 8,
+                acknowledges: true,
+                lost: None,
+            },
+            Read {
+                process: 92,
+                most: 1000,
+                acknowledges: true,
+                lost: None,
+            },
+            Turn { process: 92 },
+            Turn { process: 126 },
+            Wait { millis: 1000 },
+            Wait { millis: 1000 },
+            Open {
+                process: 92,
+                handle: 0,
+                topic: 10,
+                publisher: true,
+                history: 1,
+            },
+            Wait { millis: 1000 },
+            Turn { process: 92 },
+        ],
+    );
+}
+
+#[test]
+fn a_member_that_asks_often_hears_of_all_its_peers() {
+    holds(
+        Setup {
+            processes: 6,
+            topics: 1,
+            room: 4,
+            faults: 0,
+            hoards: false,
+            stalls: false,
+            publishes: false,
+            limited: false,
+        },
+        &[
+            Start { process: 0 },
+            Start { process: 1 },
+            Start { process: 4 },
+            Settle,
+            Open {
+                process: 4,
+                handle: 4,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Open {
+                process: 0,
+                handle: 2,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Open {
+                process: 0,
+                handle: 2,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Start { process: 3 },
+            Open {
+                process: 1,
+                handle: 4,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Open {
+                process: 0,
+                handle: 0,
+                topic: 0,
+                publisher: true,
+                history: 2,
+            },
+            Open {
+                process: 4,
+                handle: 1,
+                topic: 0,
+                publisher: true,
+                history: 1,
+            },
+            Turn { process: 4 },
+            Open {
+                process: 0,
+                handle: 1,
+                topic: 0,
+                publisher: true,
+                history: 2,
+            },
+            Turn { process: 1 },
+            Turn { process: 0 },
+            Turn { process: 3 },
+            Open {
+                process: 3,
+                handle: 2,
+                topic: 0,
+                publisher: false,
+                history: 2,
+            },
+            Turn { process: 0 },
+            Open {
+                process: 3,
+                handle: 5,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Open {
+                process: 1,
+                handle: 3,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Turn { process: 3 },
+            Turn { process: 3 },
+            Turn { process: 1 },
+            Open {
+                process: 3,
+                handle: 0,
+                topic: 0,
+                publisher: true,
+                history: 1,
+            },
+            Open {
+                process: 1,
+                handle: 1,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Turn { process: 3 },
+            Turn { process: 0 },
+            Turn { process: 4 },
+            Read {
+                process: 3,
+                most: 8,
+                acknowledges: false,
+                lost: None,
+            },
+            Watch {
+                process: 3,
+                handle: 3,
+            },
+            Doorbell {
+                process: 1,
+                handle: 2,
+            },
+            Turn { process: 0 },
+            Turn { process: 1 },
+            Open {
+                process: 3,
+                handle: 2,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Turn { process: 3 },
+            Read {
+                process: 3,
+                most: 1000,
+                acknowledges: true,
+                lost: Some(1),
+            },
+        ],
+    );
+}
+
+#[test]
+fn a_process_is_introduced_once_for_each_time_that_it_is_asked_for() {
+    holds(
+        Setup {
+            processes: 5,
+            topics: 3,
+            room: 2,
+            faults: 0,
+            hoards: false,
+            stalls: false,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            StartBroker { lost: false },
+            Wait { millis: 1000 },
+            Start { process: 0 },
+            Start { process: 1 },
+            Start { process: 2 },
+            Start { process: 3 },
+            Start { process: 4 },
+            Turn { process: 3 },
+            Turn { process: 1 },
+            Open {
+                process: 3,
+                handle: 5,
+                topic: 2,
+                publisher: false,
+                history: 0,
+            },
+            Open {
+                process: 1,
+                handle: 3,
+                topic: 2,
+                publisher: true,
+                history: 1,
+            },
+            Turn { process: 0 },
+            Open {
+                process: 0,
+                handle: 5,
+                topic: 0,
+                publisher: false,
+                history: 1,
+            },
+            Turn { process: 1 },
+            Turn { process: 3 },
+            Turn { process: 0 },
+            Turn { process: 3 },
+            Cycle {
+                process: 1,
+                handle: 0,
+                topic: 2,
+            },
+            Open {
+                process: 1,
+                handle: 5,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Publish {
+                process: 1,
+                handle: 5,
+            },
+            Turn { process: 4 },
+            Open {
+                process: 4,
+                handle: 2,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Room {
+                process: 1,
+                messages: 1,
+            },
+            Turn { process: 2 },
+            Turn { process: 1 },
+            Open {
+                process: 2,
+                handle: 1,
+                topic: 2,
+                publisher: false,
+                history: 0,
+            },
+            Doorbell {
+                process: 1,
+                handle: 2,
+            },
+            Turn { process: 4 },
+            Read {
+                process: 3,
+                most: 1,
+                acknowledges: true,
+                lost: None,
+            },
+            Doorbell {
+                process: 3,
+                handle: 2,
+            },
+            Turn { process: 1 },
+            Turn { process: 1 },
+            Read {
+                process: 1,
+                most: 2,
+                acknowledges: true,
+                lost: None,
+            },
+            Serve {
+                process: 1,
+                requests: 1,
+                deaths_first: true,
+                millis: 0,
+            },
+            Open {
+                process: 1,
+                handle: 5,
+                topic: 2,
+                publisher: true,
+                history: 1,
+            },
+            Turn { process: 2 },
+            Publish {
+                process: 1,
+                handle: 0,
+            },
+            Open {
+                process: 1,
+                handle: 3,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Turn { process: 1 },
+            Turn { process: 1 },
+            Turn { process: 1 },
+            Open {
+                process: 1,
+                handle: 3,
+                topic: 0,
+                publisher: false,
+                history: 1,
+            },
+            Read {
+                process: 1,
+                most: 1,
+                acknowledges: true,
+                lost: None,
+            },
+            Turn { process: 1 },
+            Turn { process: 1 },
+            Turn { process: 3 },
+            Close {
+                process: 1,
+                handle: 4,
+            },
         ],
     );
 }
@@ -1055,58 +1102,12 @@ fn a_publisher_that_waited_long_enough_is_told_the_version_for_good() {
 }
 
 #[test]
-fn a_newcomer_that_has_not_joined_takes_no_ring_from_a_lossless_reader() {
+fn a_registry_that_is_lost_late_is_told_again() {
     holds(
         Setup {
-            processes: 4,
-            topics: 1,
-            room: 4,
-            faults: 20,
-            hoards: true,
-            stalls: false,
-            publishes: false,
-            limited: false,
-        },
-        &[
-            StartBroker { lost: false },
-            Start { process: 1 },
-            Wait { millis: 1000 },
-            Turn { process: 1 },
-            Open {
-                process: 1,
-                handle: 5,
-                topic: 0,
-                publisher: false,
-                history: 0,
-            },
-            Cycle {
-                process: 1,
-                handle: 5,
-                topic: 0,
-            },
-            EndBroker,
-            StartBroker { lost: false },
-            Start { process: 0 },
-            Wait { millis: 1000 },
-            Turn { process: 0 },
-            Open {
-                process: 0,
-                handle: 3,
-                topic: 0,
-                publisher: true,
-                history: 0,
-            },
-        ],
-    );
-}
-
-#[test]
-fn a_ring_of_a_newer_broker_does_not_give_way_to_an_older_one() {
-    holds(
-        Setup {
-            processes: 5,
-            topics: 1,
-            room: 16,
+            processes: 18,
+            topics: 2,
+            room: 200,
             faults: 20,
             hoards: false,
             stalls: false,
@@ -1114,54 +1115,53 @@ fn a_ring_of_a_newer_broker_does_not_give_way_to_an_older_one() {
             limited: false,
         },
         &[
-            Start { process: 0 },
+            Start { process: 7 },
+            Start { process: 14 },
             StartBroker { lost: false },
-            Turn { process: 0 },
-            Wait { millis: 100 },
+            Wait { millis: 1000 },
+            Turn { process: 14 },
             Open {
-                process: 0,
-                handle: 2,
-                topic: 0,
-                publisher: false,
-                history: 0,
-            },
-            Start { process: 3 },
-            Open {
-                process: 0,
-                handle: 4,
-                topic: 0,
-                publisher: true,
-                history: 0,
-            },
-            Wait { millis: 100 },
-            Turn { process: 0 },
-            Turn { process: 3 },
-            Open {
-                process: 3,
-                handle: 3,
-                topic: 0,
-                publisher: false,
-                history: 1,
-            },
-            Open {
-                process: 3,
-                handle: 0,
+                process: 14,
+                handle: 5,
                 topic: 0,
                 publisher: true,
                 history: 2,
             },
-            Turn { process: 3 },
-            Turn { process: 0 },
-            Turn { process: 3 },
-            Close {
-                process: 0,
-                handle: 2,
+            Turn { process: 7 },
+            Turn { process: 14 },
+            Open {
+                process: 7,
+                handle: 4,
+                topic: 0,
+                publisher: false,
+                history: 0,
             },
-            KillBroker,
-            Turn { process: 0 },
-            Settle,
+            Open {
+                process: 14,
+                handle: 3,
+                topic: 1,
+                publisher: true,
+                history: 1,
+            },
+            Turn { process: 7 },
+            Turn { process: 14 },
             EndBroker,
-            Turn { process: 3 },
+            NoMemory { times: 2 },
+            Read {
+                process: 14,
+                most: 2,
+                acknowledges: true,
+                lost: None,
+            },
+            StartBroker { lost: false },
+            Turn { process: 14 },
+            Turn { process: 14 },
+            Read {
+                process: 14,
+                most: 8,
+                acknowledges: true,
+                lost: Some(1),
+            },
         ],
     );
 }

@@ -7,4 +7,5 @@ mod can_fail;
 mod faults;
 mod fuzz;
 mod kill_points;
+mod simulate;
 mod trust;
