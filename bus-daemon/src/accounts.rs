@@ -60,6 +60,13 @@ impl Accounts {
         Rc::clone(self.0.entry(uid).or_insert_with(open))
     }
 
+    /// Whether nobody is charged for anything.
+    #[cfg(feature = "simulator")]
+    pub(crate) fn are_empty(&self) -> bool {
+        let mut accounts = self.0.values();
+        accounts.all(|account| account.used.borrow().is_nothing() && account.in_flight() == 0)
+    }
+
     /// From now on these limits hold. Nobody loses what it has.
     pub(crate) fn set_limits(&mut self, policy: &Policy) {
         for account in self.0.values() {

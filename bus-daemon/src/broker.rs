@@ -278,6 +278,8 @@ impl Running {
             ids: RandomState::new().build_hasher().finish(),
             generation,
             unclean: !before.clean,
+            #[cfg(feature = "simulator")]
+            planted: None,
         };
         let mut engine = Engine::new(Kernel::new(Rc::clone(&epoll)), start);
         let retained = match service.store {

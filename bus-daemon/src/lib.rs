@@ -43,6 +43,8 @@ pub mod policy;
 mod report;
 mod reserve;
 mod retained;
+#[cfg(feature = "simulator")]
+pub mod simulator;
 mod store;
 mod systemd;
 mod thread;

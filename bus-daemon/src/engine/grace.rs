@@ -119,6 +119,10 @@ impl<W: World> Engine<W> {
 
     /// Whether a newcomer with this role has to wait.
     fn has_to_wait(&self, topic: Option<u64>, role: Role) -> bool {
+        #[cfg(feature = "simulator")]
+        if self.planted == Some(crate::simulator::Planted::GraceIgnored) {
+            return false;
+        }
         if self.recovery.grace(self.now).is_some() {
             return true;
         }

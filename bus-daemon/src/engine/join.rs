@@ -113,6 +113,11 @@ impl<W: World> Engine<W> {
             return;
         };
         let version = entry.advance(role);
+        #[cfg(feature = "simulator")]
+        let played = self.play_version_ahead(topic, role, version);
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return;
+        };
         let concerned = entry.concerned(role);
         for id in &concerned {
             let exists = match role {
@@ -126,7 +131,13 @@ impl<W: World> Engine<W> {
                 member.view.mark(peer, exists);
             }
         }
+        #[cfg(feature = "simulator")]
+        self.play_sent_twice(topic, &concerned);
         self.queue(topic, &concerned);
+        #[cfg(feature = "simulator")]
+        if played {
+            return;
+        }
         self.publish_version(topic, role, version);
     }
 

@@ -57,6 +57,8 @@ impl<W: World> Engine<W> {
             order: 0,
         };
         entry.rings.end(ended, retain);
+        #[cfg(feature = "simulator")]
+        self.play_ended_untold(topic, id);
         self.announce(topic, id, Role::Publisher);
     }
 

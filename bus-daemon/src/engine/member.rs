@@ -7,7 +7,7 @@
 //! ```
 //! A member is `Joined` exactly if it has a segment.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ pub(crate) struct Asked {
 #[derive(Debug, Default)]
 pub(crate) struct View {
     /// The peers that it was told of: publishers until their rings are released, subscribers until they leave.
-    pub(crate) told: HashMap<u64, Told>,
+    pub(crate) told: BTreeMap<u64, Told>,
     /// Peers of which something may be to be told.
     pub(crate) pending: BTreeSet<u64>,
     /// It is to be told the version, when nothing is pending.

@@ -26,6 +26,8 @@ mod leave;
 mod member;
 mod open;
 mod orphan;
+#[cfg(feature = "simulator")]
+mod planted;
 mod reclaim;
 mod reconcile;
 mod recovery;
@@ -41,5 +43,7 @@ pub(crate) use admission::{grant_amounts, topic_amounts};
 pub(crate) use member::Owner;
 pub(crate) use refused::Refused;
 pub(crate) use rings::Ended;
+#[cfg(feature = "simulator")]
+pub(crate) use session::Blocked;
 pub(crate) use state::{End, Engine, Start};
 pub(crate) use world::World;

@@ -305,6 +305,10 @@ impl<W: World> Engine<W> {
             return Err(Refused::protocol("the topic is closed"));
         };
         let settings = entry.settings;
+        #[cfg(feature = "simulator")]
+        if self.planted == Some(crate::simulator::Planted::IndexReusedEarly) {
+            entry.rings.play_reused_early();
+        }
         let found = entry.rings.find(&settings);
         let found = found.map_err(|full| Refused::new(Refusal::Limit, entry.explain(&full)))?;
         let taken = entry.rings.take(found.index, id);

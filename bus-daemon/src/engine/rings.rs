@@ -176,7 +176,7 @@ impl<W: World> Rings<W> {
     }
 
     /// Gives a ring up, whoever has still to read it; its readers.
-    fn drop_ring(&mut self, ring: u64) -> BTreeSet<u64> {
+    pub(crate) fn drop_ring(&mut self, ring: u64) -> BTreeSet<u64> {
         let Some(line) = self.line_mut(ring) else {
             return BTreeSet::new();
         };
@@ -384,6 +384,14 @@ impl<W: World> Rings<W> {
         let mut holders: Vec<_> = holders.into_iter().collect();
         holders.sort_by_key(|(_, rings)| std::cmp::Reverse(*rings));
         holders
+    }
+
+    /// The ring of a publisher that has gone and that subscribers have still to release.
+    #[cfg(feature = "simulator")]
+    pub(crate) fn any_ended(&self) -> Option<u64> {
+        let lines = self.lines.iter();
+        let mut ended = lines.filter(|line| line.ended.is_some() && !line.readers.is_empty());
+        ended.next().map(|line| line.ring)
     }
 
     fn ended(&self) -> impl Iterator<Item = &Ended<W>> {

@@ -19,6 +19,8 @@ use super::watch::Watch;
 use super::world::World;
 use crate::accounts::Accounts;
 use crate::policy::Policy;
+#[cfg(feature = "simulator")]
+use crate::simulator::Planted;
 
 /// Stretches of numbers left out that are remembered. Only clients that make numbers up cause any.
 const MAX_SKIPPED: usize = 64;
@@ -37,6 +39,9 @@ pub(crate) struct Start {
     pub(crate) generation: u64,
     /// The predecessor may have ended with members.
     pub(crate) unclean: bool,
+    /// A fault to be played, so that the simulator can show that it finds it.
+    #[cfg(feature = "simulator")]
+    pub(crate) planted: Option<Planted>,
 }
 
 /// Why a session ends.
@@ -90,6 +95,9 @@ pub(crate) struct Engine<W: World> {
     pub(crate) store_stale: bool,
     /// Another broker has asked this one to end.
     pub(crate) yields: bool,
+    /// A fault to be played.
+    #[cfg(feature = "simulator")]
+    pub(crate) planted: Option<Planted>,
 }
 
 impl<W: World> Engine<W> {
@@ -118,6 +126,8 @@ impl<W: World> Engine<W> {
             changed: false,
             store_stale: false,
             yields: false,
+            #[cfg(feature = "simulator")]
+            planted: start.planted,
         }
     }
 
@@ -159,6 +169,8 @@ impl<W: World> Engine<W> {
     /// Time has passed.
     pub(crate) fn tick(&mut self, passed: Duration) {
         self.now += passed.min(LONGEST_STEP);
+        #[cfg(feature = "simulator")]
+        self.play_absent_gone();
     }
 
     /// How long until something is to be done that no input announces; none if there is nothing.

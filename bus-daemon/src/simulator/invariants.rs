@@ -1,0 +1,323 @@
+//! What has to hold after each input of the engine, and what has to hold when a publisher publishes.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bus_core::control::{Event, Role};
+
+use super::client::Client;
+use super::handle::{Handle, Stage};
+use super::play::{Checked, Play};
+use crate::engine::{Blocked, Engine};
+
+/// For how long newcomers wait at most; see `engine/recovery.rs`.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// For how long all newcomers wait after an unclean start.
+const UNKNOWN: Duration = Duration::from_millis(200);
+/// For how long newcomers wait while processes come back.
+const RETURNING: Duration = Duration::from_secs(4);
+
+impl Play {
+    /// Looks at what the last input has done.
+    ///
+    /// # Errors
+    /// The promise that did not hold.
+    pub(super) fn look(&mut self) -> Checked {
+        let mut host = self.outside.0.borrow_mut();
+        if let Some(failure) = host.books.failure() {
+            return Err(failure);
+        }
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
+        host.now = running.engine.now;
+        let suspicions = std::mem::take(&mut host.books.suspicions);
+        let told_left = std::mem::take(&mut host.books.told_left);
+        for suspicion in suspicions {
+            let (session, handle) = (suspicion.session, suspicion.handle);
+            let refused = host.books.refused.contains(&(session, handle));
+            if !refused && !is_let_go(&running.engine, session, handle) {
+                return Err(suspicion.what);
+            }
+        }
+        drop(host);
+        if !told_left.is_empty() {
+            self.check_left(&told_left.into_iter().collect())?;
+        }
+        self.check_newcomers()?;
+        self.check_deferred()
+    }
+
+    /// Members of which somebody was told that they have left are really gone.
+    fn check_left(&self, told: &BTreeSet<(u64, bool)>) -> Checked {
+        let left: BTreeSet<_> = told.iter().map(|(id, _)| *id).collect();
+        for client in self.clients.iter().flatten() {
+            if !client.life.alive.get() {
+                continue;
+            }
+            for handle in client.handles.iter().flatten() {
+                let stays = (handle.has_joined() && !self.is_refused(client, handle))
+                    || handle.is_left_alone();
+                if left.contains(&handle.id) && stays {
+                    return Err(format!(
+                        "{:?} {} is told to have left, and lives (process slot {}, {:?})",
+                        handle.role, handle.id, client.life.slot, handle.stage
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the broker of now has refused a handle, perhaps without its knowing yet.
+    fn is_refused(&self, client: &Client, handle: &Handle) -> bool {
+        if self.let_go.contains(&handle.id) {
+            return true;
+        }
+        let (Some(session), Some(running)) = (client.session, &self.running) else {
+            return false;
+        };
+        let host = self.outside.0.borrow();
+        host.books.fenced.contains(&handle.id)
+            || host.books.told_fenced.contains(&handle.id)
+            || host.books.refused.contains(&(session, handle.number))
+            || is_let_go(&running.engine, session, handle.number)
+    }
+
+    /// Newcomers are served by the rules of the grace period, and fence whom they have to.
+    fn check_newcomers(&mut self) -> Checked {
+        let Some(running) = &mut self.running else {
+            return Ok(());
+        };
+        let mut host = self.outside.0.borrow_mut();
+        let engine = &running.engine;
+        let first = running.last_id + 1;
+        running.last_id = engine.last_id;
+        let grace = (running.unclean && engine.now < UNKNOWN)
+            || (!engine.recovery.returning.is_empty() && engine.now < RETURNING);
+        if first <= engine.last_id {
+            for (&number, topic) in &engine.topics {
+                for (&id, member) in topic.members.range(first..=engine.last_id) {
+                    running.fresh.push((number, id));
+                    let waited =
+                        host.books
+                            .waited(engine.now, member.session, member.handle);
+                    let awaited = topic
+                        .absent
+                        .values()
+                        .any(|absent| absent.role != member.role && !absent.fenced);
+                    if (grace || awaited) && waited.is_none_or(|waited| waited < PATIENCE) {
+                        return Err(format!(
+                            "{} {id} was opened before the grace ended, after {waited:?}",
+                            member.role
+                        ));
+                    }
+                    let same = topic.members.iter().find(|(other, m)| {
+                        **other != id
+                            && m.role == Role::Publisher
+                            && member.role == Role::Publisher
+                            && m.index == member.index
+                    });
+                    if let Some((other, _)) = same {
+                        return Err(format!(
+                            "publishers {id} and {other} have the same index {}",
+                            member.index
+                        ));
+                    }
+                }
+            }
+        }
+        let mut joined = Vec::new();
+        running.fresh.retain(|&(number, id)| {
+            let topic = engine.topics.get(&number);
+            let Some(member) = topic.and_then(|topic| topic.members.get(&id)) else {
+                return false;
+            };
+            if member.has_joined() {
+                let waited = host
+                    .books
+                    .waited(engine.now, member.session, member.handle);
+                joined.push((number, id, member.role, waited));
+            }
+            !member.has_joined()
+        });
+        let is_patient = |waited: &Option<Duration>| waited.is_some_and(|w| w >= PATIENCE);
+        for &(number, id, role, waited) in &joined {
+            if grace && !is_patient(&waited) {
+                return Err(format!(
+                    "{role} {id} has joined before the grace ended, after {waited:?}"
+                ));
+            }
+            // One that has waited long enough fences for all that come with it.
+            let mut all = joined.iter().filter(|(n, _, r, _)| *n == number && *r == role);
+            let patient = all.any(|(.., waited)| is_patient(waited));
+            let topic = engine.topics.get(&number);
+            for (&absent, of) in topic.into_iter().flat_map(|topic| &topic.absent) {
+                let fenced = of.fenced && of.role != role && host.books.fenced.insert(absent);
+                if fenced && !patient {
+                    return Err(format!(
+                        "{} {absent} was fenced by {id} after {waited:?}",
+                        of.role
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_deferred(&self) -> Checked {
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
+        let engine = &running.engine;
+        let host = self.outside.0.borrow();
+        for &(session, handle) in engine.deferred.keys() {
+            let waited = host.books.waited(engine.now, session, handle);
+            if waited.is_none_or(|waited| waited > PATIENCE) {
+                return Err(format!(
+                    "the request of handle {handle} of session {session} is not answered after {waited:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is to be sent waits for something that will come.
+    pub(super) fn look_closely(&mut self) -> Checked {
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
+        let engine = &running.engine;
+        let host = self.outside.0.borrow();
+        for (number, session) in &engine.sessions {
+            let outbox = &session.outbox;
+            let Some(socket) = host.sockets.get(number) else {
+                return Err(format!("session {number} has no connection"));
+            };
+            let waits = match outbox.blocked {
+                None => outbox.answers.is_empty() && outbox.dirty.is_empty(),
+                Some(Blocked::Room) => socket.awaits_room,
+                Some(Blocked::Time) => engine.later.contains(number),
+                Some(Blocked::Credit) => {
+                    outbox.in_flight > 0 && engine.starved.contains(number)
+                }
+            };
+            if !waits && socket.client {
+                return Err(format!(
+                    "session {number} waits for nothing ({:?}), and has {} answers and {} handles to be told",
+                    outbox.blocked,
+                    outbox.answers.len(),
+                    outbox.dirty.len()
+                ));
+            }
+        }
+        for topic in engine.topics.values() {
+            for (id, member) in &topic.members {
+                let view = &member.view;
+                let waits = !view.pending.is_empty() || view.joining || view.decided;
+                let held = view.behind && view.hold.is_none();
+                if (waits || held) && !view.queued {
+                    return Err(format!(
+                        "member {id} has something to be told and is in no queue"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A publisher publishes, if it may: it knows all subscribers that count on that.
+    ///
+    /// # Errors
+    /// A subscriber that does not get the message.
+    pub(super) fn publish(&mut self, process: usize, slot: usize) -> Checked {
+        if !self.may_publish(process, slot) {
+            self.read(process, usize::MAX, true, None)?;
+            if !self.may_publish(process, slot) {
+                return Ok(());
+            }
+        }
+        let Some(publisher) = self.clients[process]
+            .as_ref()
+            .and_then(|client| client.handles[slot].as_ref())
+        else {
+            return Ok(());
+        };
+        let registry = publisher.registry.as_ref().map(|words| words.number);
+        let mut missed = Vec::new();
+        for client in self.clients.iter().flatten() {
+            if !client.life.alive.get() {
+                continue;
+            }
+            for handle in client.handles.iter().flatten() {
+                let reads = handle.role == Some(Role::Subscriber)
+                    && handle.topic == publisher.topic
+                    && handle.has_joined()
+                    && !publisher.known.contains_key(&handle.id);
+                if !reads || self.is_refused(client, handle) {
+                    continue;
+                }
+                let same = handle.registry.as_ref().map(|words| words.number) == registry;
+                if handle.joined_at > publisher.attached {
+                    missed.push((publisher.id, handle.id));
+                } else if !handle.attended.contains(&publisher.attached) {
+                    missed.push((handle.id, publisher.id));
+                } else if handle.attached > publisher.attached || same {
+                    return Err(format!(
+                        "publisher {} (slot {process}, {:?}) publishes, and does not know subscriber {} (slot {}, {:?})",
+                        publisher.id, publisher.stage, handle.id, client.life.slot, handle.stage
+                    ));
+                }
+            }
+        }
+        self.outside.0.borrow_mut().books.counts.published += 1;
+        self.missed.extend(missed);
+        Ok(())
+    }
+
+    fn may_publish(&self, process: usize, slot: usize) -> bool {
+        let client = self.clients[process].as_ref().filter(|c| c.acts());
+        let handle = client.and_then(|client| client.handles[slot].as_ref());
+        handle.is_some_and(|handle| {
+            handle.role == Some(Role::Publisher)
+                && handle.has_joined()
+                && handle.is_synced()
+                && !handle.behind
+        })
+    }
+
+    /// A handle that has missed something of another one that is there is not taken back.
+    pub(super) fn check_missed(&mut self, process: usize) -> Checked {
+        let Some(client) = &self.clients[process] else {
+            return Ok(());
+        };
+        for handle in client.handles.iter().flatten() {
+            let back = handle.stage == Stage::Placed && handle.attached == self.brokers;
+            let Some(other) = self.missed.get(&handle.id).filter(|_| back) else {
+                continue;
+            };
+            let all = self.clients.iter().flatten();
+            let mut there = all
+                .filter(|client| client.life.alive.get())
+                .flat_map(|client| client.handles.iter().flatten());
+            let there = there.any(|o| o.id == *other && o.has_joined() && o.attached == self.brokers);
+            if there && !self.is_refused(client, handle) {
+                return Err(format!(
+                    "{:?} {} is taken back, and has missed {other} meanwhile",
+                    handle.role, handle.id
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the engine has refused a handle, and has not been able to say so.
+fn is_let_go(engine: &Engine<super::world::Outside>, session: u64, handle: u32) -> bool {
+    let Some(session) = engine.sessions.get(&session) else {
+        return true;
+    };
+    let answers = session.outbox.answers.iter();
+    let mut answers = answers.filter(|answer| answer.handle == handle);
+    answers.any(|answer| matches!(answer.event, Event::Refused { .. }))
+}
