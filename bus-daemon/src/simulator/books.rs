@@ -329,7 +329,10 @@ impl Books {
         self.mix(u64::from(version));
         let user = |number: &u64| sockets.get(number).map(|socket| socket.life.uid);
         let of_user = |session: &u64| -> u32 {
-            let all = self.sessions.iter().filter(|(n, _)| user(n) == user(session));
+            let all = self
+                .sessions
+                .iter()
+                .filter(|(n, _)| user(n) == user(session));
             all.map(|(_, book)| book.in_flight).sum()
         };
         let mut untold = Vec::new();
@@ -365,13 +368,7 @@ impl Books {
     }
 
     /// The broker has put a message into a socket.
-    pub(crate) fn sent(
-        &mut self,
-        session: u64,
-        handle: u32,
-        event: &Event,
-        descriptors: &[Fd],
-    ) {
+    pub(crate) fn sent(&mut self, session: u64, handle: u32, event: &Event, descriptors: &[Fd]) {
         self.mix(session << 32 | u64::from(handle));
         self.count(event);
         let count = descriptors.len() as u32;
@@ -452,7 +449,9 @@ impl Books {
                 let knows = book.handles.iter().filter(|(_, book)| known(book));
                 let knows: Vec<_> = knows.map(|(handle, _)| *handle).collect();
                 for handle in knows {
-                    let what = format!("process {process} is told to be gone, and handle {handle} of session {session} knows a peer of it");
+                    let what = format!(
+                        "process {process} is told to be gone, and handle {handle} of session {session} knows a peer of it"
+                    );
                     self.suspect(session, handle, what);
                 }
                 let book = self.sessions.entry(session).or_default();

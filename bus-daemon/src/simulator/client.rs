@@ -533,7 +533,12 @@ impl Client {
         if let Some(handle) = self.next(slot, may) {
             handle.doorbell = true;
             let number = handle.number;
-            self.post(host, number, Request::RegisterDoorbell {}, vec![Fd::Doorbell]);
+            self.post(
+                host,
+                number,
+                Request::RegisterDoorbell {},
+                vec![Fd::Doorbell],
+            );
         }
     }
 

@@ -99,9 +99,7 @@ impl Play {
             for (&number, topic) in &engine.topics {
                 for (&id, member) in topic.members.range(first..=engine.last_id) {
                     running.fresh.push((number, id));
-                    let waited =
-                        host.books
-                            .waited(engine.now, member.session, member.handle);
+                    let waited = host.books.waited(engine.now, member.session, member.handle);
                     let awaited = topic
                         .absent
                         .values()
@@ -134,9 +132,7 @@ impl Play {
                 return false;
             };
             if member.has_joined() {
-                let waited = host
-                    .books
-                    .waited(engine.now, member.session, member.handle);
+                let waited = host.books.waited(engine.now, member.session, member.handle);
                 joined.push((number, id, member.role, waited));
             }
             !member.has_joined()
@@ -149,7 +145,9 @@ impl Play {
                 ));
             }
             // One that has waited long enough fences for all that come with it.
-            let mut all = joined.iter().filter(|(n, _, r, _)| *n == number && *r == role);
+            let mut all = joined
+                .iter()
+                .filter(|(n, _, r, _)| *n == number && *r == role);
             let patient = all.any(|(.., waited)| is_patient(waited));
             let topic = engine.topics.get(&number);
             for (&absent, of) in topic.into_iter().flat_map(|topic| &topic.absent) {
@@ -198,9 +196,7 @@ impl Play {
                 None => outbox.answers.is_empty() && outbox.dirty.is_empty(),
                 Some(Blocked::Room) => socket.awaits_room,
                 Some(Blocked::Time) => engine.later.contains(number),
-                Some(Blocked::Credit) => {
-                    outbox.in_flight > 0 && engine.starved.contains(number)
-                }
+                Some(Blocked::Credit) => outbox.in_flight > 0 && engine.starved.contains(number),
             };
             if !waits && socket.client {
                 return Err(format!(
@@ -300,7 +296,8 @@ impl Play {
             let mut there = all
                 .filter(|client| client.life.alive.get())
                 .flat_map(|client| client.handles.iter().flatten());
-            let there = there.any(|o| o.id == *other && o.has_joined() && o.attached == self.brokers);
+            let there =
+                there.any(|o| o.id == *other && o.has_joined() && o.attached == self.brokers);
             if there && !self.is_refused(client, handle) {
                 return Err(format!(
                     "{:?} {} is taken back, and has missed {other} meanwhile",

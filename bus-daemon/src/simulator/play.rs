@@ -140,9 +140,8 @@ impl Play {
             }
             Step::Publish { process, handle } => {
                 let of = self.clients[process].as_ref();
-                let publishes = |handle: &Handle| {
-                    handle.role == Some(Role::Publisher) && handle.has_joined()
-                };
+                let publishes =
+                    |handle: &Handle| handle.role == Some(Role::Publisher) && handle.has_joined();
                 let slot = of.and_then(|client| {
                     client.next_slot(handle, |handle| handle.is_some_and(publishes))
                 });
@@ -480,6 +479,7 @@ impl Play {
             ids,
             generation,
             unclean: !before.clean,
+            gives_way: true,
             planted: self.planted,
         };
         self.outside.0.borrow_mut().now = Duration::ZERO;

@@ -121,9 +121,8 @@ impl Setup {
             0 => "\"subscribe\"",
             _ => "\"publish\", \"subscribe\"",
         };
-        let mut policy = format!(
-            "[[allow]]\ntopics = \"**\"\nusers = [1001]\nmay = [{may}]\nstall = {stall}\n"
-        );
+        let mut policy =
+            format!("[[allow]]\ntopics = \"**\"\nusers = [1001]\nmay = [{may}]\nstall = {stall}\n");
         if random.u32(..3) == 0 {
             policy += "[[limits.user]]\nusers = [1001]\npublishers = 4\nsubscriptions = 5\ntopics = 2\nregistrations = 20\n";
         }

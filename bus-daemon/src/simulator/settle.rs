@@ -51,8 +51,14 @@ impl Play {
             for socket in host.sockets.values_mut() {
                 if socket.life.slot == process {
                     (socket.room, socket.later) = (1000, 0);
-                    let asked = socket.to_broker.front().map(|(h, r, _)| format!("{h} {r:?}"));
-                    let told = socket.to_client.front().map(|(h, e, _)| format!("{h} {e:?}"));
+                    let asked = socket
+                        .to_broker
+                        .front()
+                        .map(|(h, r, _)| format!("{h} {r:?}"));
+                    let told = socket
+                        .to_client
+                        .front()
+                        .map(|(h, e, _)| format!("{h} {e:?}"));
                     if let Some(last) = asked.or(told) {
                         self.last = format!("slot {process}, handle {last}");
                         moved = true;
@@ -165,7 +171,11 @@ impl Play {
         let Some(topic) = topics.next() else {
             return Err("its topic is not there".into());
         };
-        if !topic.members.get(&handle.id).is_some_and(|m| m.has_joined()) {
+        if !topic
+            .members
+            .get(&handle.id)
+            .is_some_and(|m| m.has_joined())
+        {
             return Err("the broker does not know it".into());
         }
         if !handle.is_synced() || handle.behind {

@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bus_core::control::{Event, Request, Role, Sent};
-use bus_core::memory::segment::Kind;
 use bus_core::memory::reader_bytes;
+use bus_core::memory::segment::Kind;
 use bus_core::{Error, Result, TopicSettings};
 
 use super::books::Books;
