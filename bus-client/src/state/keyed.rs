@@ -135,7 +135,9 @@ impl<K: Key, V: Payload> KeyedState<K, V> {
         loop {
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             let table = &mut self.table;
-            if super::wait(&self.inlet, left, |message, writer| table.take(message, writer))? {
+            if super::wait(&self.inlet, left, |message, writer| {
+                table.take(message, writer)
+            })? {
                 self.catch_up()?;
                 return Ok(true);
             }
