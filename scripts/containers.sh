@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 if [ $# -gt 0 ]; then
     programs=$(realpath "$1")
 else
-    cargo build --locked -p bus-cli -p bus-daemon
+    cargo build --locked -p bus-cli -p bus-daemon --features bus-daemon/busd
     programs=$(realpath "${CARGO_TARGET_DIR:-target}/debug")
 fi
 apart=(unshare --user --map-root-user --pid --fork --kill-child --mount --mount-proc --net --ipc --uts)

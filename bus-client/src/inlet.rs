@@ -569,6 +569,11 @@ impl Inlet {
         self.peers.borrow().get(id)
     }
 
+    /// Orders publishers that follow each other: a later one has a higher number.
+    pub(crate) fn order(&self, publisher: u64) -> u64 {
+        self.peers.borrow().order(publisher)
+    }
+
     pub(crate) fn wait_for_publishers(
         &self,
         count: usize,

@@ -254,7 +254,7 @@ fn pinned(given: &Given) {
         .unwrap();
     let _handle = bus.subscriber::<u64>("t").unwrap();
     let own = of_thread("role", "Cpus_allowed_list:");
-    for name in ["bus-broker", "bus-keeper"] {
+    for name in ["bus-broker", "bus-session"] {
         let processors = of_thread(name, "Cpus_allowed_list:");
         assert_ne!(processors, own, "{name} is pinned as well");
         let blocked = u64::from_str_radix(&of_thread(name, "SigBlk:"), 16).unwrap();

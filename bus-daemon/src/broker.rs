@@ -34,6 +34,7 @@ use crate::reserve::{Accepted, Reserve, is_exhaustion};
 use crate::retained::Retained;
 use crate::store::{Store, Stored, is_stored};
 use crate::systemd::{self, State};
+use crate::takeover;
 use crate::waste;
 use crate::{Error, Result};
 
@@ -86,6 +87,8 @@ impl Broker {
     /// ready and when it stops, and keeps the rings of ended publishers that their topics retain, if it was asked to
     /// (`FileDescriptorStoreMax=`).
     ///
+    /// A broker that another process hosts at the path is asked to end, and its clients come to this one.
+    ///
     /// # Errors
     /// As for [`bind`](Self::bind). [`Error::Foreign`] also where the socket is none that a broker can listen at.
     pub fn bind_service(
@@ -99,7 +102,7 @@ impl Broker {
             .partition::<Vec<_>, _>(|passed| !is_stored(&passed.name));
         let endpoint = match (sockets.pop(), sockets.is_empty()) {
             (Some(socket), true) => Endpoint::adopt(socket.descriptor)?,
-            (None, _) => Endpoint::bind(&path()?)?,
+            (None, _) => takeover::bind(&path()?)?,
             (Some(_), false) => {
                 return Err(Error::Foreign {
                     path: "the service manager's socket".into(),
@@ -278,6 +281,7 @@ impl Running {
             ids: RandomState::new().build_hasher().finish(),
             generation,
             unclean: !before.clean,
+            gives_way: !service.is_told,
             #[cfg(feature = "simulator")]
             planted: None,
         };

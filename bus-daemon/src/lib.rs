@@ -47,6 +47,7 @@ mod retained;
 pub mod simulator;
 mod store;
 mod systemd;
+mod takeover;
 mod thread;
 mod waste;
 

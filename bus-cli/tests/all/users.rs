@@ -104,7 +104,7 @@ fn a_stream_goes_from_one_user_to_another_and_no_further_than_the_policy_says() 
     town.start(BOB, &["pub", "open"]).end_badly(1, to_bob);
     let to_bob = "user 65534 may not subscribe on topic waits";
     town.start(BOB, &["sub", "waits"]).end_badly(1, to_bob);
-    let to_nobody = "this broker serves user 0 and whom its policy names";
+    let to_nobody = "this broker serves user 0 and the users that its policy names";
     town.start(777, &["sub", "open"]).end_badly(1, to_nobody);
 }
 

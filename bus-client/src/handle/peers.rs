@@ -25,49 +25,71 @@ pub struct Peer {
 
 /// The peers of a handle, each with its process, which the kernel can be asked about.
 #[derive(Debug, Default)]
-pub(crate) struct Peers(HashMap<u64, (Arc<Process>, Option<Trust>)>);
+pub(crate) struct Peers {
+    known: HashMap<u64, Known>,
+    /// Peers that were ever inserted.
+    inserted: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    process: Arc<Process>,
+    trust: Option<Trust>,
+    order: u64,
+}
 
 impl Peers {
     pub(crate) fn insert(&mut self, id: u64, process: Arc<Process>, trust: Option<Trust>) {
-        self.0.insert(id, (process, trust));
+        self.inserted += 1;
+        let order = self.inserted;
+        let known = Known {
+            process,
+            trust,
+            order,
+        };
+        self.known.insert(id, known);
     }
 
     pub(crate) fn remove(&mut self, id: u64) {
-        self.0.remove(&id);
+        self.known.remove(&id);
+    }
+
+    /// Orders peers by when the handle was told of them, from 1 up; 0 for one that it does not know. Numbers of peers
+    /// do not: each broker begins with another one.
+    pub(crate) fn order(&self, id: u64) -> u64 {
+        self.known.get(&id).map_or(0, |known| known.order)
     }
 
     pub(crate) fn get(&self, id: u64) -> Option<Peer> {
-        let (process, trust) = self.0.get(&id)?;
-        Some(peer(id, process, *trust))
+        Some(peer(id, self.known.get(&id)?))
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = u64> + '_ {
-        self.0.keys().copied()
+        self.known.keys().copied()
     }
 
     pub(crate) fn list(&self) -> Vec<Peer> {
-        let peers = self.0.iter();
-        let peers = peers.map(|(id, (process, trust))| peer(*id, process, *trust));
-        peers.collect()
+        let peers = self.known.iter();
+        peers.map(|(id, known)| peer(*id, known)).collect()
     }
 
     /// Those whose process is gone.
     pub(crate) fn dead(&self) -> Vec<u64> {
         let dead = self
-            .0
+            .known
             .iter()
-            .filter(|(_, (process, _))| !process.is_alive());
+            .filter(|(_, known)| !known.process.is_alive());
         dead.map(|(id, _)| *id).collect()
     }
 }
 
-fn peer(id: u64, process: &Process, trust: Option<Trust>) -> Peer {
-    let identity = process.identity();
+fn peer(id: u64, known: &Known) -> Peer {
+    let identity = known.process.identity();
     Peer {
         id,
         client: identity.client,
         pid: identity.pid,
         user: identity.user,
-        trust,
+        trust: known.trust,
     }
 }

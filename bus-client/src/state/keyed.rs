@@ -74,9 +74,12 @@ impl<K: Key, V: Payload> KeyedState<K, V> {
 
     #[cold]
     fn catch_up(&mut self) -> Result<()> {
-        let table = &mut self.table;
+        let (table, inlet) = (&mut self.table, &self.inlet);
         let mut take = |core: &receive::Subscriber| match core.poll()? {
-            Some(message) => Ok(Some(table.take(&message)?)),
+            Some(message) => {
+                let writer = inlet.order(message.publisher());
+                Ok(Some(table.take(&message, writer)?))
+            }
             None => Ok(None),
         };
         if super::drain(&self.inlet, || Ok(self.inlet.once(&mut take)?.is_some()))? {
@@ -132,7 +135,9 @@ impl<K: Key, V: Payload> KeyedState<K, V> {
         loop {
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             let table = &mut self.table;
-            if super::wait(&self.inlet, left, |message| table.take(message))? {
+            if super::wait(&self.inlet, left, |message, writer| {
+                table.take(message, writer)
+            })? {
                 self.catch_up()?;
                 return Ok(true);
             }
@@ -161,7 +166,7 @@ impl<K: Key, V: Payload> KeyedState<K, V> {
 
 /// The latest of each key.
 ///
-/// Of writers that follow each other, the later one has the higher number, and what it sent counts. It begins by sending everything that it
+/// Of writers that follow each other, the later one has the higher [order](Inlet::order), and what it sent counts. It begins by sending everything that it
 /// found; when it has, it says so, and what only those before it sent is no more. One that was killed before leaves the others'.
 struct Table<K: Key, V: Payload> {
     values: HashMap<K, Latest<K, V>>,
@@ -209,8 +214,8 @@ impl<K: Key, V: Payload> Table<K, V> {
     }
 
     /// Takes a message over; whether it says something new.
-    fn take(&mut self, message: &receive::Message<'_>) -> bus_core::Result<bool> {
-        let (writer, sequence) = (message.publisher(), message.sequence());
+    fn take(&mut self, message: &receive::Message<'_>, writer: u64) -> bus_core::Result<bool> {
+        let sequence = message.sequence();
         let entry = Copied::<Entry<K, V>>::of(message)?;
         if writer > self.writer {
             self.writer = writer;

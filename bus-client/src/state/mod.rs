@@ -195,14 +195,17 @@ fn drain(inlet: &Inlet, mut take: impl FnMut() -> Result<bool>) -> Result<bool> 
     Ok(false)
 }
 
-/// Waits for a message and takes it; whether there was one in time.
+/// Waits for a message and takes it, with the [order](Inlet::order) of its writer; whether there was one in time.
 fn wait(
     inlet: &Inlet,
     timeout: Option<Duration>,
-    mut take: impl FnMut(&receive::Message<'_>) -> bus_core::Result<bool>,
+    mut take: impl FnMut(&receive::Message<'_>, u64) -> bus_core::Result<bool>,
 ) -> Result<bool> {
     let found = inlet.until(timeout, |core| match core.poll()? {
-        Some(message) => Ok(Some(take(&message)?)),
+        Some(message) => {
+            let order = inlet.order(message.publisher());
+            Ok(Some(take(&message, order)?))
+        }
         None => Ok(None),
     })?;
     Ok(found.unwrap_or(false))

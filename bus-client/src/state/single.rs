@@ -40,7 +40,8 @@ pub struct State<T: Payload> {
 
 /// A value, and which one it is.
 struct Latest<T: Payload> {
-    publisher: u64,
+    /// Of its writer: see [`Inlet::order`].
+    writer: u64,
     sequence: u64,
     value: Copied<T>,
 }
@@ -71,9 +72,12 @@ impl<T: Payload> State<T> {
 
     #[cold]
     fn look(&mut self) -> Result<()> {
-        let (latest, spare) = (&mut self.latest, &mut self.spare);
+        let (latest, spare, inlet) = (&mut self.latest, &mut self.spare, &self.inlet);
         let take = |core: &receive::Subscriber| match core.poll()? {
-            Some(message) => Ok(Some(take(latest, spare, &message)?)),
+            Some(message) => {
+                let writer = inlet.order(message.publisher());
+                Ok(Some(take(latest, spare, &message, writer)?))
+            }
             None => Ok(None),
         };
         let mut take = take;
@@ -91,7 +95,9 @@ impl<T: Payload> State<T> {
         loop {
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             let (latest, spare) = (&mut self.latest, &mut self.spare);
-            if super::wait(&self.inlet, left, |message| take(latest, spare, message))? {
+            if super::wait(&self.inlet, left, |message, writer| {
+                take(latest, spare, message, writer)
+            })? {
                 self.look()?;
                 return Ok(true);
             }
@@ -120,22 +126,24 @@ impl<T: Payload> State<T> {
     }
 }
 
-/// Takes a message over if it is newer; whether it is. Among writers that followed each other, the later one has the higher number.
+/// Takes a message over if it is newer; whether it is. Among writers that followed each other, what the later one says
+/// counts.
 fn take<T: Payload>(
     latest: &mut Option<Latest<T>>,
     spare: &mut AlignedVec,
     message: &receive::Message<'_>,
+    writer: u64,
 ) -> bus_core::Result<bool> {
-    let (publisher, sequence) = (message.publisher(), message.sequence());
+    let sequence = message.sequence();
     match latest {
-        Some(latest) if latest.publisher > publisher => return Ok(false),
+        Some(latest) if latest.writer > writer => return Ok(false),
         Some(latest) => {
             latest.value.update(message, spare)?;
-            (latest.publisher, latest.sequence) = (publisher, sequence);
+            (latest.writer, latest.sequence) = (writer, sequence);
         }
         None => {
             *latest = Some(Latest {
-                publisher,
+                writer,
                 sequence,
                 value: Copied::of(message)?,
             });

@@ -491,6 +491,30 @@ fn states_are_there_after_a_restart() {
     host.finish();
 }
 
+/// Each broker numbers writers from a number by chance: a later writer may have a lower one.
+#[test]
+fn a_reader_of_a_state_sees_writers_that_come_after_a_restart() {
+    const ROUNDS: u64 = 8;
+    let stage = Stage::new();
+    let mut host = start_host(&stage.path);
+    let bus = connect(&stage.path, false).unwrap();
+    let mut state = bus.state::<u64>("s").unwrap();
+    let mut keyed = bus.keyed_state::<u32, u64>("k").unwrap();
+    for round in 0..ROUNDS {
+        let mut writer = bus.state_writer::<u64>("s").unwrap();
+        let mut keyed_writer = bus.keyed_state_writer::<u32, u64>("k").unwrap();
+        writer.set(&round).unwrap();
+        keyed_writer.set(1, round).unwrap();
+        let seen = state.get().unwrap().map(|value| value.to_native());
+        assert_eq!(seen, Some(round));
+        let seen = keyed.get(&1).unwrap().map(|value| value.to_native());
+        assert_eq!(seen, Some(round));
+        drop((writer, keyed_writer));
+        restart(&stage, &mut host);
+    }
+    host.finish();
+}
+
 #[test]
 fn topics_whose_publishers_go_past_are_as_they_were() {
     for delivery in [

@@ -108,7 +108,11 @@ pub fn check(button: &impl AsFd) -> Result<()> {
     }
     // Else there could be descriptors in it, and whoever closes it last closes those, however long that takes.
     let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    if recv(button.as_fd().as_raw_fd(), &mut [0], peek) != Ok(0) {
+    let mut peeked = recv(button.as_fd().as_raw_fd(), &mut [0], peek);
+    while peeked == Err(Errno::EINTR) {
+        peeked = recv(button.as_fd().as_raw_fd(), &mut [0], peek);
+    }
+    if peeked != Ok(0) {
         return refuse("takes messages itself");
     }
     Ok(())

@@ -137,7 +137,8 @@ mod tests {
         let base = mapping.base().addr().get();
         let reader = MappedReader::new(Arc::new(mapping), &settings);
         let header = std::ptr::from_ref(reader.header()).addr() - base;
-        let mut words = vec![header..header + size_of_val(reader.header())];
+        let mut words = Vec::new();
+        words.push(header..header + size_of_val(reader.header()));
         let at = |word: &Word| std::ptr::from_ref(word).addr() - base;
         for index in 0..usize::from(settings.rings()) {
             let cursor = at(reader.cursor(index));

@@ -357,7 +357,7 @@ impl<B: Backend> RingPublisher<B> {
         }
         let to = floor.at.wrapping_add(steps as u64);
         debug_assert!(
-            self.head.wrapping_sub(to) >= self.keep,
+            intact.wrapping_sub(to) as i64 >= 0,
             "what is kept for joiners stays above the floor"
         );
         let shared = &self.ring.header().floor.0;

@@ -15,7 +15,7 @@ use rkyv::util::AlignedVec;
 use super::arena::Arena;
 use super::floor::Overdue;
 use super::ring::{Claim, RingPublisher};
-use super::serialise::{Beyond, Fit, Payload, check_levels, into_span, may_be_deep, measure};
+use super::serialise::{Fit, Payload, check_levels, into_span, may_be_deep, measure, measure_into};
 use crate::backend::{MappedReader, MappedRing, Native, ReaderMemory};
 use crate::fork::{Unshared, unshared};
 use crate::memory::layout::{NOWHERE, READER_MAGIC, RING_MAGIC};
@@ -313,7 +313,7 @@ impl Publisher {
             let Ok(claim) = self.ring.claim(0) else {
                 return self.find_no_room(value);
             };
-            if let Fit::Takes(len) = self.serialise(value, claim, Beyond::Stop)? {
+            if let Some(len) = self.serialise(value, claim)? {
                 return Ok(Some(self.commit(claim, len)));
             }
             self.spilled = true;
@@ -332,8 +332,14 @@ impl Publisher {
             let Ok(claim) = self.ring.claim(capacity) else {
                 return self.find_no_room(value);
             };
-            match self.serialise(value, claim, Beyond::Count)? {
+            let mut span = self.span(claim, claim.capacity as usize);
+            // SAFETY: as in `serialise`.
+            let span = unsafe { span.as_mut() };
+            match measure_into(value, span, &mut self.scratch)? {
                 Fit::Takes(len) => {
+                    if may_be_deep(len) {
+                        self.check_levels::<T>(&span[..len as usize])?;
+                    }
                     self.spilled = u64::from(len) > u64::from(self.ring.ring().inline());
                     return Ok(Some(self.commit(claim, len)));
                 }
@@ -367,18 +373,16 @@ impl Publisher {
     }
 
     #[inline(always)]
-    fn serialise<T: Payload>(&mut self, value: &T, claim: Claim, beyond: Beyond) -> Result<Fit> {
+    fn serialise<T: Payload>(&mut self, value: &T, claim: Claim) -> Result<Option<u32>> {
         let mut span = self.span(claim, claim.capacity as usize);
         // SAFETY: the claim gives this publisher the span until it is committed or dropped, and `self` is
         // borrowed for as long; what lies nowhere is a buffer of its own.
         let span = unsafe { span.as_mut() };
-        let fit = into_span(value, span, &mut self.scratch, beyond)?;
-        if let Fit::Takes(len) = fit
-            && may_be_deep(len)
-        {
+        let len = into_span(value, span, &mut self.scratch)?;
+        if let Some(len) = len.filter(|len| may_be_deep(*len)) {
             self.check_levels::<T>(&span[..len as usize])?;
         }
-        Ok(fit)
+        Ok(len)
     }
 
     /// A publisher sends values of one type.

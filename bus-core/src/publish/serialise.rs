@@ -31,7 +31,7 @@ pub struct SlotWriter<'a> {
 
 /// What to do about bytes beyond the end of the span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Beyond {
+enum Beyond {
     /// Stop there.
     Stop,
     /// Count them.
@@ -43,7 +43,7 @@ pub(super) enum Beyond {
 pub(super) enum Fit {
     /// It takes so many bytes of it.
     Takes(u32),
-    /// It needs more: so many bytes, if what is beyond was counted.
+    /// It needs more: so many bytes.
     Needs(usize),
 }
 
@@ -59,24 +59,16 @@ impl<E: Source> Writer<E> for SlotWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), E> {
         let end = self.pos + bytes.len();
         let Some(span) = self.span.get_mut(self.pos..end) else {
-            return self.outgrow(end);
+            self.outgrown.set(true);
+            if self.beyond == Beyond::Count {
+                self.pos = end;
+                return Ok(());
+            }
+            return Err(E::new(Outgrown));
         };
         span.copy_from_slice(bytes);
         self.pos = end;
         Ok(())
-    }
-}
-
-impl SlotWriter<'_> {
-    /// Inlined, so that the writer stays in registers.
-    #[inline(always)]
-    fn outgrow<E: Source>(&mut self, end: usize) -> Result<(), E> {
-        self.outgrown.set(true);
-        self.pos = end;
-        match self.beyond {
-            Beyond::Stop => Err(E::new(Outgrown)),
-            Beyond::Count => Ok(()),
-        }
     }
 }
 
@@ -160,7 +152,7 @@ impl<T> Payload for T where
 {
 }
 
-/// Serialises into `span`; how that went.
+/// Serialises into `span`; the bytes used, or none where the value outgrows it.
 ///
 /// # Errors
 /// [`Error::Serialise`] for any other reason, in the words of the type's own serialiser.
@@ -169,14 +161,40 @@ pub(super) fn into_span<T: Payload>(
     value: &T,
     span: &mut [u8],
     scratch: &mut Arena,
-    beyond: Beyond,
+) -> Result<Option<u32>> {
+    let outgrown = Cell::new(false);
+    let writer = SlotWriter {
+        span: &mut *span,
+        pos: 0,
+        outgrown: &outgrown,
+        beyond: Beyond::Stop,
+    };
+    match to_bytes_in_with_alloc::<_, _, Failure>(
+        value,
+        writer,
+        Scratch(Acquired::Not(Some(scratch))),
+    ) {
+        Ok(writer) => Ok(Some(writer.pos as u32)),
+        Err(_) if outgrown.get() => Ok(None),
+        Err(_) => Err(explain(value, span, scratch)),
+    }
+}
+
+/// As [`into_span`]; where the value outgrows the span, what is beyond it is counted.
+///
+/// # Errors
+/// As for [`into_span`].
+pub(super) fn measure_into<T: Payload>(
+    value: &T,
+    span: &mut [u8],
+    scratch: &mut Arena,
 ) -> Result<Fit> {
     let outgrown = Cell::new(false);
     let writer = SlotWriter {
         span: &mut *span,
         pos: 0,
         outgrown: &outgrown,
-        beyond,
+        beyond: Beyond::Count,
     };
     match to_bytes_in_with_alloc::<_, _, Failure>(
         value,
@@ -185,7 +203,6 @@ pub(super) fn into_span<T: Payload>(
     ) {
         Ok(writer) if outgrown.get() => Ok(Fit::Needs(writer.pos)),
         Ok(writer) => Ok(Fit::Takes(writer.pos as u32)),
-        Err(_) if outgrown.get() && beyond == Beyond::Stop => Ok(Fit::Needs(span.len() + 1)),
         Err(_) => Err(explain(value, span, scratch)),
     }
 }
@@ -220,7 +237,7 @@ pub fn to_bytes<T: Payload>(value: &T, limit: usize, nesting: Nesting) -> Result
     let mut room = size_of::<T::Archived>().max(64);
     loop {
         bytes.resize(room.min(limit), 0);
-        match into_span(value, &mut bytes, &mut scratch, Beyond::Count)? {
+        match measure_into(value, &mut bytes, &mut scratch)? {
             Fit::Takes(len) => {
                 bytes.resize(len as usize, 0);
                 if may_be_deep(len) {
@@ -240,7 +257,7 @@ pub fn to_bytes<T: Payload>(value: &T, limit: usize, nesting: Nesting) -> Result
 /// [`Error::Serialise`].
 #[cold]
 pub(super) fn measure<T: Payload>(value: &T, scratch: &mut Arena) -> Result<usize> {
-    match into_span(value, &mut [], scratch, Beyond::Count)? {
+    match measure_into(value, &mut [], scratch)? {
         Fit::Takes(len) => Ok(len as usize),
         Fit::Needs(len) => Ok(len),
     }

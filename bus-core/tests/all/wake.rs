@@ -322,7 +322,8 @@ fn every_way_to_publish_rings_a_subscriber_that_is_parked() {
     let doorbell = Arc::new(Doorbell::new().unwrap());
     let button = doorbell.button().try_clone_to_owned().unwrap();
     topic.publisher.set_notify(1, button);
-    let ways: [(&str, fn(&mut Publisher)); 7] = [
+    type Way = (&'static str, fn(&mut Publisher));
+    let ways: [Way; 7] = [
         ("bytes", |publisher| {
             publisher.try_send_bytes(b"bytes").unwrap().unwrap();
         }),

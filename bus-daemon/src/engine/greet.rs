@@ -331,6 +331,10 @@ impl<W: World> Engine<W> {
             let why = format!("only root and user {own} may end this broker, not user {uid}");
             return Err(Refused::new(Refusal::NotAllowed, why));
         }
+        if !self.gives_way {
+            let why = "this broker is busd, which does not give way to another one; stop it first";
+            return Err(Refused::new(Refusal::NotAllowed, why));
+        }
         self.yields = true;
         Ok(())
     }

@@ -282,7 +282,9 @@ impl<W: World> Sender<'_, W> {
             self.send(handle, &Event::Decided { settings }, &[])?;
             view.decided = false;
         }
-        let pending: Vec<_> = view.pending.iter().copied().collect();
+        // Publishers that followed each other are told in that order: their numbers do not have it.
+        let mut pending: Vec<_> = view.pending.iter().copied().collect();
+        pending.sort_by_key(|ring| topic.rings.age(*ring));
         // What has gone comes first: the index of a ring may be another one's by now.
         for &ring in &pending {
             let Some(told) = view.told.get_mut(&ring) else {

@@ -351,6 +351,11 @@ impl<W: World> Rings<W> {
         self.line(ring)?.ended.as_ref()
     }
 
+    /// Orders rings by when their publishers ended; those of publishers that are there come last.
+    pub(crate) fn age(&self, ring: u64) -> u64 {
+        self.ended_ring(ring).map_or(u64::MAX, |ended| ended.order)
+    }
+
     /// The rings that a subscriber has still to release.
     pub(crate) fn of_reader(&self, subscriber: u64) -> Vec<u64> {
         let lines = self

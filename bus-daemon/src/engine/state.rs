@@ -39,6 +39,8 @@ pub(crate) struct Start {
     pub(crate) generation: u64,
     /// The predecessor may have ended with members.
     pub(crate) unclean: bool,
+    /// A process hosts it until a broker of its own comes.
+    pub(crate) gives_way: bool,
     /// A fault to be played, so that the simulator can show that it finds it.
     #[cfg(feature = "simulator")]
     pub(crate) planted: Option<Planted>,
@@ -95,6 +97,8 @@ pub(crate) struct Engine<W: World> {
     pub(crate) store_stale: bool,
     /// Another broker has asked this one to end.
     pub(crate) yields: bool,
+    /// It may be asked to.
+    pub(crate) gives_way: bool,
     /// A fault to be played.
     #[cfg(feature = "simulator")]
     pub(crate) planted: Option<Planted>,
@@ -126,6 +130,7 @@ impl<W: World> Engine<W> {
             changed: false,
             store_stale: false,
             yields: false,
+            gives_way: start.gives_way,
             #[cfg(feature = "simulator")]
             planted: start.planted,
         }

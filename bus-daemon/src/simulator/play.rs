@@ -479,6 +479,7 @@ impl Play {
             ids,
             generation,
             unclean: !before.clean,
+            gives_way: true,
             planted: self.planted,
         };
         self.outside.0.borrow_mut().now = Duration::ZERO;

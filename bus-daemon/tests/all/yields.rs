@@ -1,8 +1,8 @@
 //! A broker that serves a path for good asks the one that is there to end.
 
 use crate::common::actor::Actor;
-use crate::common::{Host, Session, ended, until};
-use bus_core::control::{Connection, Refusal, Request, SESSION};
+use crate::common::{Busd, Host, Session, deadline, ended, until};
+use bus_core::control::{Connection, Event, Refusal, Request, SESSION};
 use bus_testkit::needs;
 
 const ALICE: u32 = 12345;
@@ -67,6 +67,35 @@ fn root_may_ask_a_broker_of_any_user_to_end_and_nothing_else() {
     ask(&connection);
     ended(&connection);
     until(|| !path.exists());
+}
+
+#[test]
+fn busd_takes_the_path_of_a_broker_that_a_process_hosts() {
+    let host = Host::new();
+    let member = host.publisher("t");
+    let busd = Busd::start(&host.path, "");
+    member.session.ends();
+    let broker = host.broker.as_ref().unwrap();
+    assert!(broker.has_yielded());
+    until(|| !broker.is_running());
+    let session = Session::greet(&busd.path, crate::common::Greeting::new());
+    assert!(session.is_ok());
+}
+
+#[test]
+fn busd_does_not_end_another_busd() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Busd::start(&dir.path().join("bus.sock"), "");
+    let mut second = Busd::launch(&first.path, "");
+    second.wait_for("another broker already serves");
+    assert!(!second.child.wait().unwrap().success());
+    let connection = Connection::connect(&first.path).unwrap();
+    ask(&connection);
+    let refused = connection.recv::<Event>(deadline()).unwrap().message;
+    let Event::Refused { why, .. } = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(why.contains("busd"), "{why}");
 }
 
 /// A socket that is connected to the broker, whoever runs that.

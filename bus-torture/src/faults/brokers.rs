@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -145,7 +146,14 @@ impl<'a> Brokers<'a> {
         stdout
             .read_to_string(&mut text)
             .context("hearing a broker")?;
-        called?;
+        if let Err(error) = called {
+            let breaks = fault.is_some_and(|f| matches!(f.error, Errno::ECONNRESET | Errno::EPIPE));
+            // A broken connection ends the membership of its process: the broker has told the peers so.
+            if !breaks || !format!("{error:#}").contains("the connection to this broker ended") {
+                return Err(error);
+            }
+            self.outcome.count(format!("{NAME}.cut_off"), 1);
+        }
         let report: Report =
             serde_json::from_str(&text).with_context(|| format!("it ended with code {code}"))?;
         if !report.done || !report.ended.is_empty() || report.unbound.len() > 1 {

@@ -28,6 +28,13 @@ impl Place {
         }
     }
 
+    /// The names of the files that are here.
+    pub fn left(&self) -> Vec<String> {
+        let files = fs::read_dir(self.dir.path()).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("bus.sock")
     }
