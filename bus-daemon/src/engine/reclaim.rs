@@ -523,6 +523,10 @@ impl<W: World> Engine<W> {
             let Some(other) = entry.rings.at(index).filter(|other| *other != ring) else {
                 continue;
             };
+            // A subscriber that knows the ring under another index contradicts the claim.
+            if entry.rings.index_of(ring).is_some_and(|known| known != index) {
+                continue;
+            }
             if let Some(member) = entry.members.get(&other) {
                 if !member.has_joined() {
                     let (session, handle) = (member.session, member.handle);

@@ -208,6 +208,11 @@ impl<W: World> Rings<W> {
         true
     }
 
+    /// The index of a ring, if it has one.
+    pub(crate) fn index_of(&self, ring: u64) -> Option<u16> {
+        self.index_of.get(&ring).copied()
+    }
+
     /// The ring that has this index, if it is not free.
     pub(crate) fn at(&self, index: u16) -> Option<u64> {
         let line = self.lines.get(usize::from(index))?;

@@ -450,7 +450,7 @@ impl Play {
             input(&mut running.engine);
         }
         self.inputs += 1;
-        if self.inputs % 64 == 0 {
+        if self.inputs.is_multiple_of(64) {
             self.look_closely()?;
         }
         self.look()
