@@ -33,9 +33,11 @@ mod reconcile;
 mod recovery;
 mod refused;
 mod rings;
+mod room;
 mod session;
 mod state;
 mod topic;
+mod unclaimed;
 mod watch;
 mod world;
 

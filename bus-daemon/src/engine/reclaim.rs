@@ -16,11 +16,11 @@ use super::decide::too_short;
 use super::member::{Asked, Member, Owner, Told, View};
 use super::recovery::{AbsentProcess, PATIENCE};
 use super::refused::Refused;
-use super::session::{Handle, Unclaimed};
+use super::session::Handle;
 use super::state::Engine;
 use super::topic::Absent;
 use super::world::World;
-use crate::limits::{MAX_HANDLES, MAX_PRESENTED_PROCESSES, MAX_TOPICS};
+use crate::limits::{MAX_PRESENTED_PROCESSES, MAX_TOPICS};
 use crate::report::note;
 
 /// Peers that a session may have presented for handles that it is yet to reclaim.
@@ -242,45 +242,6 @@ impl<W: World> Engine<W> {
         self.queue(topic, &[id]);
         self.changed = true;
         Ok(())
-    }
-
-    /// What became of a reclaim. A member that is refused for now is presented again, and a subscriber that is refused for
-    /// good may still read: they have not departed.
-    pub(crate) fn note_unclaimed(
-        &mut self,
-        session: u64,
-        handle: u32,
-        (id, role): (u64, Role),
-        done: &Result<(), Refused>,
-    ) {
-        let Some(entry) = self.sessions.get_mut(&session) else {
-            return;
-        };
-        let fenced = match done {
-            Ok(()) => {
-                entry.unclaimed.remove(&handle);
-                return;
-            }
-            Err(refused) => !refused.kind.may_pass(),
-        };
-        if (fenced && role == Role::Publisher) || entry.unclaimed.len() >= MAX_HANDLES {
-            return self.give_up_unclaimed(session, handle);
-        }
-        entry.unclaimed.insert(handle, Unclaimed { id, fenced });
-    }
-
-    /// A handle that was not taken back reads no more, and is not presented again.
-    pub(crate) fn give_up_unclaimed(&mut self, session: u64, handle: u32) {
-        let Some(entry) = self.sessions.get_mut(&session) else {
-            return;
-        };
-        if entry.unclaimed.remove(&handle).is_some()
-            && !entry.returning
-            && let Some(owner) = &entry.owner
-        {
-            let process = owner.process;
-            self.process_is_here(process);
-        }
     }
 
     /// Everything of the other side that a member may have to be told.
@@ -508,65 +469,6 @@ impl<W: World> Engine<W> {
         member.is_some_and(|member| member.reclaimed)
     }
 
-    /// Makes room for the rings that a handle knows, or for its own. A publisher that was opened here and has not joined
-    /// gives way. So do rings that are known only to subscribers that missed a newer broker, to those of that broker.
-    fn make_room(&mut self, session: u64, topic: u64, claim: &Reclaim<W::Fd>, peers: &[KnownPeer]) {
-        let rings: Vec<_> = match claim.role {
-            Role::Publisher => vec![(claim.index, claim.id)],
-            Role::Subscriber => peers.iter().map(|peer| (peer.index, peer.id)).collect(),
-        };
-        let own = self.sessions.get(&session).map_or(0, |s| s.generation);
-        for (index, ring) in rings {
-            let Some(entry) = self.topics.get_mut(&topic) else {
-                return;
-            };
-            let Some(other) = entry.rings.at(index).filter(|other| *other != ring) else {
-                continue;
-            };
-            // A subscriber that knows the ring under another index contradicts the claim.
-            if entry.rings.index_of(ring).is_some_and(|known| known != index) {
-                continue;
-            }
-            if let Some(member) = entry.members.get(&other) {
-                if !member.has_joined() {
-                    let (session, handle) = (member.session, member.handle);
-                    let why = format!(
-                        "a member of topic {} came back whose ring has the place that this publisher was to have; open it again",
-                        entry.name
-                    );
-                    self.refuse(session, handle, &Refused::new(Refusal::Broker, why));
-                }
-                continue;
-            }
-            let readers = entry.rings.readers(other);
-            let is_older = |reader: &u64| {
-                let member = entry.members.get(reader).filter(|member| member.reclaimed);
-                let session = member.and_then(|member| self.sessions.get(&member.session));
-                session.is_some_and(|session| session.generation < own)
-            };
-            if !readers.iter().all(is_older) {
-                continue;
-            }
-            if let Some(absent) = entry.absent.get_mut(&other) {
-                absent.fenced = true;
-            }
-            if entry.settings.delivery.overruns() {
-                entry.rings.drop_ring(other);
-                self.lose_ring(topic, other, &readers);
-                continue;
-            }
-            let refused = fenced(&entry.name);
-            entry.rings.give_back(other);
-            let readers = readers
-                .iter()
-                .filter_map(|reader| entry.members.get(reader));
-            let readers: Vec<_> = readers.map(|m| (m.session, m.handle)).collect();
-            for (session, handle) in readers {
-                self.refuse(session, handle, &refused);
-            }
-        }
-    }
-
     /// Gives a publisher that comes back the index that it had.
     fn take_back_index(
         &mut self,
@@ -581,30 +483,6 @@ impl<W: World> Engine<W> {
             return Err(fenced(name));
         }
         Ok(())
-    }
-
-    /// Refuses a subscriber whose ring's index is another ring's by now, where that would lose messages.
-    fn check_rings(
-        &self,
-        topic: u64,
-        name: &TopicName,
-        claim: &Reclaim<W::Fd>,
-        peers: &[KnownPeer],
-    ) -> Result<(), Refused> {
-        let Some(entry) = self.topics.get(&topic) else {
-            return Ok(());
-        };
-        if claim.role == Role::Publisher || entry.settings.delivery.overruns() {
-            return Ok(());
-        }
-        let other = |peer: &KnownPeer| {
-            let ring = entry.rings.at(peer.index);
-            ring.is_some_and(|ring| ring != peer.id)
-        };
-        match peers.iter().any(other) {
-            true => Err(fenced(name)),
-            false => Ok(()),
-        }
     }
 
     /// What a handle knows already, and the members that are absent because of that.
@@ -847,7 +725,7 @@ impl<W: World> Engine<W> {
     }
 }
 
-fn fenced(name: &TopicName) -> Refused {
+pub(crate) fn fenced(name: &TopicName) -> Refused {
     let why = format!(
         "topic {name} has gone on without this handle: members joined that it does not know; open a new one"
     );

@@ -7,9 +7,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use bus_core::control::{
-    Event, KnownPeer, PROTOCOL_VERSIONS, Request, Role, SESSION, Secret, Watched,
-};
+use bus_core::control::{PROTOCOL_VERSIONS, Request, Role, SESSION, Secret, Watched};
 use bus_core::memory::segment::Kind;
 use bus_core::memory::{reader_bytes, ring_bytes, undecided_reader_bytes};
 
@@ -20,37 +18,37 @@ use super::world::{Fd, Host, Life};
 /// Handles of a process at a time.
 pub(crate) const HANDLES: usize = 6;
 /// Descriptors after which a client acknowledges.
-const ACKNOWLEDGE: u32 = 4;
+pub(super) const ACKNOWLEDGE: u32 = 4;
 
 /// A process.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) life: Rc<Life>,
-    secret: Secret,
+    pub(super) secret: Secret,
     /// It was stopped by a signal.
     pub(crate) stopped: bool,
     /// Its connection.
     pub(crate) session: Option<u64>,
     /// The broker has let it in.
     pub(crate) welcome: bool,
-    generation: u64,
+    pub(super) generation: u64,
     /// The number of the broker, as the script counts them.
-    broker: u32,
+    pub(super) broker: u32,
     /// It has told the broker that it comes back with something.
-    announced: bool,
+    pub(super) announced: bool,
     /// Handles whose answers it waits for.
-    awaited: BTreeSet<u32>,
+    pub(super) awaited: BTreeSet<u32>,
     /// It has not presented everything, or is not answered yet.
     pub(crate) returning: bool,
     pub(crate) handles: [Option<Handle>; HANDLES],
-    next_handle: u32,
+    pub(super) next_handle: u32,
     /// Descriptors that it has taken and not acknowledged.
-    unacknowledged: u32,
+    pub(super) unacknowledged: u32,
     /// Processes that it was told of, with their pidfds. One that is lost is asked for, and there in time: a client
     /// cannot prove the death of a process to the next broker without it.
-    processes: BTreeMap<u64, Fd>,
+    pub(super) processes: BTreeMap<u64, Fd>,
     /// The pidfd of a process was lost.
-    reintroduce: bool,
+    pub(super) reintroduce: bool,
 }
 
 /// What a client noticed that is against the promises.
@@ -90,7 +88,13 @@ impl Client {
     }
 
     /// Sends a request, as far as the connection is there.
-    fn post(&self, host: &mut Host, handle: u32, request: Request, descriptors: Vec<Fd>) {
+    pub(super) fn post(
+        &self,
+        host: &mut Host,
+        handle: u32,
+        request: Request,
+        descriptors: Vec<Fd>,
+    ) {
         let socket = self.session.and_then(|n| host.sockets.get_mut(&n));
         if let Some(socket) = socket.filter(|socket| socket.broker) {
             socket.to_broker.push_back((handle, request, descriptors));
@@ -119,293 +123,6 @@ impl Client {
             generation: self.generation,
         };
         self.post(host, SESSION, hello, Vec::new());
-    }
-
-    /// Reads up to `most` messages; without `acknowledges`, says nothing of their descriptors until it reads again. Those
-    /// of the message with the number `lost` do not arrive.
-    ///
-    /// # Errors
-    /// What it noticed that is against the promises.
-    pub(crate) fn read(
-        &mut self,
-        host: &mut Host,
-        most: usize,
-        acknowledges: bool,
-        lost: Option<usize>,
-    ) -> Noticed {
-        for number in 0..most {
-            let Some(session) = self.session else {
-                return Ok(());
-            };
-            let Some(socket) = host.sockets.get_mut(&session) else {
-                return Ok(());
-            };
-            let Some((handle, event, mut descriptors)) = socket.to_client.pop_front() else {
-                if !socket.broker {
-                    self.lose_broker(host);
-                }
-                break;
-            };
-            self.unacknowledged += descriptors.len() as u32;
-            let bereft = lost == Some(number) && !descriptors.is_empty();
-            if bereft && handle == SESSION {
-                self.reintroduce = true;
-            } else if bereft {
-                descriptors.clear();
-            }
-            self.dispatch(host, handle, event, descriptors)?;
-            if acknowledges && self.unacknowledged >= ACKNOWLEDGE {
-                self.acknowledge(host);
-            }
-        }
-        if acknowledges {
-            self.acknowledge(host);
-        }
-        self.complete(host);
-        Ok(())
-    }
-
-    fn acknowledge(&mut self, host: &mut Host) {
-        let descriptors = std::mem::take(&mut self.unacknowledged);
-        if descriptors > 0 {
-            let received = Request::Received { descriptors };
-            self.post(host, SESSION, received, Vec::new());
-        }
-    }
-
-    /// The connection is closed, and everything that the broker said was read.
-    fn lose_broker(&mut self, host: &mut Host) {
-        if let Some(session) = self.session.take() {
-            host.sockets.remove(&session);
-        }
-        self.welcome = false;
-        self.awaited.clear();
-        self.returning = false;
-        self.reintroduce = false;
-        for slot in &mut self.handles {
-            if let Some(handle) = slot
-                && !handle.lose_broker()
-            {
-                *slot = None;
-            }
-        }
-    }
-
-    fn dispatch(
-        &mut self,
-        host: &mut Host,
-        handle: u32,
-        event: Event,
-        mut descriptors: Vec<Fd>,
-    ) -> Noticed {
-        if handle != SESSION {
-            return self.dispatch_handle(host, handle, event, descriptors);
-        }
-        match event {
-            Event::Welcome { generation, .. } => {
-                self.generation = generation;
-                self.welcome = true;
-                self.present_all(host);
-            }
-            Event::Generation { generation } => self.generation = generation,
-            Event::Process { process, .. } => {
-                if let Some(pidfd) = descriptors.pop() {
-                    self.processes.insert(process, pidfd);
-                }
-            }
-            Event::ProcessGone { process } => {
-                // A handle that was refused may know a peer of it.
-                let mut own = self.handles.iter().flatten();
-                if !own.any(|handle| handle.known.values().any(|k| k.process == process)) {
-                    self.processes.remove(&process);
-                }
-            }
-            Event::Refused { .. } => {
-                // The session ends; the client tries again later.
-                if let Some(socket) = self.session.and_then(|n| host.sockets.get_mut(&n)) {
-                    socket.client = false;
-                    socket.broker = false;
-                    socket.to_broker.clear();
-                }
-            }
-            event => return Err(format!("{event:?} is nothing for a session")),
-        }
-        Ok(())
-    }
-
-    fn dispatch_handle(
-        &mut self,
-        host: &mut Host,
-        number: u32,
-        event: Event,
-        descriptors: Vec<Fd>,
-    ) -> Noticed {
-        let broker = self.broker;
-        let own = self.handles.iter_mut().flatten();
-        let Some(handle) = own.into_iter().find(|handle| handle.number == number) else {
-            return Ok(());
-        };
-        let heard = handle.hear(event, descriptors, broker)?;
-        if heard.answered {
-            self.awaited.remove(&number);
-        }
-        for (handle, request) in heard.requests {
-            self.post(host, handle, request, Vec::new());
-        }
-        if let Some(gone) = heard.gone {
-            let own = self.handles.iter_mut().flatten();
-            let of = own.filter(|handle| handle.watch.is_some() && handle.watched == gone);
-            of.for_each(|handle| handle.closed = true);
-        }
-        if let Some(appeared) = heard.appeared {
-            self.appeared(host, number, appeared);
-        }
-        Ok(())
-    }
-
-    /// A watch was told of a topic: subscribes to it, or declines where there is no room for another handle.
-    fn appeared(&mut self, host: &mut Host, number: u32, (topic, id): (usize, Option<u64>)) {
-        let own = self.handles.iter().flatten();
-        let Some(watch) = own.into_iter().find(|h| h.number == number).map(|h| h.id) else {
-            return;
-        };
-        let Some(id) = id else {
-            return;
-        };
-        let free = self.handles.iter().position(Option::is_none);
-        // Until the watch knows its number, it cannot open anything.
-        let Some(slot) = free.filter(|_| watch != 0) else {
-            return self.post(host, number, Request::Decline { topic: id }, Vec::new());
-        };
-        let watched = Watched { watch, topic: id };
-        self.open(host, slot, topic, Role::Subscriber, 0, Some(watched));
-    }
-
-    /// Presents everything to a new broker.
-    fn present_all(&mut self, host: &mut Host) {
-        let homeless = self.handles.iter().flatten();
-        let homeless = homeless.filter(|handle| handle.is_to_present());
-        let known = homeless.flat_map(|handle| handle.known.values().map(|k| k.process));
-        let known: BTreeSet<_> = known.collect();
-        self.processes.retain(|process, _| known.contains(process));
-        for (&process, pidfd) in &self.processes {
-            if let Fd::Pidfd(life, _) = pidfd {
-                let present = Request::PresentProcess {
-                    process,
-                    pid: 0,
-                    user: 0,
-                    client: "simulated".into(),
-                };
-                let pidfd = Fd::Pidfd(Rc::clone(life), 0);
-                self.post(host, SESSION, present, vec![pidfd]);
-            }
-        }
-        let mut order: Vec<_> = (0..HANDLES).collect();
-        // Members come before watches.
-        order.sort_by_key(|slot| {
-            self.handles[*slot]
-                .as_ref()
-                .is_some_and(|h| h.role.is_none())
-        });
-        for slot in order {
-            self.present(host, slot);
-        }
-    }
-
-    /// Presents a handle to the broker of now.
-    fn present(&mut self, host: &mut Host, slot: usize) {
-        let Some(handle) = self.handles[slot].as_mut() else {
-            return;
-        };
-        let lost = handle.may_still_read();
-        if !lost && !matches!(handle.stage, Stage::Homeless | Stage::Postponed) {
-            return;
-        }
-        if !lost {
-            handle.stage = Stage::Presented;
-        }
-        let (number, role) = (handle.number, handle.role);
-        let Some(role) = role else {
-            let watch = Request::Watch {
-                pattern: topics::PATTERN.into(),
-                schema: topics::schema(),
-                reclaims: Some(handle.id),
-            };
-            self.awaited.insert(number);
-            return self.post(host, number, watch, Vec::new());
-        };
-        let peers = handle.known.iter().filter(|(_, known)| !known.kept);
-        let peers = peers.map(|(&id, known)| KnownPeer {
-            id,
-            process: known.process,
-            index: known.index,
-            left: known.left,
-            doorbell: known.doorbell,
-        });
-        let peers: Vec<_> = peers.collect();
-        let (Some(settings), true) = (handle.settings, handle.id != 0) else {
-            return;
-        };
-        let kind = match role {
-            Role::Publisher => Kind::Ring,
-            Role::Subscriber => Kind::Reader,
-        };
-        let segment = Fd::Segment(kind, handle.bytes);
-        let reclaim = Request::Reclaim {
-            role,
-            topic: topics::name(handle.topic),
-            schema: topics::schema(),
-            settings,
-            id: handle.id,
-            index: handle.index,
-            watch: handle.watch,
-            closed: handle.closed,
-        };
-        let mut descriptors = vec![segment];
-        if handle.doorbell {
-            descriptors.push(Fd::Doorbell);
-        }
-        self.awaited.insert(number);
-        if !peers.is_empty() {
-            let peers = Request::PresentPeers { peers };
-            self.post(host, number, peers, Vec::new());
-        }
-        self.post(host, number, reclaim, descriptors);
-    }
-
-    /// Tells the broker when everything is answered.
-    fn complete(&mut self, host: &mut Host) {
-        if !self.welcome || !self.returning || !self.awaited.is_empty() {
-            return;
-        }
-        self.returning = false;
-        if self.announced {
-            self.post(host, SESSION, Request::ReclaimComplete {}, Vec::new());
-        }
-    }
-
-    /// Does what it does every now and then: asks again for descriptors that were lost, and presents handles again.
-    pub(crate) fn look_around(&mut self, host: &mut Host) {
-        if !self.welcome {
-            return;
-        }
-        if std::mem::take(&mut self.reintroduce) {
-            self.post(host, SESSION, Request::Retell {}, Vec::new());
-        }
-        let mut requests = Vec::new();
-        for handle in self.handles.iter_mut().flatten() {
-            if handle.asks_again() {
-                requests.push(handle.number);
-            }
-        }
-        for handle in requests {
-            self.post(host, handle, Request::Retell {}, Vec::new());
-        }
-        for slot in 0..HANDLES {
-            if self.handles[slot].as_ref().map(|h| h.stage) == Some(Stage::Postponed) {
-                self.present(host, slot);
-            }
-        }
     }
 
     /// Opens a topic in a free slot.
@@ -511,7 +228,11 @@ impl Client {
     }
 
     /// Of the handles that are as asked for, the first from this slot on.
-    fn next(&mut self, slot: usize, asked: impl Fn(&Handle) -> bool) -> Option<&mut Handle> {
+    pub(super) fn next(
+        &mut self,
+        slot: usize,
+        asked: impl Fn(&Handle) -> bool,
+    ) -> Option<&mut Handle> {
         let slot = self.next_slot(slot, |handle| handle.is_some_and(&asked))?;
         self.handles[slot].as_mut()
     }

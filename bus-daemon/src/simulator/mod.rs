@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!  script     the steps of an episode, from a seed        run     episodes, and the shortening of failures
-//!  play       the steps, one after the other              settle  what holds at rest
-//!  client  handle  topics     honest clients              invariants  what holds after each input
-//!  world      sockets, memory and processes               books   what holds of what is sent
+//!  play       the steps, one after the other              serving    the broker's part of them
+//!  client  handle  topics     honest clients              reading  coming_back   what they do with their socket
+//!  world      sockets, memory and processes               counts     what happened
+//!  books  sent  promises      what holds of what is sent  invariants    what holds after each input
+//!  settle     what holds at rest                          found      faults that were found
 //! ```
 //! Promises: there are no real clocks, sockets, threads or descriptors; the same seed gives the same run. Processes are
 //! killed, stopped and slow; sockets take nothing for a while; descriptors are lost; brokers end at any step, and the
@@ -12,20 +14,26 @@
 
 mod books;
 mod client;
+mod coming_back;
+mod counts;
 #[cfg(test)]
 mod found;
 mod handle;
 mod invariants;
 mod play;
+mod promises;
+mod reading;
 mod run;
 mod script;
+mod sent;
+mod serving;
 mod settle;
 #[cfg(test)]
 mod tests;
 mod topics;
 mod world;
 
-pub use books::Counts;
+pub use counts::Counts;
 pub use run::{Failure, Outcome, Plan, run};
 
 /// The user of the simulated broker.

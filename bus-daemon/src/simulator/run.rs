@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use super::Planted;
-use super::books::Counts;
+use super::counts::Counts;
 use super::play::Play;
 use super::script::{Setup, Step};
 
