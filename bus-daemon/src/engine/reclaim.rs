@@ -142,8 +142,8 @@ impl<W: World> Engine<W> {
         let checked = self
             .check_room(topic, &claim, bytes)
             .and_then(|()| self.check_not_fenced(session, topic, &name, &claim, &peers));
-        if checked.is_ok() {
-            self.make_room(session, topic, &claim, &peers);
+        if let Ok(missed) = &checked {
+            self.make_room(session, topic, &claim, &peers, missed);
             // Unless those that gave way were the last that had it open.
             if !claim.closed && self.names.get(&name) != Some(&topic) {
                 topic = self.topic_for(session, &name, &claim, knows)?;
@@ -236,7 +236,11 @@ impl<W: World> Engine<W> {
         self.answer(session, handle, reclaimed, registry.into_iter().collect());
         // Only now, so that the topic is not closed beneath the one that has come.
         for (session, handle) in missed {
-            self.refuse(session, handle, &fenced(&name));
+            let known = self.sessions.get(&session);
+            let is_open = known.is_some_and(|session| session.handles.contains_key(&handle));
+            if is_open {
+                self.refuse(session, handle, &fenced(&name));
+            }
         }
         self.announce(topic, id, role);
         self.queue(topic, &[id]);

@@ -47,6 +47,8 @@ struct Line<W: World> {
     ended: Option<Ended<W>>,
     /// Subscribers that have still to release it.
     readers: BTreeSet<u64>,
+    /// Subscribers that released it while its publisher was there, or was awaited.
+    released: BTreeSet<u64>,
     /// Watches whose subscriber is still to come and reads the ring from its first message.
     owed: BTreeSet<u64>,
 }
@@ -90,6 +92,7 @@ impl<W: World> Default for Line<W> {
             live: false,
             ended: None,
             readers: BTreeSet::new(),
+            released: BTreeSet::new(),
             owed: BTreeSet::new(),
         }
     }
@@ -202,6 +205,7 @@ impl<W: World> Rings<W> {
             return false;
         }
         let before = std::mem::replace(&mut line.ring, publisher);
+        line.released.clear();
         line.live = true;
         self.index_of.remove(&before);
         self.index_of.insert(publisher, index);
@@ -237,6 +241,7 @@ impl<W: World> Rings<W> {
                 return false;
             }
             let before = std::mem::replace(&mut line.ring, ring);
+            line.released.clear();
             self.index_of.remove(&before);
             self.index_of.insert(ring, index);
         }
@@ -244,9 +249,11 @@ impl<W: World> Rings<W> {
         true
     }
 
-    /// A subscriber is to read this ring.
+    /// A subscriber is to read this ring, unless it has released it.
     pub(crate) fn add_reader(&mut self, ring: u64, subscriber: u64) {
-        if let Some(line) = self.line_mut(ring) {
+        if let Some(line) = self.line_mut(ring)
+            && !line.released.contains(&subscriber)
+        {
             line.readers.insert(subscriber);
         }
     }
@@ -328,8 +335,11 @@ impl<W: World> Rings<W> {
 
     /// A subscriber reads this ring no more.
     pub(crate) fn release(&mut self, ring: u64, subscriber: u64, retain: usize) {
-        if let Some(line) = self.line_mut(ring) {
-            line.readers.remove(&subscriber);
+        if let Some(line) = self.line_mut(ring)
+            && line.readers.remove(&subscriber)
+            && line.live
+        {
+            line.released.insert(subscriber);
         }
         self.tidy(ring);
         self.trim(retain);
@@ -340,6 +350,7 @@ impl<W: World> Rings<W> {
         let rings: Vec<_> = self.lines.iter().map(|line| line.ring).collect();
         for line in &mut self.lines {
             line.readers.remove(&subscriber);
+            line.released.remove(&subscriber);
         }
         rings.into_iter().for_each(|ring| self.tidy(ring));
         self.trim(retain);

@@ -20,6 +20,7 @@ impl<W: World> Engine<W> {
         topic: u64,
         claim: &Reclaim<W::Fd>,
         peers: &[KnownPeer],
+        missed: &[(u64, u32)],
     ) {
         let rings: Vec<_> = match claim.role {
             Role::Publisher => vec![(claim.index, claim.id)],
@@ -41,17 +42,28 @@ impl<W: World> Engine<W> {
             {
                 continue;
             }
-            if let Some(member) = entry.members.get(&other) {
-                if !member.has_joined() {
-                    let (session, handle) = (member.session, member.handle);
+            let taken = entry.members.get(&other);
+            let taken = taken.map(|m| (m.session, m.handle, m.has_joined()));
+            match taken {
+                Some((session, handle, false)) => {
                     let why = format!(
                         "a member of topic {} came back whose ring has the place that this publisher was to have; open it again",
                         entry.name
                     );
                     self.refuse(session, handle, &Refused::new(Refusal::Broker, why));
+                    continue;
                 }
-                continue;
+                Some((session, handle, true)) if missed.contains(&(session, handle)) => {
+                    let refused = fenced(&entry.name);
+                    self.refuse(session, handle, &refused);
+                }
+                Some(_) => continue,
+                None => {}
             }
+            // Its ring may have gone with it.
+            let Some(entry) = self.topics.get_mut(&topic) else {
+                return;
+            };
             let readers = entry.rings.readers(other);
             let is_older = |reader: &u64| {
                 let member = entry.members.get(reader).filter(|member| member.reclaimed);

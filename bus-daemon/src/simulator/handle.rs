@@ -76,8 +76,8 @@ pub(crate) struct Handle {
     /// The broker at which it joined, and the one whose registry it has.
     pub(crate) joined_at: u32,
     pub(crate) attached: u32,
-    /// All brokers at which it was a member.
-    pub(crate) attended: BTreeSet<u32>,
+    /// All brokers at which it was a member, and the registries that it had there.
+    pub(crate) attended: BTreeMap<u32, u64>,
     /// It asks the broker to tell it of all peers again.
     retells: bool,
     /// Its registry was lost on the way.
@@ -124,11 +124,21 @@ impl Handle {
             topics: BTreeMap::new(),
             joined_at: 0,
             attached: 0,
-            attended: BTreeSet::new(),
+            attended: BTreeMap::new(),
             retells: false,
             lacks_registry: false,
             keeps: false,
         }
+    }
+
+    /// The number of its registry, which tells topics of one name apart.
+    pub(crate) fn number(&self) -> u64 {
+        self.registry.as_ref().map_or(0, |words| words.number)
+    }
+
+    /// Its number, and the peers that it lacks, if it does.
+    pub(crate) fn lacks(&self) -> Option<(u64, &BTreeSet<u64>)> {
+        (!self.bereft.is_empty()).then_some((self.id, &self.bereft))
     }
 
     /// The version of the set that it watches.
@@ -239,7 +249,7 @@ impl Handle {
                         self.stage = Stage::Opened;
                     }
                 }
-                _ => self.lacks_registry = true,
+                _ => self.lacks_registry = self.registry.is_none(),
             },
             Event::Decided { settings } => {
                 (self.settings, self.decided) = (Some(settings), true);
@@ -286,7 +296,7 @@ impl Handle {
                         self.registry = Some(registry);
                         self.stage = Stage::Placed;
                         self.attached = broker;
-                        self.attended.insert(broker);
+                        self.attended.insert(broker, self.number());
                         self.told = version;
                         self.retells |= self.word() == seen;
                     }
@@ -295,7 +305,8 @@ impl Handle {
             }
             Event::Refused { kind, why } => {
                 let _ = why;
-                heard.answered = true;
+                // One that is presented again is answered then: until it has its registry, the process has not come back.
+                heard.answered = self.stage != Stage::Presented || !kind.may_pass();
                 if self.stage != Stage::Over {
                     self.keeps = keeps_reading(kind);
                 }
@@ -390,7 +401,7 @@ impl Handle {
     fn tell_version(&mut self, version: u32, joined: Option<u32>) {
         if let Some(broker) = joined {
             (self.joined_at, self.attached) = (broker, broker);
-            self.attended.insert(broker);
+            self.attended.insert(broker, self.number());
         }
         if !self.bereft.is_empty() {
             let joins = joined.is_some() || self.withheld.is_some_and(|(_, joins)| joins);

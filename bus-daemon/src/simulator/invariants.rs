@@ -53,7 +53,6 @@ impl Play {
 
     /// Members of which somebody was told that they have left are really gone.
     fn check_left(&self, told: &BTreeSet<(u64, bool)>) -> Checked {
-        let left: BTreeSet<_> = told.iter().map(|(id, _)| *id).collect();
         for client in self.clients.iter().flatten() {
             if !client.life.alive.get() {
                 continue;
@@ -61,7 +60,11 @@ impl Play {
             for handle in client.handles.iter().flatten() {
                 let stays = (handle.has_joined() && !self.is_refused(client, handle))
                     || handle.is_left_alone();
-                if left.contains(&handle.id) && stays {
+                // The index of one that has not come back may be another's: then it does not come back.
+                let back = handle.stage == Stage::Placed && handle.attached == self.brokers;
+                let is_told = told.contains(&(handle.id, false))
+                    || (back && told.contains(&(handle.id, true)));
+                if stays && is_told {
                     return Err(format!(
                         "{:?} {} is told to have left, and lives (process slot {}, {:?})",
                         handle.role, handle.id, client.life.slot, handle.stage
@@ -255,7 +258,6 @@ impl Play {
         else {
             return Ok(());
         };
-        let registry = publisher.registry.as_ref().map(|words| words.number);
         let mut missed = Vec::new();
         for client in self.clients.iter().flatten() {
             if !client.life.alive.get() {
@@ -269,12 +271,14 @@ impl Play {
                 if !reads || self.is_refused(client, handle) {
                     continue;
                 }
-                let same = handle.registry.as_ref().map(|words| words.number) == registry;
+                let there = handle.attended.get(&publisher.attached);
+                // A watch's subscriber may be in a topic of that name that is closed.
+                let missing = handle.watch.is_none();
                 if handle.joined_at > publisher.attached {
-                    missed.push((publisher.id, handle.id));
-                } else if !handle.attended.contains(&publisher.attached) {
-                    missed.push((handle.id, publisher.id));
-                } else if handle.attached > publisher.attached || same {
+                    missed.extend(missing.then_some((publisher.id, handle.id)));
+                } else if there.is_none() {
+                    missed.extend(missing.then_some((handle.id, publisher.id)));
+                } else if there == Some(&publisher.number()) {
                     return Err(format!(
                         "publisher {} (slot {process}, {:?}) publishes, and does not know subscriber {} (slot {}, {:?})",
                         publisher.id, publisher.stage, handle.id, client.life.slot, handle.stage

@@ -11,6 +11,7 @@ impl Books {
             return Ok(());
         };
         let (number, index, lossless) = (own.number(), own.index, own.lossless);
+        let id = own.id;
         let members = self.members.get(&number).cloned().unwrap_or_default();
         for (of, other) in members {
             let Some(book) = self.book(of, other) else {
@@ -23,9 +24,10 @@ impl Books {
                 }
                 continue;
             }
-            let told = book.told.iter().find(|(_, told)| told.index == index);
+            let told = book.told.iter();
+            let told = told.filter(|(ring, told)| told.index == index && **ring != id);
+            let told = told.map(|(ring, _)| *ring).next();
             let owed = book.owed.iter().find(|(_, owed)| **owed == index);
-            let told = told.map(|(ring, _)| *ring);
             match told.or(owed.map(|(ring, _)| *ring)) {
                 Some(ring) if lossless => {
                     let what = format!(

@@ -93,8 +93,11 @@ impl Play {
             return "there is no broker".into();
         };
         let engine = &running.engine;
+        let handles = self.clients.iter().flatten().filter(|c| c.life.alive.get());
+        let handles = handles.flat_map(|client| client.handles.iter().flatten());
+        let lacking: Vec<_> = handles.filter_map(Handle::lacks).collect();
         format!(
-            "{} requests are deferred, {} sessions wait for the kernel, {} come back, {} publishers are held; {}",
+            "{} requests are deferred, {} sessions wait for the kernel, {} come back, {} publishers are held; {lacking:?}; {}",
             engine.deferred.len(),
             engine.later.len(),
             engine.recovery.returning.len(),
