@@ -344,9 +344,8 @@ impl Running {
             if self.look_at.is_some_and(|at| Instant::now() >= at) {
                 self.look_at_path()?;
             }
-            if self
-                .end
-                .is_some_and(|end| ready == 0 || Instant::now() >= end)
+            if let Some(end) = self.end
+                && ((ready == 0 && !self.engine.has_unsent()) || Instant::now() >= end)
             {
                 return self.finish();
             }
@@ -369,11 +368,12 @@ impl Running {
     }
 
     fn timeout(&self) -> EpollTimeout {
-        if self.end.is_some() {
+        if self.end.is_some() && !self.engine.has_unsent() {
             return EpollTimeout::ZERO;
         }
         let wakeup = self.engine.next_wakeup().map(|after| self.looked + after);
-        let due = self.retry_at.into_iter().chain(self.look_at).chain(wakeup);
+        let due = self.retry_at.into_iter().chain(self.look_at);
+        let due = due.chain(self.end).chain(wakeup);
         let Some(at) = due.min() else {
             return EpollTimeout::NONE;
         };
@@ -603,6 +603,7 @@ impl Running {
                 while turns.next().is_some() && self.accept()? {}
             }
             self.endpoint.close();
+            self.engine.begin_to_stop();
             self.end = Some(Instant::now() + LAST_WORDS);
         }
         Ok(())

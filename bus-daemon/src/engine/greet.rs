@@ -182,7 +182,7 @@ impl<W: World> Engine<W> {
     }
 
     /// Others of a user may have waited for the credit that one session gives back.
-    fn feed(&mut self, starved: BTreeSet<u64>) {
+    pub(crate) fn feed(&mut self, starved: BTreeSet<u64>) {
         for session in starved {
             self.resume_sending(session);
         }

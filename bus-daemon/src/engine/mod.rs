@@ -36,6 +36,7 @@ mod rings;
 mod room;
 mod session;
 mod state;
+mod stop;
 mod topic;
 mod unclaimed;
 mod watch;

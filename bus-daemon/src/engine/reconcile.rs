@@ -6,7 +6,7 @@
 //! restart are one code path, and what waits is bounded by the number of members.
 //!
 //! Descriptors in flight are bounded as well: a difference stops where the session has no credit, and goes on when the
-//! client has acknowledged some.
+//! client has acknowledged some, or the broker stops.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -94,6 +94,7 @@ impl<W: World> Engine<W> {
             world: &mut self.world,
             now: self.now,
             grace: self.recovery.grace(self.now).is_some(),
+            stopping: self.stopping,
         };
         let sent = sender.send_all(&mut self.topics, &mut self.watches);
         match sent {
@@ -160,6 +161,8 @@ struct Sender<'a, W: World> {
     now: Duration,
     /// Members that nobody knows may still come back.
     grace: bool,
+    /// Nobody will hear of an acknowledgement any more.
+    stopping: bool,
 }
 
 impl<W: World> Sender<'_, W> {
@@ -198,7 +201,7 @@ impl<W: World> Sender<'_, W> {
 
     fn send(&mut self, handle: u32, event: &Event, descriptors: &[W::Fd]) -> Step {
         let count = descriptors.len() as u32;
-        if !self.session.has_credit(count) {
+        if !self.stopping && !self.session.has_credit(count) {
             return Err(Stop::Blocked(Blocked::Credit));
         }
         match self.world.send(self.number, handle, event, descriptors) {

@@ -97,6 +97,8 @@ pub(crate) struct Engine<W: World> {
     pub(crate) store_stale: bool,
     /// Another broker has asked this one to end.
     pub(crate) yields: bool,
+    /// It is told to stop, and sends what it still has to say.
+    pub(crate) stopping: bool,
     /// It may be asked to.
     pub(crate) gives_way: bool,
     /// A fault to be played.
@@ -130,6 +132,7 @@ impl<W: World> Engine<W> {
             changed: false,
             store_stale: false,
             yields: false,
+            stopping: false,
             gives_way: start.gives_way,
             #[cfg(feature = "simulator")]
             planted: start.planted,

@@ -23,6 +23,7 @@ mod retain;
 mod retell;
 mod service;
 mod start_order;
+mod stop;
 mod users;
 mod watch;
 mod yields;

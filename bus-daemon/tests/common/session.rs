@@ -183,6 +183,12 @@ impl Session {
             .unwrap_or_else(|| panic!("handle {handle}: nothing is said"))
     }
 
+    /// The next event of a handle, or the end of the session.
+    pub fn hear(&self, handle: u32) -> Result<Told, Error> {
+        let told = self.try_next_until(handle, true)?;
+        Ok(told.unwrap_or_else(|| panic!("handle {handle}: nothing is said")))
+    }
+
     /// The next event of a handle, if one is there already.
     pub fn try_next(&self, handle: u32) -> Option<Told> {
         self.try_next_until(handle, false).unwrap()
