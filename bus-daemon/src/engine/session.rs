@@ -19,8 +19,11 @@ use crate::policy::Subject;
 pub(crate) const SESSION_CREDIT: u32 = 8;
 /// The same for all sessions of a user together.
 pub(crate) const USER_CREDIT: u32 = 64;
-/// Unsent answers at which a session is not read any more.
+/// Unsent answers at which a session is not read any more, because its socket is full.
 const MAX_ANSWERS: usize = 64;
+/// The same for a session that has descriptors to acknowledge: its acknowledgement may be behind as many requests as its
+/// socket holds, and is not heard if the session is not read.
+const MAX_UNACKNOWLEDGED: usize = 4096;
 
 /// A process that a session knows, and how many peers of it the session's handles know.
 pub(crate) type Known<W> = (Option<Rc<Owner<W>>>, u32);
@@ -180,7 +183,11 @@ impl<W: World> Session<W> {
 
     /// Whether to stop reading it, because it does not take its answers.
     pub(crate) fn is_stuffed(&self) -> bool {
-        self.outbox.answers.len() >= MAX_ANSWERS
+        let most = match self.outbox.blocked {
+            Some(Blocked::Credit) => MAX_UNACKNOWLEDGED,
+            _ => MAX_ANSWERS,
+        };
+        self.outbox.answers.len() >= most
     }
 
     /// A handle knows a peer of this process from an earlier broker.

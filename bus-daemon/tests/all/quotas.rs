@@ -4,7 +4,7 @@
 
 use crate::common::actor::Actor;
 use crate::common::{Busd, Greeting, Handle, Host, Session, open_request, until};
-use bus_core::control::{Connection, Refusal, Role};
+use bus_core::control::{Connection, Event, Refusal, Role};
 use bus_daemon::MAX_IDLE_TOPICS;
 use bus_testkit::needs;
 use nix::sys::signal::Signal;
@@ -247,4 +247,21 @@ fn who_left_makes_room_for_who_comes_though_the_broker_has_not_noticed_yet() {
     busd.signal(Signal::SIGCONT);
     let second = Session::greet_over(second, Greeting::new()).unwrap();
     Handle::open_on(&second, Role::Publisher, "t").joined();
+}
+
+/// Far more than the broker sends before it waits for an acknowledgement.
+const AT_ONCE: u32 = 200;
+
+#[test]
+fn a_session_that_asks_for_much_at_once_is_answered_though_it_acknowledges_late() {
+    let host = Host::new();
+    let session = host.connect();
+    let handles: Vec<_> = (0..AT_ONCE)
+        .map(|topic| session.ask(&open_request(Role::Publisher, &format!("t/{topic}"))))
+        .collect();
+    for handle in handles {
+        let (event, descriptors) = session.next(handle);
+        assert!(matches!(event, Event::Opened { .. }), "{event:?}");
+        assert_eq!(descriptors.len(), 1);
+    }
 }
