@@ -58,6 +58,7 @@ pub struct Inlet {
 
 impl Inlet {
     pub(crate) fn open(builder: &TopicBuilder, schema: &Schema, deadline: Instant) -> Result<Self> {
+        let _opening = builder.bus.session.opening()?;
         let (member, opened) = Membership::open(builder, Role::Subscriber, schema, deadline)?;
         let member = Arc::new(member);
         let create = match opened.decided {

@@ -50,7 +50,10 @@ pub(crate) struct Outlet {
 
 impl Outlet {
     pub(crate) fn open(builder: &TopicBuilder, schema: &Schema, deadline: Instant) -> Result<Self> {
+        let opening = builder.bus.session.opening()?;
         let (member, opened) = Membership::open(builder, Role::Publisher, schema, deadline)?;
+        // To create a large segment takes long, and somebody is to read the socket meanwhile.
+        drop(opening);
         let core = publish::Publisher::create_placed(
             &opened.settings,
             &opened.registry,
@@ -58,6 +61,7 @@ impl Outlet {
             builder.placement.clone(),
         )
         .map_err(|e| member.wrap(e))?;
+        let _opening = builder.bus.session.opening()?;
         member.join(Standing {
             settings: opened.settings,
             index: opened.index,

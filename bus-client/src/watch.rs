@@ -13,7 +13,7 @@ use bus_core::schema::Schema;
 use bus_core::{Pattern, TopicName};
 
 use crate::handle::here;
-use crate::session::{ANSWER, Next, Part, Session, Signals, Silence, Told, wait_for_word};
+use crate::session::{ANSWER, Next, Part, Session, Signals, Silence, Told};
 use crate::{Error, Result};
 
 pub(crate) struct Watch {
@@ -93,7 +93,7 @@ impl Watch {
                 }
                 Ok(Next::Told(told)) => there.push(watch.change(told)?),
                 Ok(Next::Nothing { .. }) if Instant::now() < deadline => {
-                    wait_for_word(moved, deadline);
+                    session.wait(moved, deadline);
                 }
                 Ok(Next::Nothing { .. }) => {
                     return Err(session.does_not_answer());

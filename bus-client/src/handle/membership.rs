@@ -17,9 +17,7 @@ use bus_core::wake::{Poked, Relay};
 use bus_core::{TopicName, TopicSettings};
 
 use super::here;
-use crate::session::{
-    ANSWER, Next, Part, Session, Signals, Silence, Standing, Told, wait_for_word,
-};
+use crate::session::{ANSWER, Next, Part, Session, Signals, Silence, Standing, Told};
 use crate::{Error, Result, TopicBuilder};
 
 /// For how long places stay that are kept for subscribers to come, while there is no broker that could send them.
@@ -212,7 +210,7 @@ impl Membership {
         if Instant::now() >= patience.0 {
             return Err(self.broken(bus_core::Error::Timeout));
         }
-        wait_for_word(moved, patience.0);
+        self.session.wait(moved, patience.0);
         Ok(())
     }
 

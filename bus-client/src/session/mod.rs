@@ -3,6 +3,8 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `state` | behind the lock: the connection, what is sent and received |
+//! | `held` | the lock, and who is woken after it |
+//! | `interest` | what the thread waits for |
 //! | `entry` | one handle: its queue, its peers |
 //! | `told` | what a handle takes out of its queue |
 //! | `thread` | the thread that reads at all times |
@@ -26,6 +28,8 @@
 
 mod connector;
 mod entry;
+mod held;
+mod interest;
 mod processes;
 mod reclaim;
 mod reserve;
@@ -47,8 +51,7 @@ use bus_core::control::{
 };
 use bus_core::fork::{Birth, Unshared};
 use bus_core::schema::Schema;
-use bus_core::wake::{Lock, Poke, Poked};
-use nix::errno::Errno;
+use bus_core::wake::{Lock, Poked};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub(crate) use connector::{AGAIN, Connector, STARTING};
@@ -59,6 +62,8 @@ pub(crate) use told::{Next, Silence, Told};
 use crate::handle::here;
 use crate::{Error, Result};
 use entry::{Entry, Stage};
+use held::{Held, Pokes};
+use interest::Interest;
 use state::{Carried, State};
 use thread::Thread;
 
@@ -74,6 +79,9 @@ pub(crate) struct Session {
     shared: Arc<Shared>,
 }
 
+/// While it is there, a thread opens a handle.
+pub(crate) struct Opening(Arc<Shared>);
+
 /// What the thread has as well.
 struct Shared {
     /// Dropped first: the connection is closed before a broker that is hosted here ends.
@@ -85,25 +93,10 @@ struct Shared {
     connector: Connector,
 }
 
-/// What wakes threads of this process.
-struct Pokes {
-    /// Handles were told something, or the connection is another one: for those that wait for an answer.
-    moved: Poke,
-    /// There is no broker, or one again: for those that wait for messages, room or peers.
-    news: Poke,
-    /// Wakes the thread.
-    bell: Unshared<EventFd>,
-}
-
-impl Pokes {
-    fn ring(&self) {
-        // It can only fail if the count is at its limit, and then the thread is being told already.
-        while self.bell.write(1) == Err(Errno::EINTR) {}
-    }
-
-    fn drain(&self) {
-        // Nothing there is no error.
-        let _ = self.bell.read();
+impl Shared {
+    /// The state; those for whom something has changed are woken when it is let go.
+    fn lock(&self) -> Held<'_> {
+        Held::new(&self.state, &self.pokes)
     }
 }
 
@@ -134,13 +127,15 @@ impl Session {
         let bell = bell.map_err(|e| failed(bus_core::Error::io("cannot make an eventfd", e)))?;
         let secret = draw_secret().map_err(failed)?;
         let (connection, welcome) = first_connection(&connector, secret)?;
+        let interest = Interest::new(&bell).and_then(|mut interest| {
+            interest.add(&connection)?;
+            Ok(interest)
+        });
+        let interest =
+            interest.map_err(|e| failed(bus_core::Error::io("cannot make an epoll", e)))?;
         let shared = Arc::new(Shared {
-            state: Lock::new(State::new(connection, welcome.generation)),
-            pokes: Pokes {
-                moved: Poke::default(),
-                news: Poke::default(),
-                bell,
-            },
+            state: Lock::new(State::new(connection, welcome.generation, interest)),
+            pokes: Pokes::new(bell),
             secret,
             birth: Birth::here(),
             connector,
@@ -169,7 +164,7 @@ impl Session {
 
     /// The process that runs the broker, for people.
     pub(crate) fn holder(&self) -> Holder {
-        let link = self.shared.state.lock().link();
+        let link = self.shared.lock().link();
         match link {
             Some(link) => Holder::of_connection(&link, self.path()),
             None => Holder::of_lock(self.path()).unwrap_or(Holder { pid: 0, name: None }),
@@ -209,7 +204,7 @@ impl Session {
         let mut waits = false;
         let opened = loop {
             let moved = self.moved();
-            let mut state = self.shared.state.lock();
+            let mut state = self.shared.lock();
             if state.ready {
                 let entry = Entry::new(part, schema.clone(), doorbell);
                 let signals = Arc::clone(&entry.signals);
@@ -226,7 +221,7 @@ impl Session {
             moved.sleep(Some(deadline));
         };
         if waits {
-            self.shared.state.lock().waiting -= 1;
+            self.shared.lock().waiting -= 1;
         }
         opened.map_err(|refused| match refused {
             Some(why) => self.failed(why),
@@ -234,9 +229,38 @@ impl Session {
         })
     }
 
+    /// A handle is being opened, until what this returns is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Forked`] in a fork, where the lock may be held for ever.
+    pub(crate) fn opening(&self) -> Result<Opening> {
+        here(self.shared.birth)?;
+        self.shared.lock().begin_opening();
+        Ok(Opening(Arc::clone(&self.shared)))
+    }
+
+    /// Sleeps until something was told, but not longer than until this thread is to read the socket itself. While
+    /// handles are opened, one of their threads waits at the socket in place of the session's.
+    pub(crate) fn wait(&self, moved: Poked<'_>, deadline: Instant) {
+        let deadline = deadline.min(Instant::now() + SELF);
+        let mut state = self.shared.lock();
+        let leads = state.opening > 0 && !state.led && !moved.is_over();
+        let Some(link) = state.link().filter(|_| leads) else {
+            drop(state);
+            return moved.sleep(Some(deadline));
+        };
+        state.led = true;
+        drop(state);
+        wait_for_answer(&link, deadline);
+        let mut state = self.shared.lock();
+        state.led = false;
+        // Another one waits at the socket from now on.
+        state.due.moved |= state.opening > 1;
+    }
+
     /// The handle is dropped: the broker is told, if there is one.
     pub(crate) fn close(&self, handle: u32) {
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.lock();
         if let Some(entry) = state.handles.remove(&handle)
             && (entry.is_on_link() || entry.may_still_read())
         {
@@ -248,17 +272,13 @@ impl Session {
     }
 
     /// Where something could not be sent at once, the thread sends it.
-    fn hand_over(&self, state: bus_core::wake::Guard<'_, State>) {
-        let unsent = state.unsent() > 0;
-        drop(state);
-        if unsent {
-            self.shared.pokes.ring();
-        }
+    fn hand_over(&self, mut state: Held<'_>) {
+        state.due.thread |= state.unsent() > 0;
     }
 
     /// Sends a request about a handle, if a broker has it.
     pub(crate) fn post(&self, handle: u32, request: &Request) {
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.lock();
         if state.handles.get(&handle).is_some_and(Entry::is_on_link) {
             state.post(handle, request, Vec::new());
         }
@@ -267,7 +287,7 @@ impl Session {
 
     /// Asks to be a member, as this.
     pub(crate) fn join(&self, handle: u32, standing: Standing) {
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.lock();
         let segment = Carried::Segment(Arc::clone(&standing.segment));
         if let Some(entry) = state.handles.get_mut(&handle) {
             entry.stand(standing);
@@ -281,7 +301,7 @@ impl Session {
     /// Tells the broker, and all that come later, how to wake this handle. [`Told::DoorbellRegistered`] follows, or
     /// [`Told::Reclaimed`] that says so.
     pub(crate) fn register_doorbell(&self, handle: u32, doorbell: &Arc<Doorbell>) {
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.lock();
         if let Some(entry) = state.handles.get_mut(&handle)
             && entry.doorbell.is_none()
         {
@@ -296,14 +316,14 @@ impl Session {
 
     /// The subscriber reads this ring no more.
     pub(crate) fn release(&self, handle: u32, ring: u64) {
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.lock();
         state.release(handle, ring);
         self.hand_over(state);
     }
 
     /// The handle has found out by itself that this peer is gone: the next broker is not told of it.
     pub(crate) fn forget_peer(&self, handle: u32, peer: u64, role: Role) {
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.lock();
         if let Some(entry) = state.handles.get_mut(&handle) {
             match role {
                 Role::Publisher => drop(entry.known.remove(&peer)),
@@ -321,7 +341,7 @@ impl Session {
     /// # Errors
     /// Why there is nothing, and will be nothing.
     pub(crate) fn next(&self, handle: u32) -> Result<Next, Silence> {
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.lock();
         loop {
             let Some(entry) = state.handles.get_mut(&handle) else {
                 return Err(Silence::Broken(None));
@@ -337,7 +357,7 @@ impl Session {
                 }
                 _ => {}
             }
-            if state.receive(&self.shared.pokes, 1) > 0 {
+            if state.receive(1) > 0 {
                 continue;
             }
             let Some(entry) = state.handles.get_mut(&handle) else {
@@ -366,12 +386,12 @@ impl Session {
 
     /// For how long there has been no broker that has the handles.
     pub(crate) fn down_for(&self) -> Option<Duration> {
-        self.shared.state.lock().down.map(|since| since.elapsed())
+        self.shared.lock().down.map(|since| since.elapsed())
     }
 
     /// Why a handle waits, where that is for want of descriptors.
     pub(crate) fn shortage(&self, handle: u32) -> Option<String> {
-        let state = self.shared.state.lock();
+        let state = self.shared.lock();
         if state.is_stuck() {
             return Some("too many descriptors of this user are on their way between processes; raise the limit (ulimit -n), or find the program that does not take its own".into());
         }
@@ -380,7 +400,7 @@ impl Session {
 
     /// Why no broker takes this handle any more, if so.
     pub(crate) fn fate(&self, handle: u32) -> Option<String> {
-        let state = self.shared.state.lock();
+        let state = self.shared.lock();
         let entry = state.handles.get(&handle)?;
         (entry.stage == Stage::Over).then(|| entry.fate.clone().unwrap_or_default())
     }
@@ -388,14 +408,15 @@ impl Session {
     /// The number of the topic at the broker of now, if that is known: for a watch, or because that broker took the
     /// handle back.
     pub(crate) fn topic_number(&self, handle: u32) -> Option<u64> {
-        let state = self.shared.state.lock();
+        let state = self.shared.lock();
         state.handles.get(&handle)?.topic
     }
 }
 
-/// Sleeps until something was told, but not longer than until this thread is to read the socket itself.
-pub(crate) fn wait_for_word(moved: Poked<'_>, deadline: Instant) {
-    moved.sleep(Some(deadline.min(Instant::now() + SELF)));
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.lock().end_opening();
+    }
 }
 
 impl Drop for Session {
@@ -408,12 +429,11 @@ impl Drop for Session {
             std::mem::forget(thread);
             return;
         }
-        self.shared.state.lock().closing = true;
-        self.shared.pokes.ring();
+        self.shared.lock().end();
         if thread.join().is_err() {
             tracing::error!("the thread of the session did not end well");
         }
-        if let Some(link) = self.shared.state.lock().link.take() {
+        if let Some(link) = self.shared.lock().link.take() {
             link.shut_down();
         }
     }

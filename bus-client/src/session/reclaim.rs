@@ -47,14 +47,18 @@ impl State {
         handles.filter(|entry| entry.is_to_present()).count() as u32
     }
 
-    /// The next broker has let the session in: presents the handles to it.
+    /// The next broker has let the session in: presents the handles to it. Whether the connection can be waited for.
     pub(super) fn begin_reclaim(
         &mut self,
         connection: Connection,
         welcome: Welcome,
         announced: u32,
-    ) {
+    ) -> bool {
         debug_assert!(self.link.is_none() && !self.ready);
+        if let Err(error) = self.interest.add(&connection) {
+            tracing::warn!(%error, "cannot wait for the broker that is there now");
+            return false;
+        }
         self.link = Some(Arc::new(connection));
         self.number += 1;
         self.generation = welcome.generation;
@@ -73,7 +77,9 @@ impl State {
         self.present_processes();
         self.present_more();
         self.complete();
-        self.news = true;
+        self.update_interest();
+        self.due.all_handles();
+        true
     }
 
     /// Each process that a handle knows.
@@ -173,7 +179,7 @@ impl State {
         };
         self.ready = true;
         self.down = None;
-        self.news = true;
+        self.due.all_handles();
         if reclaim.announced {
             self.post(SESSION, &Request::ReclaimComplete {}, Vec::new());
         }

@@ -13,8 +13,9 @@ use bus_core::backend::doorbell::Doorbell;
 use bus_core::control::{Connection, Event, Frame, Message, Packet, Request, SESSION, Sent};
 use bus_core::fork::Unshared;
 
-use super::Pokes;
 use super::entry::{Entry, Heard, RETELL, Stage};
+use super::held::Due;
+use super::interest::Interest;
 use super::processes::{Identity, Process, Processes};
 use super::reclaim::Reclaim;
 use super::reserve::Reserve;
@@ -57,6 +58,12 @@ struct Parcel {
 pub(super) struct State {
     /// The connection to the broker, while there is one.
     pub(super) link: Option<Arc<Connection>>,
+    /// What the session's thread waits for.
+    pub(super) interest: Interest,
+    /// Threads that open handles, and read the socket themselves.
+    pub(super) opening: u32,
+    /// One of them waits at the socket.
+    pub(super) led: bool,
     /// Which connection it is; counts from 0.
     pub(super) number: u64,
     /// The handles have come to this broker: others may be opened.
@@ -78,8 +85,8 @@ pub(super) struct State {
     reintroduce: Option<Instant>,
     /// Something waits for a time to pass.
     pub(super) attention: bool,
-    /// Handles that sleep are to look around.
-    pub(super) news: bool,
+    /// Those that are to be woken when the lock is free.
+    pub(super) due: Due,
     /// When those without a broker were last told to look around.
     rung: Instant,
     /// Threads that wait for a broker.
@@ -96,11 +103,15 @@ impl State {
         self.link.clone()
     }
 
-    pub(super) fn new(connection: Connection, generation: u64) -> Self {
+    /// With a first connection, in which `interest` is already.
+    pub(super) fn new(connection: Connection, generation: u64, interest: Interest) -> Self {
         let mut reserve = Reserve::default();
         reserve.refill();
         Self {
             link: Some(Arc::new(connection)),
+            interest,
+            opening: 0,
+            led: false,
             number: 0,
             ready: true,
             down: None,
@@ -115,7 +126,7 @@ impl State {
             reclaim: None,
             reintroduce: None,
             attention: true,
-            news: false,
+            due: Due::default(),
             rung: Instant::now(),
             waiting: 0,
             refused: None,
@@ -189,8 +200,33 @@ impl State {
         self.later
     }
 
+    /// Tells the session's thread what to wait for.
+    pub(super) fn update_interest(&mut self) {
+        let full = self.is_full();
+        if let Some(link) = &self.link {
+            self.interest.set(link, self.opening == 0, full);
+        }
+    }
+
+    /// A thread begins to open a handle, and reads the socket itself meanwhile.
+    pub(super) fn begin_opening(&mut self) {
+        self.opening += 1;
+        self.update_interest();
+    }
+
+    /// It has opened the handle, or failed to.
+    pub(super) fn end_opening(&mut self) {
+        debug_assert!(self.opening > 0, "each is counted once");
+        self.opening -= 1;
+        if self.opening == 0 {
+            self.acknowledge();
+        }
+        self.due.thread |= self.unsent() > 0;
+        self.update_interest();
+    }
+
     /// Takes up to `most` messages out of the socket; how many there were.
-    pub(super) fn receive(&mut self, pokes: &Pokes, most: usize) -> usize {
+    pub(super) fn receive(&mut self, most: usize) -> usize {
         let mut count = 0;
         while count < most
             && let Some(link) = &self.link
@@ -201,25 +237,25 @@ impl State {
                     count += 1;
                 }
                 Ok(None) => break,
-                Err(bus_core::Error::Closed) => self.lose(pokes, "it has closed the connection"),
-                Err(error) => self.lose(pokes, &error.to_string()),
+                Err(bus_core::Error::Closed) => self.lose("it has closed the connection"),
+                Err(error) => self.lose(&error.to_string()),
             }
         }
-        self.acknowledge();
+        // Who opens a handle says it once, at the end.
+        if self.opening == 0 {
+            self.acknowledge();
+        }
         if count > 0 {
             self.complete();
-            pokes.moved.poke();
+            self.due.moved = true;
         }
-        self.spread(pokes);
         count
     }
 
-    /// Wakes those that sleep, if there is something for them.
-    pub(super) fn spread(&mut self, pokes: &Pokes) {
-        if std::mem::take(&mut self.news) {
-            pokes.news.poke();
-            pokes.moved.poke();
-        }
+    /// The session is over: its thread is to end.
+    pub(super) fn end(&mut self) {
+        self.closing = true;
+        self.due.thread = true;
     }
 
     /// Tells the broker how many descriptors were taken.
@@ -318,12 +354,12 @@ impl State {
                     entry.end(format!(
                         "its broker was restarted and does not take it back: {why}"
                     ));
-                    self.news = true;
+                    self.due.all_handles();
                     Heard::Answered
                 }
                 _ => {
                     entry.end(format!("its broker cut it off: {why}"));
-                    self.news = true;
+                    self.due.all_handles();
                     Heard::Fine
                 }
             },
@@ -361,7 +397,7 @@ impl State {
         let Some(entry) = self.handles.get_mut(&handle) else {
             return;
         };
-        self.news = true;
+        self.due.all_handles();
         match placed {
             // The handle would not notice: the broker moves the version.
             Ok(true) => {
@@ -388,11 +424,12 @@ impl State {
     }
 
     /// The connection is of no use any more. All that was said over it was heard.
-    fn lose(&mut self, pokes: &Pokes, why: &str) {
+    fn lose(&mut self, why: &str) {
         let Some(link) = self.link.take() else {
             return;
         };
         tracing::debug!(why, "a broker is gone; established traffic goes on");
+        self.interest.remove(&link);
         link.shut_down();
         self.ready = false;
         self.down.get_or_insert_with(Instant::now);
@@ -404,9 +441,8 @@ impl State {
         let refused = self.refused.as_deref();
         let handles = self.handles.values_mut();
         handles.for_each(|entry| entry.lose_broker(refused));
-        self.look_around(pokes, Instant::now());
-        pokes.moved.poke();
-        pokes.ring();
+        self.look_around(Instant::now());
+        (self.due.moved, self.due.thread) = (true, true);
         debug_assert!(
             self.handles
                 .values()
@@ -415,25 +451,24 @@ impl State {
     }
 
     /// Those without a broker look around: asleep or parked, they are woken.
-    fn look_around(&mut self, pokes: &Pokes, now: Instant) {
+    fn look_around(&mut self, now: Instant) {
         self.rung = now;
         self.attention = true;
         let without = self.handles.values().filter(|entry| entry.is_waiting());
         without.for_each(Entry::ring);
-        pokes.news.poke();
+        self.due.news = true;
     }
 
     /// Does what is due by now; when the next thing is, if anything.
-    pub(super) fn attend(&mut self, pokes: &Pokes, now: Instant) -> Option<Instant> {
+    pub(super) fn attend(&mut self, now: Instant) -> Option<Instant> {
         self.flush();
         self.present_more();
-        let next = self.attend_to_times(pokes, now);
+        let next = self.attend_to_times(now);
         self.complete();
-        self.spread(pokes);
         next
     }
 
-    fn attend_to_times(&mut self, pokes: &Pokes, now: Instant) -> Option<Instant> {
+    fn attend_to_times(&mut self, now: Instant) -> Option<Instant> {
         if !self.attention {
             return self.later.then(|| now + LATER);
         }
@@ -464,7 +499,7 @@ impl State {
                     self.placed(handle, placed.unwrap_or(Ok(false)));
                     self.answered(handle);
                 }
-                self.look_around(pokes, now);
+                self.look_around(now);
             }
             until(self.rung + PATROL);
         }

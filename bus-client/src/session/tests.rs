@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus_core::control::{Connection, Event, Frame, Refusal, Request, Role, SESSION};
-use bus_core::fork::Unshared;
 use bus_core::memory::registry::Registry;
 use bus_core::publish::Publisher;
 use bus_core::schema::Schema;
-use bus_core::wake::Poke;
 use bus_core::{Delivery, TopicName, TopicSettings};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::Welcome;
 use super::entry::{Entry, Part, Stage, Standing};
+use super::interest::Interest;
 use super::state::State;
 use super::told::Told;
-use super::{Pokes, Welcome};
+use bus_core::fork::Unshared;
+use nix::sys::epoll::EpollTimeout;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 const SETTINGS: TopicSettings = TopicSettings {
     depth: 4,
@@ -33,25 +34,18 @@ const WAIT: Duration = Duration::from_secs(10);
 
 struct Script {
     state: State,
-    pokes: Pokes,
     broker: Connection,
 }
 
 /// A session, and the other end of its connection.
 fn session() -> Script {
     let (mine, broker) = Connection::pair().unwrap();
-    let bell = Unshared::of(
-        || EventFd::from_flags(EfdFlags::EFD_NONBLOCK),
-        |bell| bell.as_raw_fd(),
-    );
-    let pokes = Pokes {
-        moved: Poke::default(),
-        news: Poke::default(),
-        bell: bell.unwrap(),
-    };
+    let flags = EfdFlags::EFD_NONBLOCK;
+    let bell = Unshared::of(|| EventFd::from_flags(flags), |bell| bell.as_raw_fd()).unwrap();
+    let mut interest = Interest::new(&bell).unwrap();
+    interest.add(&mine).unwrap();
     Script {
-        state: State::new(mine, 1),
-        pokes,
+        state: State::new(mine, 1, interest),
         broker,
     }
 }
@@ -105,7 +99,7 @@ impl Script {
     }
 
     fn read(&mut self) -> usize {
-        self.state.receive(&self.pokes, usize::MAX)
+        self.state.receive(usize::MAX)
     }
 
     fn next(&mut self, handle: u32) -> Option<Told> {
@@ -212,7 +206,7 @@ fn no_version_is_told_while_the_descriptors_of_a_peer_are_missing() {
     stage.says(handle, &Event::Synced { version: 3 });
     stage.read();
     assert!(stage.next(handle).is_none(), "it does not know everybody");
-    stage.state.attend(&stage.pokes, Instant::now());
+    stage.state.attend(Instant::now());
     let asked = Script::asked(&stage.broker);
     assert_eq!(asked, (handle, Request::Retell {}));
     stage.brings(handle, &joined(5));
@@ -267,9 +261,7 @@ fn handles_are_presented_to_the_next_broker_and_go_on_in_its_registry() {
         (SESSION, Request::ReclaimComplete {})
     );
     assert!(stage.state.handles[&handle].signals.is_down());
-    stage
-        .state
-        .attend(&stage.pokes, Instant::now() + Duration::from_secs(1));
+    stage.state.attend(Instant::now() + Duration::from_secs(1));
     let (_, peers) = Script::asked(&stage.broker);
     assert!(matches!(peers, Request::PresentPeers { .. }), "{peers:?}");
     let (_, claim) = Script::asked(&stage.broker);
@@ -327,4 +319,40 @@ fn a_handle_that_the_next_broker_refuses_for_good_says_why() {
     assert_eq!(entry.stage, Stage::Over);
     assert!(entry.fate.as_ref().unwrap().contains("too late"));
     assert_ne!(core.seat().watched_by(Role::Publisher), 10, "it looks");
+}
+
+#[test]
+fn the_session_thread_sleeps_while_another_thread_opens_a_handle() {
+    let mut stage = session();
+    let handle = stage.state.add(entry(Role::Publisher));
+    let ear = stage.state.interest.ear();
+    stage.state.begin_opening();
+    stage.brings(handle, &joined(5));
+    stage.brings(handle, &joined(6));
+    assert!(!ear.wait(EpollTimeout::ZERO), "it is woken for the answers");
+    assert_eq!(stage.read(), 2);
+    stage.state.end_opening();
+    // Both were acknowledged with one message.
+    let frame = stage.broker.recv::<Request>(Some(Instant::now() + WAIT));
+    let received = Request::Received { descriptors: 2 };
+    assert_eq!(frame.unwrap().message, received);
+    stage.says(handle, &Event::Synced { version: 3 });
+    assert!(ear.wait(EpollTimeout::NONE));
+}
+
+#[test]
+fn the_session_thread_hears_of_a_broker_that_goes_while_a_handle_is_opened() {
+    let mut stage = session();
+    stage.state.begin_opening();
+    let ear = stage.state.interest.ear();
+    let (_, other) = Connection::pair().unwrap();
+    drop(std::mem::replace(&mut stage.broker, other));
+    assert!(ear.wait(EpollTimeout::NONE));
+    stage.read();
+    assert!(stage.state.link.is_none());
+    assert!(
+        !ear.wait(EpollTimeout::ZERO),
+        "a connection that is gone is watched"
+    );
+    assert!(stage.state.due.thread, "nobody looks for the next broker");
 }

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use bus_core::control::Connection;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::EpollTimeout;
 
+use super::interest::Ear;
 use super::{Greeted, Shared, greet};
 
 /// First and last time between two looks for a broker.
@@ -34,8 +36,7 @@ enum Plan {
     End,
     /// Wait for the broker of now, until then at the latest.
     Listen {
-        link: Arc<Connection>,
-        full: bool,
+        ear: Arc<Ear>,
         until: Option<Instant>,
     },
     /// Look for a broker; until then others are looked after.
@@ -55,13 +56,11 @@ impl Thread {
         loop {
             match self.plan() {
                 Plan::End => return self.send_the_rest(),
-                Plan::Listen { link, full, until } => {
+                Plan::Listen { ear, until } => {
                     self.pause = SOON;
-                    self.wait(Some((&link, full)), until);
-                    self.shared
-                        .state
-                        .lock()
-                        .receive(&self.shared.pokes, AT_ONCE);
+                    ear.wait(EpollTimeout::try_from(millis(until)).unwrap_or(EpollTimeout::NONE));
+                    self.shared.pokes.drain();
+                    self.shared.lock().receive(AT_ONCE);
                 }
                 Plan::Seek { until, hurry } => self.seek(until, hurry),
             }
@@ -72,7 +71,7 @@ impl Thread {
     fn send_the_rest(&self) {
         let deadline = Instant::now() + LATER;
         loop {
-            let mut state = self.shared.state.lock();
+            let mut state = self.shared.lock();
             state.flush();
             let Some(link) = state.link.clone().filter(|_| state.unsent() > 0) else {
                 return;
@@ -86,15 +85,15 @@ impl Thread {
     }
 
     fn plan(&self) -> Plan {
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.lock();
         if state.closing {
             return Plan::End;
         }
-        let until = state.attend(&self.shared.pokes, Instant::now());
+        let until = state.attend(Instant::now());
+        state.update_interest();
         match &state.link {
-            Some(link) => Plan::Listen {
-                link: Arc::clone(link),
-                full: state.is_full(),
+            Some(_) => Plan::Listen {
+                ear: state.interest.ear(),
                 until,
             },
             None => Plan::Seek {
@@ -106,15 +105,7 @@ impl Thread {
 
     /// Waits until the connection has something to read, or room where that is wanted, until somebody rings, or until then.
     fn wait(&self, link: Option<(&Connection, bool)>, until: Option<Instant>) {
-        let timeout = match until {
-            None => PollTimeout::NONE,
-            Some(until) => {
-                let left = until.saturating_duration_since(Instant::now());
-                // Rounded up, so that the last bit of the time is slept and not spun away.
-                let millis = left.as_micros().div_ceil(1000);
-                PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
-            }
-        };
+        let timeout = PollTimeout::try_from(millis(until)).unwrap_or(PollTimeout::NONE);
         let bell = PollFd::new(self.shared.pokes.bell.as_fd(), PollFlags::POLLIN);
         // A signal, or an error of the kernel, means the same: look again.
         let _ = match link {
@@ -149,18 +140,18 @@ impl Thread {
         // Others are looked after meanwhile, but the broker is looked for no sooner.
         while Instant::now() < next {
             self.wait(None, Some(until.min(next)));
-            let mut state = self.shared.state.lock();
+            let mut state = self.shared.lock();
             if state.closing || (state.waiting > 0 && !hurry) {
                 return;
             }
-            state.attend(&self.shared.pokes, Instant::now());
+            state.attend(Instant::now());
         }
     }
 
     /// Enters the session at a broker; whether that lets it in.
     fn enter(&mut self, connection: Connection) -> bool {
         let (reclaims, generation) = {
-            let state = self.shared.state.lock();
+            let state = self.shared.lock();
             (state.to_reclaim(), state.generation)
         };
         let greeted = greet(
@@ -171,19 +162,17 @@ impl Thread {
             |connection| {
                 let patrol = Instant::now() + LATER;
                 self.wait(Some((connection, false)), Some(patrol));
-                let mut state = self.shared.state.lock();
+                let mut state = self.shared.lock();
                 // A broker that is stopped keeps nobody from looking around.
-                state.attend(&self.shared.pokes, Instant::now());
+                state.attend(Instant::now());
                 !state.closing
             },
         );
         match greeted {
             Greeted::Welcome(welcome) => {
-                let mut state = self.shared.state.lock();
-                state.begin_reclaim(connection, welcome, reclaims);
-                state.spread(&self.shared.pokes);
+                let mut state = self.shared.lock();
                 self.misunderstood = false;
-                true
+                state.begin_reclaim(connection, welcome, reclaims)
             }
             Greeted::Refused(_, why) | Greeted::Failed(why) => {
                 if !std::mem::replace(&mut self.misunderstood, true) {
@@ -192,10 +181,19 @@ impl Thread {
                         "the broker that is there now does not let this process in; those who have met go on"
                     );
                 }
-                self.shared.state.lock().refused = Some(why);
+                self.shared.lock().refused = Some(why);
                 false
             }
             Greeted::Closed | Greeted::Silent => false,
         }
     }
+}
+
+/// Milliseconds until then, or -1 for ever. Rounded up, so that the last bit of the time is slept and not spun away.
+fn millis(until: Option<Instant>) -> i32 {
+    let Some(until) = until else {
+        return -1;
+    };
+    let left = until.saturating_duration_since(Instant::now());
+    i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
 }
