@@ -83,8 +83,10 @@ pub(super) struct State {
     pub(super) reclaim: Option<Reclaim>,
     /// When the broker is next asked to introduce all processes again.
     reintroduce: Option<Instant>,
-    /// Something waits for a time to pass.
+    /// Something has begun to wait for a time to pass.
     pub(super) attention: bool,
+    /// When the first thing that waits for a time is due.
+    next_look: Option<Instant>,
     /// Those that are to be woken when the lock is free.
     pub(super) due: Due,
     /// When those without a broker were last told to look around.
@@ -126,6 +128,7 @@ impl State {
             reclaim: None,
             reintroduce: None,
             attention: true,
+            next_look: None,
             due: Due::default(),
             rung: Instant::now(),
             waiting: 0,
@@ -469,8 +472,10 @@ impl State {
     }
 
     fn attend_to_times(&mut self, now: Instant) -> Option<Instant> {
-        if !self.attention {
-            return self.later.then(|| now + LATER);
+        let is_early = |at: Instant| now < at;
+        if !self.attention && self.next_look.is_none_or(is_early) {
+            let later = self.later.then(|| now + LATER);
+            return self.next_look.into_iter().chain(later).min();
         }
         let mut next: Option<Instant> = None;
         let mut until = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
@@ -534,7 +539,7 @@ impl State {
         if self.later {
             until(now + LATER);
         }
-        self.attention = next.is_some();
+        (self.attention, self.next_look) = (false, next);
         next
     }
 }
