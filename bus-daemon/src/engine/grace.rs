@@ -134,7 +134,8 @@ impl<W: World> Engine<W> {
     /// When the next deferred request or held publisher is to be looked at.
     pub(crate) fn next_deferred(&self) -> Option<Duration> {
         let deferred = self.deferred.values().map(|deferred| deferred.until);
-        let held = self.recovery.held.iter().map(|(.., until)| *until);
+        // They are in the order in which they came, and all have the same patience.
+        let held = self.recovery.held.first().map(|(.., until)| *until);
         let next = deferred.chain(held).min()?;
         let grace = self.recovery.grace(self.now).unwrap_or(next);
         Some(next.min(grace))
@@ -145,7 +146,9 @@ impl<W: World> Engine<W> {
         let changed = std::mem::take(&mut self.changed);
         let due = self.next_deferred().is_some_and(|next| self.now >= next);
         let waits = !self.deferred.is_empty() || !self.recovery.held.is_empty();
-        if !waits || !(changed || due || self.recovery.grace(self.now).is_none()) {
+        // In the grace period all wait, whatever changes.
+        let may_serve = changed && self.recovery.grace(self.now).is_none();
+        if !waits || !(due || may_serve) {
             return false;
         }
         self.release_held();

@@ -18,6 +18,8 @@ impl<W: World> Engine<W> {
         let Some(member) = entry.members.remove(&id) else {
             return;
         };
+        let counted = self.member_ids.remove(&id);
+        debug_assert!(counted, "each member is counted");
         let (role, client, pid) = (member.role, &member.owner.client, member.owner.pid);
         note!(topic = %entry.name, id, %role, %client, pid, "left");
         self.store_stale = true;

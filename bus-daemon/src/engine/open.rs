@@ -269,6 +269,7 @@ impl<W: World> Engine<W> {
             id,
         };
         let registry = entry.registry_fd.clone();
+        self.member_ids.insert(id);
         entry.members.insert(
             id,
             Member {

@@ -103,6 +103,7 @@ impl<W: World> Engine<W> {
         let Some(member) = entry.members.remove(&id) else {
             unreachable!("it was there");
         };
+        self.member_ids.remove(&id);
         let owner = Rc::clone(&member.owner);
         let absent = Absent {
             role: Role::Subscriber,

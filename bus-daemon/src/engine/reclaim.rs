@@ -204,6 +204,7 @@ impl<W: World> Engine<W> {
             reclaimed: true,
             view,
         };
+        self.member_ids.insert(id);
         entry.members.insert(id, member);
         // Both sides of every pair that is there know each other, or are told now.
         match role {
@@ -302,12 +303,7 @@ impl<W: World> Engine<W> {
                 .check_doorbell(doorbell)
                 .map_err(|e| Refused::protocol(format!("topic {name}: {e}")))?;
         }
-        if claim.id == 0
-            || self
-                .topics
-                .values()
-                .any(|t| t.members.contains_key(&claim.id))
-        {
+        if claim.id == 0 || self.member_ids.contains(&claim.id) {
             let why = format!("handle {} of topic {name} is taken", claim.id);
             return Err(Refused::new(Refusal::Unknown, why));
         }
@@ -679,6 +675,7 @@ impl<W: World> Engine<W> {
             if let Some(entry) = self.topics.get_mut(&topic)
                 && let Some(member) = entry.members.remove(&id)
             {
+                self.member_ids.remove(&id);
                 entry.absent.insert(
                     id,
                     Absent {

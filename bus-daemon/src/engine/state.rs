@@ -71,6 +71,8 @@ pub(crate) struct Engine<W: World> {
     /// Topics that nothing has open but watches and that keep rings, the longest idle first.
     pub(crate) idle: VecDeque<u64>,
     pub(crate) watches: BTreeMap<u64, Watch<W>>,
+    /// The members of all topics.
+    pub(crate) member_ids: BTreeSet<u64>,
     pub(crate) policy: Rc<Policy>,
     pub(crate) accounts: Accounts,
     pub(crate) recovery: Recovery<W>,
@@ -116,6 +118,7 @@ impl<W: World> Engine<W> {
             names: BTreeMap::new(),
             idle: VecDeque::new(),
             watches: BTreeMap::new(),
+            member_ids: BTreeSet::new(),
             policy: Rc::new(start.policy),
             accounts: Accounts::default(),
             recovery: Recovery::new(start.unclean),
@@ -161,7 +164,14 @@ impl<W: World> Engine<W> {
     pub(crate) fn skip_id(&mut self, id: u64) {
         let ahead = id.wrapping_sub(self.last_id);
         if ahead < CLAIMED_AHEAD {
-            if self.skipped.len() < MAX_SKIPPED {
+            let last = self
+                .skipped
+                .last_mut()
+                .filter(|(_, to)| *to == self.last_id);
+            if let Some((_, to)) = last {
+                // Nothing was given since: the members of one process come back in order.
+                *to = id;
+            } else if self.skipped.len() < MAX_SKIPPED {
                 self.skipped.push((self.last_id, id));
             }
             self.last_id = id;
