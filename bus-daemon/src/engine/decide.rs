@@ -81,7 +81,7 @@ impl<W: World> Engine<W> {
         let before = std::mem::replace(&mut entry.settings, settings);
         let opened = self.open_there(session, handle, topic, open, grant);
         match (&opened, self.topics.get_mut(&topic)) {
-            (Ok(()), _) if before != settings => self.decide(topic, &before, session),
+            (Ok(()), _) => self.decide(topic, &before, session),
             (Err(_), Some(entry)) => entry.settings = before,
             _ => {}
         }
@@ -138,6 +138,8 @@ impl<W: World> Engine<W> {
         let (name, settings) = (entry.name.clone(), entry.settings);
         tracing::debug!(topic = %name, ?settings, winner, "the first publisher decided");
         let needed = reader_bytes(&settings);
+        // What was provisional may be what is decided, and still not what each subscriber asked for.
+        let changed = settings != *before;
         let (mut told, mut refused) = (Vec::new(), Vec::new());
         for (id, member) in &mut entry.members {
             if member.role != Role::Subscriber {
@@ -157,15 +159,16 @@ impl<W: World> Engine<W> {
                 let why = format!(
                     "publisher {winner} has decided anew what topic {name} is like, while this subscriber reads rings of before; open the topic again"
                 );
-                let reads = !member.view.told.is_empty();
+                let reads = changed && !member.view.told.is_empty();
                 reads.then(|| Refused::new(Refusal::Settings, why))
             };
             match conflict.or_else(history).or_else(short).or_else(reads) {
                 Some(why) => refused.push((member.session, member.handle, why)),
-                None => {
+                None if changed => {
                     member.view.decided = true;
                     told.push(*id);
                 }
+                None => {}
             }
         }
         for (session, handle, why) in refused {
