@@ -249,8 +249,9 @@ impl Connector {
         // Handles that come back to the next broker have nobody to tell, and try again and again.
         if hosted.wrong.as_ref() != Some(&error) {
             tracing::error!(path = %self.path.display(), "{why}");
-            hosted.wrong = Some(error);
+            hosted.wrong = Some(error.clone());
         }
+        hosted.refused = Some(format!("its policy is not right: {error}"));
         Err(self.failed(why))
     }
 
