@@ -456,7 +456,9 @@ impl Running {
                 Err(error) => {
                     let lost = matches!(error, CoreError::DescriptorsLost { .. });
                     let kind = match &error {
-                        CoreError::Version { .. } => Refusal::Version,
+                        CoreError::Version { .. } | CoreError::UnknownMessage { .. } => {
+                            Refusal::Version
+                        }
                         error if lost || is_exhaustion(error) => Refusal::Limit,
                         _ => Refusal::Protocol,
                     };
@@ -465,7 +467,7 @@ impl Running {
                     } else {
                         error.to_string()
                     };
-                    return self.engine.malformed(session, &Refused::new(kind, why));
+                    return self.engine.malformed(session, Refused::new(kind, why));
                 }
             }
         }

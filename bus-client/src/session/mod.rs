@@ -110,6 +110,8 @@ impl Pokes {
 /// What a broker says that lets a session in.
 #[derive(Clone, Copy, Debug)]
 struct Welcome {
+    /// The version of the protocol that both sides speak.
+    version: u16,
     generation: u64,
 }
 
@@ -135,7 +137,7 @@ impl Session {
         let secret = draw_secret().map_err(failed)?;
         let (connection, welcome) = first_connection(&connector, secret)?;
         let shared = Arc::new(Shared {
-            state: Lock::new(State::new(connection, welcome.generation)),
+            state: Lock::new(State::new(connection, welcome)),
             pokes: Pokes {
                 moved: Poke::default(),
                 news: Poke::default(),
@@ -497,15 +499,20 @@ fn say_hello(
     let _ = connection.try_send(SESSION, &hello, &[]);
     loop {
         match connection.try_recv::<Event>() {
-            Ok(Some(frame)) => match frame.message {
-                Event::Welcome { generation, .. } => {
-                    return Greeted::Welcome(Welcome { generation });
-                }
-                Event::Refused { kind, why } => return Greeted::Refused(kind, why),
-                event => {
-                    return Greeted::Failed(format!("{event:?} is no answer to a greeting"));
-                }
-            },
+            Ok(Some(frame)) => {
+                return match frame.message {
+                    Event::Welcome {
+                        version,
+                        generation,
+                        ..
+                    } => Greeted::Welcome(Welcome {
+                        version,
+                        generation,
+                    }),
+                    Event::Refused { kind, why } => Greeted::Refused(kind, why),
+                    event => Greeted::Failed(format!("{event:?} is no answer to a greeting")),
+                };
+            }
             Ok(None) => {
                 if !wait(connection) {
                     return Greeted::Silent;

@@ -194,10 +194,10 @@ pub(super) fn unknown<M>(kind: u16, handle: u32) -> Result<Addressed<M>> {
             message: None,
         });
     }
-    Err(Error::Control(format!(
-        "it is message {kind}, which versions {} to {} of the protocol do not have; use builds of one version",
-        PROTOCOL_VERSIONS.0, PROTOCOL_VERSIONS.1
-    )))
+    Err(Error::UnknownMessage {
+        kind,
+        ours: PROTOCOL_VERSIONS,
+    })
 }
 
 /// Declares a set of numbered messages: an enum for people, and an archive of its own for each variant.

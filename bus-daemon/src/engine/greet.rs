@@ -80,7 +80,7 @@ impl<W: World> Engine<W> {
     pub(crate) fn greet(
         &mut self,
         number: u64,
-        versions: (u16, u16),
+        client_versions: (u16, u16),
         features: u64,
         client: &str,
         secret: Secret,
@@ -89,7 +89,7 @@ impl<W: World> Engine<W> {
     ) -> Result<(), Refused> {
         let client = ClientName::new(client)
             .map_err(|e| Refused::new(Refusal::BadName, format!("client: {e}")))?;
-        let version = agree(versions)?;
+        let version = agree(client_versions)?;
         if let Some(bit) = lowest(FEATURES & NEEDED & !features) {
             let why = format!(
                 "this broker needs feature {bit}, which the client does not know; use builds of one version"
@@ -135,6 +135,7 @@ impl<W: World> Engine<W> {
             client,
             pidfd: session.pidfd.clone(),
         }));
+        session.versions = client_versions;
         session.returning = returns;
         session.generation = generation;
         self.processes.insert(process, number);
