@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 
 use bus_core::backend::doorbell::Doorbell;
 use bus_core::control::{
-    Connection, Event, Holder, PROTOCOL_VERSIONS, Refusal, Request, Role, SESSION, Secret,
+    Connection, Event, FEATURES, Holder, Refusal, Request, Role, SESSION, Secret, versions,
 };
 use bus_core::fork::{Birth, Unshared};
 use bus_core::schema::Schema;
@@ -488,8 +488,8 @@ fn say_hello(
     mut wait: impl FnMut(&Connection) -> bool,
 ) -> Greeted {
     let hello = Request::Hello {
-        versions: PROTOCOL_VERSIONS,
-        features: 0,
+        versions: versions(),
+        features: FEATURES,
         client: connector.client().to_string(),
         secret,
         reclaims,
@@ -500,6 +500,8 @@ fn say_hello(
     loop {
         match connection.try_recv::<Event>() {
             Ok(Some(frame)) => {
+                #[cfg(feature = "next-build")]
+                bus_core::control::next::address(connection, &frame.message);
                 return match frame.message {
                     Event::Welcome {
                         version,

@@ -306,6 +306,10 @@ impl State {
                     link.shut_down();
                 }
             }
+            #[cfg(feature = "next-build")]
+            Event::Remark {} | Event::Demand {} => {
+                bus_core::control::next::hear(event == Event::Demand {});
+            }
             event => tracing::debug!(?event, "this is nothing for a session"),
         }
     }
