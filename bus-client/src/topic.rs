@@ -17,8 +17,8 @@ use crate::{Bus, BytesPublisher, BytesSubscriber, Error, Publisher, Result, Subs
 /// How long a handle waits for a broker: one that leaves its path, or is started again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A topic about to be opened. Who opens it first decides what is set here; who comes later and asks for something else is
-/// refused, and takes what is left open as it is.
+/// A topic about to be opened. What the broker's `bus.toml` declares of it (`docs/policy.md`) is decided; of the rest, the first publisher decides
+/// what is set here. Who asks for something else is refused, and takes what is left open as it is.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

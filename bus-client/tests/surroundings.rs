@@ -144,6 +144,67 @@ fn a_process_that_may_not_host_waits_for_a_broker_of_somebody_who_may() {
     broker.stop().unwrap();
 }
 
+/// A policy that declares a topic, and lets another user publish there.
+const DECLARED: &str = "[[topic]]\ntopics = [\"t\"]\ndepth = 64\n\n\
+    [[allow]]\ntopics = [\"t\"]\nusers = [65534]\nmay = \"publish\"\n";
+
+#[test]
+fn a_hosted_broker_gives_topics_what_the_file_beside_its_socket_declares_and_serves_nobody_else() {
+    let stage = Stage::new();
+    let policy = stage.path.with_extension("toml");
+    fs::write(&policy, DECLARED).unwrap();
+    let bus = hosting("host", &stage.path).connect().unwrap();
+    assert!(bus.hosts_broker());
+    let other = || bus.topic("t").unwrap().depth(2);
+    let says = format!("depth 64, as {}:1 declares, asked 2", policy.display());
+    told(other().publisher::<u64>(), &[&says]);
+    told(other().subscriber::<u64>(), &[&says]);
+    let subscriber = bus.subscriber::<u64>("t").unwrap();
+    bus.publisher::<u64>("t").unwrap().send(&1).unwrap();
+    assert_eq!(*subscriber.recv().unwrap(), 1);
+    assert_eq!(subscriber.settings().depth, 64);
+    let mode = fs::metadata(&stage.path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "mode {mode:o}");
+    // A bus that meets no other is as its program says.
+    let private = Bus::private("private").unwrap();
+    fs::write(private.path().with_extension("toml"), "wrong").unwrap();
+    private.publisher::<u64>("t").unwrap();
+}
+
+#[test]
+fn a_process_hosts_no_broker_while_the_policy_has_a_mistake_and_says_which() {
+    let stage = Stage::new();
+    let policy = stage.path.with_extension("toml");
+    let mut host = start_host(&stage.path);
+    let bus = connect(&stage.path, true).unwrap();
+    let subscriber = bus.subscriber::<u64>("t").unwrap();
+    let mut publisher = bus.publisher::<u64>("t").unwrap();
+    fs::write(&policy, DECLARED.replace("depth", "dept")).unwrap();
+    // Who finds a broker needs no policy.
+    let guest = connect(&stage.path, true).unwrap();
+    drop(guest);
+    host.kill();
+    host.reap();
+    let place = format!("{}:3:1: ", policy.display());
+    let says = [
+        "hosts none until its policy is right",
+        &place,
+        "did you mean `depth`?",
+    ];
+    told(connect(&stage.path, true).map(drop), &says);
+    publisher.send(&1).unwrap();
+    assert_eq!(*subscriber.recv().unwrap(), 1);
+
+    fs::write(&policy, DECLARED).unwrap();
+    let late = connect(&stage.path, true).unwrap();
+    let late = late.subscriber::<u64>("t").unwrap();
+    publisher.wait_for_subscribers(2, Some(WATCHDOG)).unwrap();
+    publisher.send(&2).unwrap();
+    assert_eq!(*late.recv().unwrap(), 2);
+    // The topic is as it was before it was declared.
+    assert_eq!(late.settings(), subscriber.settings());
+}
+
 /// Hosts, becomes another user, and opens a handle.
 fn dropper(given: &Given) {
     let bus = hosting("dropper", given.get::<String>("socket")).connect();

@@ -179,6 +179,18 @@ pub enum Error {
     #[error("bad control message: {0}")]
     Control(String),
 
+    /// A control message is unknown to this side, and may not be ignored.
+    #[error(
+        "it is control message {kind}, which versions {} to {} of the protocol do not have; use builds of one version",
+        ours.0, ours.1
+    )]
+    UnknownMessage {
+        /// The message's number.
+        kind: u16,
+        /// The versions that this side speaks.
+        ours: (u16, u16),
+    },
+
     /// The peer of a control connection speaks another version of the protocol.
     #[error(
         "the peer speaks control protocol version {theirs}, this side speaks {ours}; update the older one"

@@ -1,6 +1,6 @@
 //! Settings of a topic: what an opener asks for, and what the topic then has.
 //!
-//! Whoever names a topic first decides. A later opener that asks for something else is refused;
+//! The broker's policy decides, then the first publisher. An opener that asks for something else is refused;
 //! what it leaves open it takes as it is.
 
 use std::fmt;

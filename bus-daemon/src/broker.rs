@@ -28,7 +28,7 @@ use crate::kernel::{Kernel, Token};
 use crate::limits::{ACCEPTS_PER_TURN, REQUESTS_PER_TURN, raise_descriptor_limit};
 use crate::marker::{self, Marker};
 use crate::path_watch::{LOOK, PathWatch};
-use crate::policy::{Source, Subject};
+use crate::policy::{Policy, Source, Subject};
 use crate::report;
 use crate::reserve::{Accepted, Reserve, is_exhaustion};
 use crate::retained::Retained;
@@ -148,6 +148,12 @@ impl Broker {
     /// [`Error::Policy`] with everything that is wrong in the file, [`Error::PolicyFile`] where it cannot be used.
     pub fn govern(&mut self, source: Source) -> Result<()> {
         self.governed.start(source, &mut self.endpoint)
+    }
+
+    /// Gives topics what this policy declares of them (`[[topic]]`). The broker serves its own user and nobody else, whatever the policy
+    /// says besides.
+    pub fn declare(&mut self, policy: Policy) {
+        self.governed.declare(policy);
     }
 
     /// The path on which it listens, absolute.
@@ -450,7 +456,9 @@ impl Running {
                 Err(error) => {
                     let lost = matches!(error, CoreError::DescriptorsLost { .. });
                     let kind = match &error {
-                        CoreError::Version { .. } => Refusal::Version,
+                        CoreError::Version { .. } | CoreError::UnknownMessage { .. } => {
+                            Refusal::Version
+                        }
                         error if lost || is_exhaustion(error) => Refusal::Limit,
                         _ => Refusal::Protocol,
                     };
@@ -459,7 +467,7 @@ impl Running {
                     } else {
                         error.to_string()
                     };
-                    return self.engine.malformed(session, &Refused::new(kind, why));
+                    return self.engine.malformed(session, Refused::new(kind, why));
                 }
             }
         }

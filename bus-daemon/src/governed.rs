@@ -41,6 +41,11 @@ impl Governed {
         Ok(())
     }
 
+    /// By what this policy declares of topics. It is not read again.
+    pub(crate) fn declare(&mut self, policy: Policy) {
+        self.policy = Some(policy.into_topics());
+    }
+
     /// The policy to start with.
     pub(crate) fn take_policy(&mut self) -> Policy {
         self.policy.take().unwrap_or_else(|| Policy::own(self.own))
@@ -81,7 +86,7 @@ impl Governed {
 }
 
 fn log(policy: &Policy, source: &Source) {
-    let file = source.path().display();
+    let file = list(source);
     if !source.is_required() {
         let user = policy.own_user();
         return tracing::info!("no policy at {file}: serving user {user} and nobody else");
@@ -93,6 +98,13 @@ fn log(policy: &Policy, source: &Source) {
         others = policy.serves_others(),
         "following the policy"
     );
+}
+
+/// The paths of a source, for people.
+fn list(source: &Source) -> String {
+    let paths = source.paths().iter();
+    let paths: Vec<_> = paths.map(|path| path.display().to_string()).collect();
+    paths.join(" or ")
 }
 
 /// Lets everybody connect to the socket where the policy serves others; else nobody else.

@@ -28,7 +28,7 @@ struct Arguments {
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 
-    /// The policy [default: $BUS_POLICY, else /etc/bus/bus.toml if it is there]
+    /// The policy [default: $BUS_POLICY, else the socket's path ending in .toml, else /etc/bus/bus.toml, if they are there]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
 
@@ -76,8 +76,11 @@ fn run() -> anyhow::Result<()> {
             Ok(place.path)
         }
     })?;
-    let source = arguments.policy.map(Source::file);
-    broker.govern(source.unwrap_or_else(Source::default_file))?;
+    let source = match arguments.policy {
+        Some(file) => Source::file(file),
+        None => Source::of_service(broker.path()),
+    };
+    broker.govern(source)?;
     broker.stop_on_signals()?;
     broker.run()?;
     Ok(())

@@ -12,7 +12,7 @@ use super::{Broker, load};
 /// Which policy.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The policy [default: $BUS_POLICY, else /etc/bus/bus.toml]
+    /// The policy [default: that which busd would read here: $BUS_POLICY, else bus.toml beside the socket, else /etc/bus/bus.toml]
     file: Option<PathBuf>,
 
     #[command(flatten)]

@@ -19,7 +19,7 @@ pub(super) struct Arguments {
     /// The topic
     topic: String,
 
-    /// The policy [default: $BUS_POLICY, else /etc/bus/bus.toml]
+    /// The policy [default: that which busd would read here: $BUS_POLICY, else bus.toml beside the socket, else /etc/bus/bus.toml]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
 

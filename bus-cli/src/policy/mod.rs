@@ -13,7 +13,9 @@ mod table;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use bus_daemon::policy::{Policy, Subject, default_path};
+use bus_client::Error;
+use bus_core::control::socket_path;
+use bus_daemon::policy::{Policy, Source, Subject};
 use clap::Subcommand;
 
 /// What is to be done with a policy.
@@ -53,7 +55,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<u8> {
 /// The user that the broker runs as.
 #[derive(Debug, clap::Args)]
 struct Broker {
-    /// The user that the broker runs as, by name or number [default: root; who runs this command where there is no policy]
+    /// The user that the broker runs as, by name or number [default: root; who runs this command where there is no policy, or it lies beside the socket]
     #[arg(long, value_name = "USER")]
     broker: Option<String>,
 }
@@ -69,20 +71,26 @@ fn find(user: &str) -> anyhow::Result<Subject> {
 fn load(file: Option<&Path>, broker: &Broker) -> anyhow::Result<(Policy, Option<PathBuf>)> {
     let named = broker.broker.as_deref().map(find).transpose()?;
     let named = named.map(|user| user.uid);
-    let (path, required) = match file {
-        Some(file) => (file.to_owned(), true),
-        None => default_path(),
+    let me = nix::unistd::geteuid().as_raw();
+    let (source, socket) = match file {
+        Some(file) => (Source::file(file), None),
+        None => {
+            let socket = socket_path().map_err(Error::from)?;
+            (Source::of_service(&socket), Some(socket))
+        }
     };
-    match std::fs::read_to_string(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !required => {
-            let me = nix::unistd::geteuid().as_raw();
-            Ok((Policy::own(named.unwrap_or(me)), None))
-        }
-        text => {
-            let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-            // Clients trust a broker of their own user or of root, so that a broker for several users is root's.
-            let policy = Policy::parse(&path, &text, named.unwrap_or(0))?;
-            Ok((policy, Some(path)))
-        }
+    for path in source.paths() {
+        let text = match std::fs::read_to_string(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !source.is_required() => continue,
+            text => text.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        // Clients trust a broker of their own user or of root, so that a broker for several users is root's.
+        let beside = socket
+            .as_ref()
+            .is_some_and(|socket| path.parent() == socket.parent());
+        let user = if beside { me } else { 0 };
+        let policy = Policy::parse(path, &text, named.unwrap_or(user))?;
+        return Ok((policy, Some(path.clone())));
     }
+    Ok((Policy::own(named.unwrap_or(me)), None))
 }

@@ -3,7 +3,7 @@
 //! Promises: if a broker listens at the path, it is used; if none does and hosting is allowed, this process hosts one; of several
 //! processes that start at once, one becomes the host and the others find it. Something else at the path is an error. A process
 //! that may not host there waits for a broker, as one that is not to host does. A broker that was hosted here and has yielded its
-//! path is not hosted again at once.
+//! path is not hosted again at once. A process hosts no broker whose policy file has a mistake: topics would not be as it declares.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use bus_core::ClientName;
 use bus_core::control::{Connection, Holder};
 use bus_core::fork::Birth;
+use bus_daemon::policy::{Policy, Source};
 use bus_daemon::{Broker, BrokerThread};
 
 use crate::private::PrivateDirectory;
@@ -42,7 +43,7 @@ pub(crate) struct Connector {
     changed_user: AtomicBool,
     hosted: Mutex<Hosted>,
     /// Dropped last: the broker has its socket there.
-    _private: Option<PrivateDirectory>,
+    private: Option<PrivateDirectory>,
 }
 
 /// What this process has hosted.
@@ -53,6 +54,8 @@ struct Hosted {
     yielded: Option<Instant>,
     /// Why this process may not host one, if it may not.
     refused: Option<String>,
+    /// What was wrong with the policy, as it was logged.
+    wrong: Option<String>,
 }
 
 impl Hosted {
@@ -81,7 +84,7 @@ impl Connector {
             user: nix::unistd::geteuid().as_raw(),
             changed_user: AtomicBool::new(false),
             hosted: Mutex::default(),
-            _private: private,
+            private,
         }
     }
 
@@ -204,8 +207,11 @@ impl Connector {
             return Ok(false);
         }
         drop(hosted.broker.take());
+        // Before the path is taken, so that a mistake does not take it and leave it again and again.
+        let policy = self.read_policy(&mut hosted)?;
         match Broker::bind(&self.path) {
-            Ok(bound) => {
+            Ok(mut bound) => {
+                bound.declare(policy);
                 let started = bound.spawn().map_err(|e| self.failed(e.to_string()))?;
                 (hosted.broker, hosted.refused) = (Some(started), None);
                 Ok(true)
@@ -220,6 +226,33 @@ impl Connector {
             }
             Err(error) => Err(self.failed(error.to_string())),
         }
+    }
+
+    /// What is declared of the topics of a broker that is hosted here: nothing where the bus is private, for nobody else can.
+    ///
+    /// # Errors
+    /// [`Error::Broker`] with everything that is wrong in the file.
+    fn read_policy(&self, hosted: &mut Hosted) -> Result<Policy> {
+        if self.private.is_some() {
+            return Ok(Policy::own(self.user));
+        }
+        let error = match Source::beside(&self.path).read(self.user) {
+            Ok(policy) => {
+                hosted.wrong = None;
+                return Ok(policy);
+            }
+            Err(error) => error.to_string(),
+        };
+        let why = format!(
+            "none listens there, and this process hosts none until its policy is right:\n{error}"
+        );
+        // Handles that come back to the next broker have nobody to tell, and try again and again.
+        if hosted.wrong.as_ref() != Some(&error) {
+            tracing::error!(path = %self.path.display(), "{why}");
+            hosted.wrong = Some(error.clone());
+        }
+        hosted.refused = Some(format!("its policy is not right: {error}"));
+        Err(self.failed(why))
     }
 
     pub(crate) fn disconnected(&self) -> Error {

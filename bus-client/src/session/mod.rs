@@ -47,7 +47,7 @@ use std::time::{Duration, Instant};
 
 use bus_core::backend::doorbell::Doorbell;
 use bus_core::control::{
-    Connection, Event, Holder, PROTOCOL_VERSIONS, Refusal, Request, Role, SESSION, Secret,
+    Connection, Event, FEATURES, Holder, Refusal, Request, Role, SESSION, Secret, versions,
 };
 use bus_core::fork::{Birth, Unshared};
 use bus_core::schema::Schema;
@@ -103,6 +103,8 @@ impl Shared {
 /// What a broker says that lets a session in.
 #[derive(Clone, Copy, Debug)]
 struct Welcome {
+    /// The version of the protocol that both sides speak.
+    version: u16,
     generation: u64,
 }
 
@@ -134,7 +136,7 @@ impl Session {
         let interest =
             interest.map_err(|e| failed(bus_core::Error::io("cannot make an epoll", e)))?;
         let shared = Arc::new(Shared {
-            state: Lock::new(State::new(connection, welcome.generation, interest)),
+            state: Lock::new(State::new(connection, welcome, interest)),
             pokes: Pokes::new(bell),
             secret,
             birth: Birth::here(),
@@ -506,8 +508,8 @@ fn say_hello(
     mut wait: impl FnMut(&Connection) -> bool,
 ) -> Greeted {
     let hello = Request::Hello {
-        versions: PROTOCOL_VERSIONS,
-        features: 0,
+        versions: versions(),
+        features: FEATURES,
         client: connector.client().to_string(),
         secret,
         reclaims,
@@ -517,15 +519,22 @@ fn say_hello(
     let _ = connection.try_send(SESSION, &hello, &[]);
     loop {
         match connection.try_recv::<Event>() {
-            Ok(Some(frame)) => match frame.message {
-                Event::Welcome { generation, .. } => {
-                    return Greeted::Welcome(Welcome { generation });
-                }
-                Event::Refused { kind, why } => return Greeted::Refused(kind, why),
-                event => {
-                    return Greeted::Failed(format!("{event:?} is no answer to a greeting"));
-                }
-            },
+            Ok(Some(frame)) => {
+                #[cfg(feature = "next-build")]
+                bus_core::control::next::address(connection, &frame.message);
+                return match frame.message {
+                    Event::Welcome {
+                        version,
+                        generation,
+                        ..
+                    } => Greeted::Welcome(Welcome {
+                        version,
+                        generation,
+                    }),
+                    Event::Refused { kind, why } => Greeted::Refused(kind, why),
+                    event => Greeted::Failed(format!("{event:?} is no answer to a greeting")),
+                };
+            }
             Ok(None) => {
                 if !wait(connection) {
                     return Greeted::Silent;

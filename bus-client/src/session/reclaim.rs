@@ -61,7 +61,7 @@ impl State {
         }
         self.link = Some(Arc::new(connection));
         self.number += 1;
-        self.generation = welcome.generation;
+        (self.generation, self.version) = (welcome.generation, welcome.version);
         self.refused = None;
         self.attention = true;
         let homeless = self.handles.iter();

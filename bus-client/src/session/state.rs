@@ -10,9 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus_core::backend::doorbell::Doorbell;
-use bus_core::control::{Connection, Event, Frame, Message, Packet, Request, SESSION, Sent};
+use bus_core::control::{
+    Connection, Event, Frame, MAX_DESCRIPTORS, Message, Packet, Request, SESSION, Sent,
+};
 use bus_core::fork::Unshared;
 
+use super::Welcome;
 use super::entry::{Entry, Heard, RETELL, Stage};
 use super::held::Due;
 use super::interest::Interest;
@@ -74,6 +77,8 @@ pub(super) struct State {
     last: u32,
     pub(super) processes: Processes,
     pub(super) generation: u64,
+    /// The version of the protocol that is spoken with the broker.
+    pub(super) version: u16,
     outgoing: VecDeque<Parcel>,
     /// The kernel takes nothing for want of something that nobody tells of.
     later: bool,
@@ -106,7 +111,7 @@ impl State {
     }
 
     /// With a first connection, in which `interest` is already.
-    pub(super) fn new(connection: Connection, generation: u64, interest: Interest) -> Self {
+    pub(super) fn new(connection: Connection, welcome: Welcome, interest: Interest) -> Self {
         let mut reserve = Reserve::default();
         reserve.refill();
         Self {
@@ -120,7 +125,8 @@ impl State {
             handles: HashMap::new(),
             last: SESSION,
             processes: Processes::default(),
-            generation,
+            generation: welcome.generation,
+            version: welcome.version,
             outgoing: VecDeque::new(),
             later: false,
             taken: 0,
@@ -241,7 +247,18 @@ impl State {
                 }
                 Ok(None) => break,
                 Err(bus_core::Error::Closed) => self.lose("it has closed the connection"),
-                Err(error) => self.lose(&error.to_string()),
+                Err(error) => {
+                    let mut why = error.to_string();
+                    if let bus_core::Error::UnknownMessage { .. } = error {
+                        why += &format!("; the broker was to speak version {}", self.version);
+                    }
+                    tracing::warn!(
+                        why,
+                        "the broker is not understood; those who have met go on"
+                    );
+                    self.refused = Some(why.clone());
+                    self.lose(&why);
+                }
             }
         }
         // Who opens a handle says it once, at the end.
@@ -270,14 +287,14 @@ impl State {
     }
 
     /// Gives a message to whom it is for.
-    pub(super) fn dispatch(&mut self, frame: Frame<Event>, bereft: bool) {
+    pub(super) fn dispatch(&mut self, frame: Frame<Option<Event>>, bereft: bool) {
         let Frame {
             handle,
             message,
             descriptors,
         } = frame;
         self.taken += if bereft {
-            at_most(&message)
+            at_most(message.as_ref())
         } else {
             descriptors.len() as u32
         };
@@ -285,12 +302,20 @@ impl State {
             self.reserve.give_up();
             self.attention = true;
         }
+        let Some(message) = message else {
+            // Of a later version, and ignored but for its descriptors.
+            return self.acknowledge_some();
+        };
         if handle == SESSION {
             self.hear(message, descriptors, bereft);
         } else if self.handles.contains_key(&handle) {
             self.hear_of(handle, message, descriptors, bereft);
         }
         // What is for a handle that was closed is dropped, with its descriptors.
+        self.acknowledge_some();
+    }
+
+    fn acknowledge_some(&mut self) {
         if self.taken >= CREDIT {
             self.acknowledge();
         }
@@ -320,6 +345,10 @@ impl State {
                 if let Some(link) = &self.link {
                     link.shut_down();
                 }
+            }
+            #[cfg(feature = "next-build")]
+            Event::Remark {} | Event::Demand {} => {
+                bus_core::control::next::hear(event == Event::Demand {});
             }
             event => tracing::debug!(?event, "this is nothing for a session"),
         }
@@ -545,11 +574,12 @@ impl State {
 }
 
 /// As many descriptors as this message has at most.
-fn at_most(event: &Event) -> u32 {
+fn at_most(event: Option<&Event>) -> u32 {
     match event {
-        Event::PublisherJoined { .. } | Event::SubscriberJoined { .. } => OF_A_PEER,
-        _ => 1,
+        None => MAX_DESCRIPTORS as u32,
+        Some(Event::PublisherJoined { .. } | Event::SubscriberJoined { .. }) => OF_A_PEER,
+        Some(_) => 1,
     }
 }
 
-const _: () = assert!(CREDIT as usize <= bus_core::control::MAX_DESCRIPTORS);
+const _: () = assert!(CREDIT as usize <= MAX_DESCRIPTORS);

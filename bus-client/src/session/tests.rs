@@ -4,7 +4,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bus_core::control::{Connection, Event, Frame, Refusal, Request, Role, SESSION};
+use bus_core::control::{
+    Connection, Event, Frame, MAY_BE_IGNORED, PROTOCOL_VERSIONS, Packet, Refusal, Request, Role,
+    SESSION, Sent,
+};
 use bus_core::memory::registry::Registry;
 use bus_core::publish::Publisher;
 use bus_core::schema::Schema;
@@ -45,7 +48,14 @@ fn session() -> Script {
     let mut interest = Interest::new(&bell).unwrap();
     interest.add(&mine).unwrap();
     Script {
-        state: State::new(mine, 1, interest),
+        state: State::new(
+            mine,
+            Welcome {
+                version: 2,
+                generation: 1,
+            },
+            interest,
+        ),
         broker,
     }
 }
@@ -114,6 +124,39 @@ impl Script {
                 return (frame.handle, frame.message);
             }
         }
+    }
+}
+
+/// The broker sends no more while they are not: a later one would fall silent.
+#[test]
+fn the_descriptors_of_a_message_that_is_ignored_are_acknowledged() {
+    let mut stage = session();
+    let ignored = Packet::unknown(MAY_BE_IGNORED | 4711, SESSION);
+    for _ in 0..4 {
+        let file = file();
+        let sent = stage.broker.try_send_packet(&ignored, &[file.as_fd()]);
+        assert_eq!(sent.unwrap(), Sent::Yes);
+    }
+    assert_eq!(stage.read(), 4);
+    let frame = stage.broker.try_recv::<Request>().unwrap().unwrap();
+    assert_eq!(frame.message, Request::Received { descriptors: 4 });
+}
+
+#[test]
+fn a_broker_that_is_not_understood_is_named_to_who_opens_something() {
+    let mut stage = session();
+    let handle = stage.state.add(entry(Role::Publisher));
+    stage.state.handles.get_mut(&handle).unwrap().stage = Stage::Opening;
+    let needed = Packet::unknown(4711, SESSION);
+    let sent = stage.broker.try_send_packet(&needed, &[]);
+    assert_eq!(sent.unwrap(), Sent::Yes);
+    stage.read();
+    assert!(stage.state.link.is_none());
+    let fate = stage.state.handles[&handle].fate.clone().unwrap();
+    let (oldest, newest) = PROTOCOL_VERSIONS;
+    let ours = format!("message 4711, which versions {oldest} to {newest}");
+    for part in [&ours, "was to speak version 2", "use builds of one version"] {
+        assert!(fate.contains(part), "{fate}");
     }
 }
 
@@ -199,7 +242,7 @@ fn no_version_is_told_while_the_descriptors_of_a_peer_are_missing() {
     let handle = stage.state.add(entry(Role::Publisher));
     let lost = Frame {
         handle,
-        message: joined(5),
+        message: Some(joined(5)),
         descriptors: Vec::new(),
     };
     stage.state.dispatch(lost, true);
@@ -237,9 +280,14 @@ fn handles_are_presented_to_the_next_broker_and_go_on_in_its_registry() {
     stage.read();
     assert!(stage.state.link.is_none(), "the broker is gone");
     assert_eq!(stage.state.to_reclaim(), 1);
-    stage
-        .state
-        .begin_reclaim(mine, Welcome { generation: 2 }, 1);
+    stage.state.begin_reclaim(
+        mine,
+        Welcome {
+            version: 2,
+            generation: 2,
+        },
+        1,
+    );
     let (_, peers) = Script::asked(&stage.broker);
     let Request::PresentPeers { peers } = peers else {
         panic!("{peers:?}");
@@ -306,9 +354,14 @@ fn a_handle_that_the_next_broker_refuses_for_good_says_why() {
     let (mine, next) = Connection::pair().unwrap();
     stage.broker = next;
     stage.read();
-    stage
-        .state
-        .begin_reclaim(mine, Welcome { generation: 2 }, 1);
+    stage.state.begin_reclaim(
+        mine,
+        Welcome {
+            version: 2,
+            generation: 2,
+        },
+        1,
+    );
     let refused = Event::Refused {
         kind: Refusal::Fenced,
         why: "too late".into(),

@@ -33,7 +33,16 @@ impl Process {
     /// Starts a role of the caller's module with its settings.
     #[track_caller]
     pub fn start(role: &str, settings: &[(&str, &dyn Display)]) -> Self {
-        let mut command = Command::new(env::current_exe().unwrap());
+        Self::start_by(
+            &mut Command::new(env::current_exe().unwrap()),
+            role,
+            settings,
+        )
+    }
+
+    /// The same by a command of the test's own, which starts a program that has the caller's module.
+    #[track_caller]
+    pub fn start_by(command: &mut Command, role: &str, settings: &[(&str, &dyn Display)]) -> Self {
         command
             .args([entry(Location::caller().file()).as_str(), "--exact"])
             .args(["--ignored", "--nocapture", "--test-threads=1"])

@@ -133,6 +133,12 @@ impl Identity<Native> {
     /// Says what a new segment is.
     pub(crate) fn write(&self, magic: u32) {
         // ORDERING: nobody has the descriptor yet.
+        #[cfg(feature = "next-build")]
+        Native::store64(
+            &self.features,
+            crate::control::next::segment_features(),
+            super::site::RELAXED,
+        );
         Native::store32(&self.version, LAYOUT_VERSION, super::site::RELAXED);
         Native::store32(&self.magic, magic, super::site::RELAXED);
     }

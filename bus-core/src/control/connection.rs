@@ -273,15 +273,33 @@ impl Connection {
     /// # Errors
     /// As for [`try_recv`](Self::try_recv).
     pub fn try_recv_or<M: Message>(&self, refused: &mut Vec<OwnedFd>) -> Result<Option<Frame<M>>> {
-        Ok(self.take(false, refused)?.map(|(frame, _)| frame))
+        while let Some((frame, _)) = self.take(false, refused)? {
+            let Frame {
+                handle,
+                message,
+                descriptors,
+            } = frame;
+            match message {
+                Some(message) => {
+                    return Ok(Some(Frame {
+                        handle,
+                        message,
+                        descriptors,
+                    }));
+                }
+                None => refused.extend(descriptors),
+            }
+        }
+        Ok(None)
     }
 
     /// As [`try_recv`](Self::try_recv), but a message arrives also where this process had no room for its descriptors:
-    /// then with those for which there was room, and `true`.
+    /// then with those for which there was room, and `true`. One that is unknown and may be ignored arrives as none: its descriptors count
+    /// for whoever acknowledges them.
     ///
     /// # Errors
     /// As for [`try_recv`](Self::try_recv), but never [`Error::DescriptorsLost`].
-    pub fn try_recv_bereft<M: Message>(&self) -> Result<Option<(Frame<M>, bool)>> {
+    pub fn try_recv_bereft<M: Message>(&self) -> Result<Option<(Frame<Option<M>>, bool)>> {
         self.take(true, &mut Vec::new())
     }
 
@@ -290,39 +308,33 @@ impl Connection {
         &self,
         bereft: bool,
         refused: &mut Vec<OwnedFd>,
-    ) -> Result<Option<(Frame<M>, bool)>> {
-        loop {
-            let Some(packet) = self.receive()? else {
-                return Ok(None);
-            };
-            let lost = has_lost_descriptors(&packet);
-            let opened = if (packet.truncated && !(lost && bereft))
-                || packet.descriptors.len() > MAX_DESCRIPTORS
-            {
-                Err(cut_short(&packet))
-            } else if packet.bytes.is_empty() {
-                // Nobody sends empty packets, so this is the end.
-                Err(Error::Closed)
-            } else {
-                M::unpack(&packet.bytes)
-            };
-            match opened {
-                Ok(Addressed {
+    ) -> Result<Option<(Frame<Option<M>>, bool)>> {
+        let Some(packet) = self.receive()? else {
+            return Ok(None);
+        };
+        let lost = has_lost_descriptors(&packet);
+        let opened = if (packet.truncated && !(lost && bereft))
+            || packet.descriptors.len() > MAX_DESCRIPTORS
+        {
+            Err(cut_short(&packet))
+        } else if packet.bytes.is_empty() {
+            // Nobody sends empty packets, so this is the end.
+            Err(Error::Closed)
+        } else {
+            M::unpack(&packet.bytes)
+        };
+        match opened {
+            Ok(Addressed { handle, message }) => {
+                let frame = Frame {
                     handle,
-                    message: Some(message),
-                }) => {
-                    let frame = Frame {
-                        handle,
-                        message,
-                        descriptors: packet.descriptors,
-                    };
-                    return Ok(Some((frame, lost)));
-                }
-                Ok(Addressed { message: None, .. }) => refused.extend(packet.descriptors),
-                Err(error) => {
-                    refused.extend(packet.descriptors);
-                    return Err(error);
-                }
+                    message,
+                    descriptors: packet.descriptors,
+                };
+                Ok(Some((frame, lost)))
+            }
+            Err(error) => {
+                refused.extend(packet.descriptors);
+                Err(error)
             }
         }
     }

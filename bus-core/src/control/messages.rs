@@ -245,6 +245,12 @@ messages! {
         /// About the session, as its only message: the broker is to end, because one that serves this path
         /// for good has come. Only from root or from the broker's own user. Answered by the end of the session.
         16 => Yield {},
+        /// About the session, and without a meaning: see `next`.
+        #[cfg(feature = "next-build")]
+        0x8011 => Remark {},
+        /// The same, and may not be ignored.
+        #[cfg(feature = "next-build")]
+        17 => Demand {},
     }
 }
 
@@ -407,5 +413,11 @@ messages! {
             /// What the topic is like.
             settings: TopicSettings,
         },
+        /// About the session, and without a meaning: see `next`. One descriptor, of anything.
+        #[cfg(feature = "next-build")]
+        0x8014 => Remark {},
+        /// The same without a descriptor, and may not be ignored.
+        #[cfg(feature = "next-build")]
+        20 => Demand {},
     }
 }

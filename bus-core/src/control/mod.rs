@@ -9,6 +9,7 @@
 //! | `holder` | which process runs the broker, for people: [`Holder`] |
 //! | `passed` | what a service manager passes to a process that it starts: [`take_passed`] |
 //! | `path` | where the broker listens, and why there: [`SocketPlace`] |
+//! | `next` | what a build of the next version does otherwise, for tests of two builds on one bus |
 //! | `sys` | the system calls that need `unsafe` |
 //!
 //! Promises: whatever a peer sends is checked before it is used, costs bounded memory, and ends in a message or
@@ -18,6 +19,8 @@
 mod connection;
 mod holder;
 mod messages;
+#[cfg(feature = "next-build")]
+pub mod next;
 mod passed;
 mod path;
 mod peer;
@@ -33,6 +36,6 @@ pub use path::{SocketPlace, SocketReason, check_socket_path, socket_path, variab
 pub use peer::{Credentials, may_be_anybody, open_pidfd, pidfd_alive};
 pub use refusal::Refusal;
 pub use wire::{
-    Addressed, MAX_DESCRIPTORS, MAX_PACKET, MAY_BE_IGNORED, Message, PROTOCOL_VERSIONS, Packet,
-    SESSION, WIRE_VERSION,
+    Addressed, FEATURES, MAX_DESCRIPTORS, MAX_PACKET, MAY_BE_IGNORED, Message, PROTOCOL_VERSIONS,
+    Packet, SESSION, WIRE_VERSION, versions,
 };

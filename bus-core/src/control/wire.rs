@@ -31,7 +31,13 @@ use crate::{Error, Result};
 /// The version of the prefix and of the greeting. It changes only if one of these does.
 pub const WIRE_VERSION: u16 = 2;
 /// The oldest and the newest version of the conversation that this code speaks. The greeting negotiates one.
-pub const PROTOCOL_VERSIONS: (u16, u16) = (2, 2);
+pub const PROTOCOL_VERSIONS: (u16, u16) = (2, if cfg!(feature = "next-build") { 3 } else { 2 });
+/// The features of sessions that this code knows: the low half are those that the other side must know as well.
+pub const FEATURES: u64 = if cfg!(feature = "next-build") {
+    1 << 32
+} else {
+    0
+};
 /// Longest packet, in bytes, with its prefix.
 pub const MAX_PACKET: usize = 64 << 10;
 /// Most descriptors that a packet carries.
@@ -186,6 +192,15 @@ pub(super) fn open(packet: &[u8]) -> Result<Opened<'_>> {
     })
 }
 
+/// The versions of the conversation that this process speaks: [`PROTOCOL_VERSIONS`].
+pub fn versions() -> (u16, u16) {
+    #[cfg(feature = "next-build")]
+    if let Some(versions) = super::next::versions() {
+        return versions;
+    }
+    PROTOCOL_VERSIONS
+}
+
 /// What becomes of a message that this version does not know.
 pub(super) fn unknown<M>(kind: u16, handle: u32) -> Result<Addressed<M>> {
     if kind & MAY_BE_IGNORED != 0 {
@@ -194,10 +209,10 @@ pub(super) fn unknown<M>(kind: u16, handle: u32) -> Result<Addressed<M>> {
             message: None,
         });
     }
-    Err(Error::Control(format!(
-        "it is message {kind}, which versions {} to {} of the protocol do not have; use builds of one version",
-        PROTOCOL_VERSIONS.0, PROTOCOL_VERSIONS.1
-    )))
+    Err(Error::UnknownMessage {
+        kind,
+        ours: versions(),
+    })
 }
 
 /// Declares a set of numbered messages: an enum for people, and an archive of its own for each variant.
@@ -206,7 +221,8 @@ macro_rules! messages {
         $(#[$meta:meta])*
         pub enum $name:ident in $archives:ident {
             $(
-                $(#[$variant_meta:meta])*
+                $(#[doc = $doc:literal])*
+                $(#[cfg($gate:meta)])?
                 $kind:literal => $variant:ident {
                     $( $(#[$field_meta:meta])* $field:ident : $type:ty, )*
                 },
@@ -217,13 +233,14 @@ macro_rules! messages {
         #[derive(Clone, Debug, PartialEq, Eq)]
         #[non_exhaustive]
         pub enum $name {
-            $( $(#[$variant_meta])* $variant { $( $(#[$field_meta])* $field: $type, )* }, )*
+            $( $(#[doc = $doc])* $(#[cfg($gate)])? $variant { $( $(#[$field_meta])* $field: $type, )* }, )*
         }
 
         #[allow(missing_docs, clippy::empty_structs_with_brackets)]
         mod $archives {
             use super::*;
             $(
+                $(#[cfg($gate)])?
                 #[derive(Archive, Serialize, Deserialize)]
                 pub(super) struct $variant { $( pub(super) $field: $type, )* }
             )*
@@ -233,6 +250,7 @@ macro_rules! messages {
             fn pack(&self, handle: u32) -> Result<Packet> {
                 match self {
                     $(
+                        $(#[cfg($gate)])?
                         Self::$variant { $( $field, )* } => {
                             let archive = $archives::$variant { $( $field: $field.clone(), )* };
                             wire::pack(&archive, $kind, handle)
@@ -245,6 +263,7 @@ macro_rules! messages {
                 let opened = wire::open(packet)?;
                 let message = match opened.kind {
                     $(
+                        $(#[cfg($gate)])?
                         $kind => {
                             let $archives::$variant { $( $field, )* } =
                                 wire::unpack(opened.archive)?;

@@ -20,7 +20,11 @@ pub const MAX_RINGS: usize =
 /// The layout version that this code writes and reads.
 pub const LAYOUT_VERSION: u32 = 1;
 /// The feature bits that this code knows: none are defined yet.
-pub const KNOWN_FEATURES: u64 = 0;
+pub const KNOWN_FEATURES: u64 = if cfg!(feature = "next-build") {
+    1 | 1 << 32
+} else {
+    0
+};
 /// Feature bits that a reader must know. The others it may ignore.
 pub const NEEDED_FEATURES: u64 = u32::MAX as u64;
 

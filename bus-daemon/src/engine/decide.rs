@@ -1,6 +1,6 @@
 //! What a topic is like, and what gives way for that.
 //!
-//! Mere subscribers decide nothing. As long as no publisher has opened a topic, its settings are provisional: what
+//! What the policy declares of a topic holds for everybody who opens it. Beyond that, mere subscribers decide nothing. As long as no publisher has opened a topic, its settings are provisional: what
 //! the policy says, then what the subscribers asked for, then what suits the type. The first publisher decides; what
 //! it leaves open is filled from the subscribers. A subscriber that asked for something else is refused then, never
 //! the publisher.
@@ -14,12 +14,13 @@ use bus_core::{Settings, TopicName, TopicSettings};
 
 use super::admission::topic_amounts;
 use super::member::Grant;
-use super::open::{Open, check_history};
+use super::open::Open;
 use super::refused::Refused;
 use super::state::Engine;
 use super::topic::Topic;
 use super::world::World;
 use crate::limits::MAX_TOPICS;
+use crate::policy::Policy;
 use crate::report::note;
 
 impl<W: World> Engine<W> {
@@ -49,20 +50,35 @@ impl<W: World> Engine<W> {
         history: u32,
         schema: &Schema,
     ) -> Result<TopicSettings, Refused> {
-        let settings = match self.policy.topic(name) {
-            None => asked.clone(),
-            Some(rule) => rule.decide(asked).map_err(|conflict| {
-                let why = format!(
-                    "the broker's policy gives topic {name} {} {}, asked {}; leave it open, or change the [[topic]] rule",
-                    conflict.setting, conflict.decided, conflict.asked
-                );
-                Refused::new(Refusal::Settings, why)
-            })?,
-        };
+        let settings = self.declared(name, asked, history)?;
         let keep = settings.keep.or((history > 0).then_some(history));
         Settings { keep, ..settings }
             .decide(schema)
             .map_err(|e| Refused::new(Refusal::BadSetting, format!("topic {name}: {e}")))
+    }
+
+    /// What is asked for, and what the policy declares.
+    pub(super) fn declared(
+        &self,
+        name: &TopicName,
+        asked: &Settings,
+        history: u32,
+    ) -> Result<Settings, Refused> {
+        let Some(rule) = self.policy.topic(name) else {
+            return Ok(asked.clone());
+        };
+        let settings = rule.decide(asked).map_err(|conflict| {
+            let (setting, decided, asked) = (conflict.setting, conflict.decided, conflict.asked);
+            let why = format!(
+                "topic {name} has {setting} {decided}{}, asked {asked}; leave it open, or change the declaration",
+                declared_at(&self.policy, name, setting, &decided)
+            );
+            Refused::new(Refusal::Settings, why)
+        })?;
+        match rule.settings.keep {
+            Some(keep) => check_history(&self.policy, name, history, keep).map(|()| settings),
+            None => Ok(settings),
+        }
     }
 
     /// Opens a topic that has subscribers only, for the publisher that decides what it is like.
@@ -81,7 +97,7 @@ impl<W: World> Engine<W> {
         let before = std::mem::replace(&mut entry.settings, settings);
         let opened = self.open_there(session, handle, topic, open, grant);
         match (&opened, self.topics.get_mut(&topic)) {
-            (Ok(()), _) if before != settings => self.decide(topic, &before, session),
+            (Ok(()), _) => self.decide(topic, &before, session),
             (Err(_), Some(entry)) => entry.settings = before,
             _ => {}
         }
@@ -137,7 +153,9 @@ impl<W: World> Engine<W> {
         };
         let (name, settings) = (entry.name.clone(), entry.settings);
         tracing::debug!(topic = %name, ?settings, winner, "the first publisher decided");
-        let needed = reader_bytes(&settings);
+        let (needed, policy) = (reader_bytes(&settings), &self.policy);
+        // What was provisional may be what is decided, and still not what each subscriber asked for.
+        let changed = settings != *before;
         let (mut told, mut refused) = (Vec::new(), Vec::new());
         for (id, member) in &mut entry.members {
             if member.role != Role::Subscriber {
@@ -145,11 +163,13 @@ impl<W: World> Engine<W> {
             }
             let conflict = member.asked.settings.conflict(&settings).map(|(setting, asked, has)| {
                 let why = format!(
-                    "publisher {winner} has decided that topic {name} has {setting} {has}, and this subscriber asked {asked}"
+                    "publisher {winner} has decided that topic {name} has {setting} {has}{}, and this subscriber asked {asked}",
+                    declared_at(policy, &name, setting, &has)
                 );
                 Refused::new(Refusal::Settings, why)
             });
-            let history = || check_history(&name, member.asked.history, &settings).err();
+            let history =
+                || check_history(policy, &name, member.asked.history, settings.keep).err();
             // A reader segment cannot grow.
             let short = || (member.bytes < needed).then(|| too_short(&name, &settings));
             // Only after a return from an earlier broker: else nothing is decided while a ring is read.
@@ -157,15 +177,16 @@ impl<W: World> Engine<W> {
                 let why = format!(
                     "publisher {winner} has decided anew what topic {name} is like, while this subscriber reads rings of before; open the topic again"
                 );
-                let reads = !member.view.told.is_empty();
+                let reads = changed && !member.view.told.is_empty();
                 reads.then(|| Refused::new(Refusal::Settings, why))
             };
             match conflict.or_else(history).or_else(short).or_else(reads) {
                 Some(why) => refused.push((member.session, member.handle, why)),
-                None => {
+                None if changed => {
                     member.view.decided = true;
                     told.push(*id);
                 }
+                None => {}
             }
         }
         for (session, handle, why) in refused {
@@ -218,7 +239,7 @@ impl<W: World> Engine<W> {
             return Err(Refused::new(Refusal::Limit, why));
         }
         let settings = self.settings_for(name, &open.settings, open.history, &open.schema)?;
-        check_history(name, open.history, &settings)?;
+        check_history(&self.policy, name, open.history, settings.keep)?;
         let charge = self.charge(session, topic_amounts())?;
         let topic = self.new_topic(name, open.schema.clone(), settings, charge)?;
         if let Some(entry) = self.topics.get_mut(&topic) {
@@ -232,6 +253,34 @@ impl<W: World> Engine<W> {
         note!(topic = %name, ?settings, "topic created");
         Ok(topic)
     }
+}
+
+/// Part of a sentence: where the policy declares what a topic has, if it does.
+pub(super) fn declared_at(policy: &Policy, name: &TopicName, setting: &str, has: &str) -> String {
+    let place = policy.declaration(name, setting, has);
+    place.map_or_else(String::new, |place| format!(", as {place} declares"))
+}
+
+/// Whether a topic that keeps so many messages has the history that a subscriber asks for.
+pub(super) fn check_history(
+    policy: &Policy,
+    name: &TopicName,
+    history: u32,
+    keep: u32,
+) -> Result<(), Refused> {
+    if history <= keep {
+        return Ok(());
+    }
+    let declared = declared_at(policy, name, "keep", &keep.to_string());
+    let change = if declared.is_empty() {
+        "create the topic with a larger keep"
+    } else {
+        "change the declaration"
+    };
+    let why = format!(
+        "topic {name} has keep {keep}{declared}, asked for a history of {history}; ask for up to {keep}, or {change}"
+    );
+    Err(Refused::new(Refusal::BadSetting, why))
 }
 
 /// A subscriber was there before the topic was decided, and its segment does not do for these settings.

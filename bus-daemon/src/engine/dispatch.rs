@@ -227,6 +227,11 @@ impl<W: World> Engine<W> {
                 self.reclaim_complete(session)
             }
             Request::Yield {} => self.yield_to(session),
+            #[cfg(feature = "next-build")]
+            Request::Remark {} | Request::Demand {} => {
+                bus_core::control::next::hear(request == Request::Demand {});
+                Ok(())
+            }
             request => Err(Refused::protocol(format!(
                 "{} is about a handle, and names none",
                 name_of(&request)

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bus_core::ClientName;
 use bus_core::control::{
-    Credentials, Event, PROTOCOL_VERSIONS, Refusal, SESSION, Secret, may_be_anybody,
+    Credentials, Event, FEATURES, Refusal, SESSION, Secret, may_be_anybody, versions,
 };
 
 use super::admission::session_amounts;
@@ -18,8 +18,6 @@ use crate::limits::MAX_SESSIONS;
 use crate::policy::Subject;
 use crate::report;
 
-/// Features that this broker knows. The low half are those that it needs its clients to know.
-pub(crate) const FEATURES: u64 = 0;
 /// The bits of features that the other side must know.
 const NEEDED: u64 = 0xffff_ffff;
 
@@ -80,7 +78,7 @@ impl<W: World> Engine<W> {
     pub(crate) fn greet(
         &mut self,
         number: u64,
-        versions: (u16, u16),
+        client_versions: (u16, u16),
         features: u64,
         client: &str,
         secret: Secret,
@@ -89,7 +87,7 @@ impl<W: World> Engine<W> {
     ) -> Result<(), Refused> {
         let client = ClientName::new(client)
             .map_err(|e| Refused::new(Refusal::BadName, format!("client: {e}")))?;
-        let version = agree(versions)?;
+        let version = agree(client_versions)?;
         if let Some(bit) = lowest(FEATURES & NEEDED & !features) {
             let why = format!(
                 "this broker needs feature {bit}, which the client does not know; use builds of one version"
@@ -135,6 +133,7 @@ impl<W: World> Engine<W> {
             client,
             pidfd: session.pidfd.clone(),
         }));
+        session.versions = client_versions;
         session.returning = returns;
         session.generation = generation;
         self.processes.insert(process, number);
@@ -151,7 +150,25 @@ impl<W: World> Engine<W> {
             generation: self.generation,
         };
         self.answer(number, SESSION, welcome, Vec::new());
+        #[cfg(feature = "next-build")]
+        self.say_more(number, features);
         Ok(())
+    }
+
+    /// What a build of the next version says besides.
+    #[cfg(feature = "next-build")]
+    fn say_more(&mut self, number: u64, features: u64) {
+        let Some(session) = self.sessions.get(&number) else {
+            return;
+        };
+        let descriptor = session.pidfd.clone();
+        for event in bus_core::control::next::events(features) {
+            let descriptors = match event {
+                Event::Remark {} => vec![descriptor.clone()],
+                _ => Vec::new(),
+            };
+            self.answer(number, SESSION, event, descriptors);
+        }
     }
 
     /// There was a broker with this generation, so this one has a higher one.
@@ -342,7 +359,7 @@ impl<W: World> Engine<W> {
 
 /// The newest version of the protocol that both sides speak.
 fn agree((oldest, newest): (u16, u16)) -> Result<u16, Refused> {
-    let (own_oldest, own_newest) = PROTOCOL_VERSIONS;
+    let (own_oldest, own_newest) = versions();
     let version = newest.min(own_newest);
     if version < oldest.max(own_oldest) {
         let why = format!(
@@ -363,7 +380,7 @@ mod tests {
 
     #[test]
     fn the_newest_common_version_is_spoken_and_both_ranges_are_named_where_there_is_none() {
-        let (oldest, newest) = PROTOCOL_VERSIONS;
+        let (oldest, newest) = versions();
         assert_eq!(agree((oldest, newest)), Ok(newest));
         assert_eq!(agree((0, newest + 7)), Ok(newest));
         let refused = agree((newest + 1, newest + 3)).unwrap_err();

@@ -9,6 +9,7 @@ use bus_core::schema::Schema;
 use bus_core::{Settings, TopicName, TopicSettings};
 
 use super::admission::{grant_amounts, segment_bytes};
+use super::decide::{check_history, declared_at};
 use super::member::{Asked, Grant, Member, View};
 use super::refused::Refused;
 use super::session::Handle;
@@ -172,19 +173,23 @@ impl<W: World> Engine<W> {
         }
         let provisional = open.role == Role::Subscriber && !topic.decided;
         if provisional {
-            return Ok(());
+            // What is declared is no provision.
+            let declared = self.declared(name, &open.settings, open.history);
+            return declared.map(drop).map_err(Unsuited::Refused);
         }
         if let Some((setting, asked, has)) = open.settings.conflict(&topic.settings) {
             if empty {
                 return Err(Unsuited::Anew);
             }
             let why = format!(
-                "topic {name} has {setting} {has}, asked {asked}{}",
+                "topic {name} has {setting} {has}{}, asked {asked}{}",
+                declared_at(&self.policy, name, setting, &has),
                 opened_by(topic)
             );
             return Err(Unsuited::Refused(Refused::new(Refusal::Settings, why)));
         }
-        check_history(name, open.history, &topic.settings).map_err(Unsuited::Refused)
+        check_history(&self.policy, name, open.history, topic.settings.keep)
+            .map_err(Unsuited::Refused)
     }
 
     /// Makes a topic under a new number.
@@ -458,19 +463,4 @@ fn opened_by<W: World>(topic: &Topic<W>) -> String {
 fn gone(name: &TopicName) -> Refused {
     let why = format!("topic {name} was closed before its watch opened it");
     Refused::new(Refusal::Gone, why)
-}
-
-pub(super) fn check_history(
-    name: &TopicName,
-    history: u32,
-    settings: &TopicSettings,
-) -> Result<(), Refused> {
-    let keep = settings.keep;
-    if history <= keep {
-        return Ok(());
-    }
-    let why = format!(
-        "topic {name} has keep {keep}, asked for a history of {history}; ask for up to {keep}, or create the topic with a larger keep"
-    );
-    Err(Refused::new(Refusal::BadSetting, why))
 }

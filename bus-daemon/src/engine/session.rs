@@ -43,6 +43,8 @@ pub(crate) struct Session<W: World> {
     /// Processes that it was told of, and how many peers of each its handles know. Without an owner those that it
     /// knows from an earlier broker.
     pub(crate) told: BTreeMap<u64, Known<W>>,
+    /// The versions of the protocol that it speaks, once it has introduced itself.
+    pub(crate) versions: (u16, u16),
     /// It presents what it had at an earlier broker, and is not done.
     pub(crate) returning: bool,
     /// The newest generation that it knew when it came.
@@ -133,6 +135,7 @@ impl<W: World> Session<W> {
             owner: None,
             handles: BTreeMap::new(),
             told: BTreeMap::new(),
+            versions: (0, 0),
             returning: false,
             generation: 0,
             unclaimed: BTreeMap::new(),

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bus_core::TopicName;
-use bus_core::control::Request;
+use bus_core::control::{Refusal, Request};
 
 use super::grace::Deferred;
 use super::recovery::Recovery;
@@ -216,8 +216,16 @@ impl<W: World> Engine<W> {
     }
 
     /// What a session sent is no request.
-    pub(crate) fn malformed(&mut self, session: u64, why: &Refused) {
-        self.refuse(session, bus_core::control::SESSION, why);
+    pub(crate) fn malformed(&mut self, session: u64, mut why: Refused) {
+        // Both sides are named where they differ in that.
+        if why.kind == Refusal::Version
+            && let Some(client) = self.sessions.get(&session)
+            && client.owner.is_some()
+        {
+            let (oldest, newest) = client.versions;
+            why.why += &format!("; the client speaks versions {oldest} to {newest}");
+        }
+        self.refuse(session, bus_core::control::SESSION, &why);
         self.settle();
     }
 

@@ -34,7 +34,7 @@ mod source;
 mod topics;
 mod users;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bus_core::TopicName;
 use bus_core::control::Trust;
@@ -43,7 +43,7 @@ use toml::de::DeTable;
 pub use allow::{AllowRule, Right};
 pub use limits::{AllLimits, Limits, Quota, UserLimits};
 pub use problem::{Problem, Problems};
-pub use source::{Source, default_path};
+pub use source::Source;
 pub use topics::{Conflict, TopicRule, list_settings};
 pub use users::{Subject, Who, group_name, user_name};
 
@@ -52,6 +52,8 @@ use reader::Reader;
 /// What a broker allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// Where it was read.
+    file: Option<PathBuf>,
     own: u32,
     allow: Vec<AllowRule>,
     topics: Vec<TopicRule>,
@@ -69,6 +71,7 @@ impl Policy {
     /// The policy without a file: this user may do everything, and nobody else anything.
     pub fn own(uid: u32) -> Self {
         Self {
+            file: None,
             own: uid,
             allow: Vec::new(),
             topics: Vec::new(),
@@ -92,12 +95,22 @@ impl Policy {
         }
         let root = reader.table("a policy", 0, root.get_ref(), &["allow", "topic", "limits"]);
         let policy = Self {
+            file: Some(file.to_owned()),
             own,
             allow: AllowRule::read_all(&mut reader, &root),
             topics: TopicRule::read_all(&mut reader, &root),
             limits: AllLimits::read(&mut reader, &root),
         };
         reader.finish(policy)
+    }
+
+    /// What it declares of topics, for a broker that serves its own user and nobody else.
+    pub(crate) fn into_topics(self) -> Self {
+        Self {
+            file: self.file,
+            topics: self.topics,
+            ..Self::own(self.own)
+        }
     }
 
     /// The broker's own user.
@@ -148,6 +161,15 @@ impl Policy {
     /// The rule that decides what a topic is like, if there is one.
     pub fn topic(&self, topic: &TopicName) -> Option<&TopicRule> {
         self.topics.iter().find(|rule| rule.matches(topic))
+    }
+
+    /// Where the policy declares that a topic has this value of a setting, as `FILE:LINE`; none where it does not.
+    pub fn declaration(&self, topic: &TopicName, setting: &str, value: &str) -> Option<String> {
+        let rule = self.topic(topic)?;
+        let mut declared = list_settings(&rule.settings).into_iter();
+        declared.find(|(name, has)| *name == setting && has == value)?;
+        let file = self.file.as_deref().unwrap_or(Path::new("the policy"));
+        Some(format!("{}:{}", file.display(), rule.line))
     }
 
     /// How much of the broker a user may take.

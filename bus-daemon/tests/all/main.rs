@@ -8,6 +8,7 @@
 mod common;
 
 mod decide;
+mod declared;
 mod join;
 mod namespaces;
 mod notify;

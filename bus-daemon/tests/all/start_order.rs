@@ -100,6 +100,22 @@ fn a_subscriber_that_asked_for_something_else_is_refused_and_the_publisher_is_no
     );
 }
 
+/// What the publisher decides may be what the topic was provisionally like, and not what one subscriber asked for.
+#[test]
+fn a_subscriber_is_refused_also_where_the_publisher_decides_what_was_provisional() {
+    let host = Host::new();
+    let first = Handle::ask(&host.path, &subscriber(depth(4))).joined();
+    let second = Handle::ask(&host.path, &subscriber(depth(16))).joined();
+    assert_eq!(second.settings.depth, 4, "it is provisional");
+    let publisher = Handle::ask(&host.path, &publisher(depth(4))).joined();
+    assert_eq!(refused(&second).0, Refusal::Settings);
+    let event = first.change();
+    assert!(
+        matches!(event, Event::PublisherJoined { id, .. } if id == publisher.id),
+        "{event:?}"
+    );
+}
+
 /// The only subscriber goes: the topic is the publisher's all the same.
 #[test]
 fn a_publisher_is_answered_though_the_last_subscriber_gives_way() {

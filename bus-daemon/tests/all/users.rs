@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 
 use crate::common::actor::Actor;
-use crate::common::{self, Busd, Greeting, Handle, Host, Session, open_request};
+use crate::common::{self, Busd, Greeting, Handle, Host, Session};
 use bus_core::control::{Connection, Event, Refusal, Role};
 use bus_testkit::needs;
 use nix::sys::signal::Signal;
@@ -389,25 +389,6 @@ fn a_watch_hears_only_of_topics_that_its_user_may_subscribe_to() {
     alice.ok("take publisher held/x delivery=wait");
     let told = bob.tell(&format!("next {watch}"));
     assert!(told.contains("kept: true"), "{told}");
-}
-
-#[test]
-fn the_policy_decides_settings_whoever_comes_first() {
-    let host =
-        Host::governed("[[topic]]\ntopics = [\"market/*\"]\ndepth = 64\ndelivery = \"lossy\"\n");
-    let mut open = open_request(Role::Publisher, "market/eu");
-    let (kind, why) = host.refused(&open);
-    assert_eq!(kind, Refusal::Settings);
-    assert!(
-        why.contains("policy gives topic market/eu depth 64, asked 2"),
-        "{why}"
-    );
-    if let bus_core::control::Request::Open { settings, .. } = &mut open {
-        settings.depth = None;
-    }
-    let publisher = Handle::ask(&host.path, &open);
-    assert_eq!(publisher.settings.depth, 64);
-    assert_eq!(publisher.settings.delivery, bus_core::Delivery::Lossy);
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn expect_prefix<M: Message + PartialEq + std::fmt::Debug>(
         };
         assert_eq!(got.ok(), Some(ignored));
     } else if kind >= UNKNOWN_KIND {
-        assert!(matches!(got, Err(Error::Control(_))), "{got:?}");
+        assert!(matches!(got, Err(Error::UnknownMessage { .. })), "{got:?}");
     } else if let Ok(addressed) = got {
         assert!(addressed.handle == handle && addressed.message.is_some());
     }
