@@ -38,6 +38,7 @@ pub(crate) struct Reclaim<F> {
     pub(crate) index: u16,
     pub(crate) watch: Option<u64>,
     pub(crate) closed: bool,
+    pub(crate) since: u64,
     pub(crate) segment: F,
     pub(crate) doorbell: Option<F>,
 }
@@ -202,6 +203,7 @@ impl<W: World> Engine<W> {
             grant,
             charge,
             reclaimed: true,
+            since: claim.since,
             view,
         };
         entry.members.insert(id, member);
@@ -448,11 +450,13 @@ impl<W: World> Engine<W> {
                 _ => u64::MAX,
             };
             // The publisher knows the subscriber; or it is told of it ahead of its next message, and has published
-            // nothing at a broker that the subscriber missed.
+            // nothing since the subscriber has joined.
             let met = match claim.role {
-                Role::Publisher => presented.is_some() || (told.is_some() && theirs >= own),
+                Role::Publisher => {
+                    presented.is_some() || (told.is_some() && claim.since <= member.since)
+                }
                 Role::Subscriber => {
-                    let waits = member.view.hold.is_some() && own >= theirs;
+                    let waits = member.view.hold.is_some() && member.since <= claim.since;
                     told.is_some() || (presented.is_some() && waits)
                 }
             };

@@ -1165,3 +1165,117 @@ fn a_registry_that_is_lost_late_is_told_again() {
         ],
     );
 }
+
+#[test]
+fn a_subscriber_that_missed_a_broker_at_which_its_publisher_went_on_is_not_taken_back_beside_it() {
+    holds(
+        Setup {
+            processes: 112,
+            topics: 2,
+            room: 16,
+            faults: 20,
+            hoards: false,
+            stalls: false,
+            publishes: false,
+            limited: false,
+        },
+        &[
+            Start { process: 12 },
+            Start { process: 73 },
+            Start { process: 82 },
+            Start { process: 94 },
+            Start { process: 105 },
+            Start { process: 109 },
+            Settle,
+            Open {
+                process: 109,
+                handle: 2,
+                topic: 1,
+                publisher: true,
+                history: 1,
+            },
+            Open {
+                process: 109,
+                handle: 5,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Open {
+                process: 94,
+                handle: 2,
+                topic: 1,
+                publisher: false,
+                history: 0,
+            },
+            Open {
+                process: 109,
+                handle: 1,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Open {
+                process: 73,
+                handle: 5,
+                topic: 1,
+                publisher: false,
+                history: 0,
+            },
+            Open {
+                process: 12,
+                handle: 4,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Open {
+                process: 105,
+                handle: 2,
+                topic: 1,
+                publisher: false,
+                history: 1,
+            },
+            Turn { process: 73 },
+            Open {
+                process: 82,
+                handle: 0,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Turn { process: 105 },
+            Turn { process: 109 },
+            Cycle {
+                process: 94,
+                handle: 1,
+                topic: 0,
+            },
+            Turn { process: 109 },
+            Turn { process: 82 },
+            Cycle {
+                process: 12,
+                handle: 5,
+                topic: 1,
+            },
+            KillBroker,
+            Turn { process: 109 },
+            StartBroker { lost: false },
+            Turn { process: 109 },
+            Wait { millis: 1000 },
+            Wait { millis: 1000 },
+            Cycle {
+                process: 12,
+                handle: 2,
+                topic: 1,
+            },
+            Publish {
+                process: 109,
+                handle: 3,
+            },
+            StartBroker { lost: true },
+            Turn { process: 12 },
+            EndBroker,
+        ],
+    );
+}
