@@ -1279,3 +1279,116 @@ fn a_subscriber_that_missed_a_broker_at_which_its_publisher_went_on_is_not_taken
         ],
     );
 }
+
+#[test]
+fn of_a_publisher_that_is_refused_before_it_has_read_that_it_is_back_nobody_has_to_hear() {
+    holds(
+        Setup {
+            processes: 5,
+            topics: 14,
+            room: 2,
+            faults: 5,
+            hoards: false,
+            stalls: true,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            StartBroker { lost: false },
+            Wait { millis: 1000 },
+            Start { process: 0 },
+            Connect { process: 0 },
+            Start { process: 1 },
+            Turn { process: 1 },
+            Serve {
+                process: 0,
+                requests: 2,
+                deaths_first: false,
+                millis: 1,
+            },
+            Read {
+                process: 0,
+                most: 1000,
+                acknowledges: true,
+                lost: None,
+            },
+            Open {
+                process: 0,
+                handle: 5,
+                topic: 10,
+                publisher: false,
+                history: 2,
+            },
+            Open {
+                process: 1,
+                handle: 5,
+                topic: 4,
+                publisher: false,
+                history: 1,
+            },
+            Open {
+                process: 1,
+                handle: 5,
+                topic: 13,
+                publisher: false,
+                history: 0,
+            },
+            Cycle {
+                process: 1,
+                handle: 0,
+                topic: 3,
+            },
+            Open {
+                process: 1,
+                handle: 5,
+                topic: 10,
+                publisher: true,
+                history: 1,
+            },
+            Turn { process: 0 },
+            Turn { process: 1 },
+            Read {
+                process: 0,
+                most: 8,
+                acknowledges: true,
+                lost: None,
+            },
+            Open {
+                process: 0,
+                handle: 2,
+                topic: 8,
+                publisher: false,
+                history: 0,
+            },
+            Turn { process: 1 },
+            Turn { process: 0 },
+            KillBroker,
+            StartBroker { lost: false },
+            Read {
+                process: 0,
+                most: 2,
+                acknowledges: true,
+                lost: None,
+            },
+            Connect { process: 0 },
+            Read {
+                process: 1,
+                most: 1000,
+                acknowledges: true,
+                lost: None,
+            },
+            EndBroker,
+            StartBroker { lost: false },
+            Read {
+                process: 0,
+                most: 1000,
+                acknowledges: true,
+                lost: None,
+            },
+            Turn { process: 1 },
+            Turn { process: 0 },
+            Turn { process: 0 },
+            Turn { process: 1 },
+        ],
+    );
+}
