@@ -241,6 +241,33 @@ impl Play {
         Ok(())
     }
 
+    /// A broker that stops has told each subscriber of the rings that no other process knows, where its socket has room.
+    pub(super) fn check_stopped(&self) -> Checked {
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
+        let engine = &running.engine;
+        for topic in engine.topics.values() {
+            for (id, member) in topic.of(Role::Subscriber).filter(|(_, m)| m.has_joined()) {
+                let of = engine.sessions.get(&member.session);
+                let blocked = of.and_then(|session| session.outbox.blocked);
+                if matches!(blocked, Some(Blocked::Room | Blocked::Time)) {
+                    continue;
+                }
+                let told = |ring: &u64| member.view.told.get(ring).is_some_and(|told| told.sent);
+                let mut rings = topic.rings.of_reader(id).into_iter();
+                let lost =
+                    rings.find(|ring| topic.rings.ended_ring(*ring).is_some() && !told(ring));
+                if let Some(ring) = lost {
+                    return Err(format!(
+                        "the broker stops, and subscriber {id} was not told of ring {ring}, which has ended"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// A publisher publishes, if it may: it knows all subscribers that count on that.
     ///
     /// # Errors

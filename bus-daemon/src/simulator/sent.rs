@@ -68,7 +68,8 @@ impl Books {
         self.count(event);
         let count = descriptors.len() as u32;
         let book = self.sessions.entry(session).or_default();
-        if count > 0 && book.in_flight > 0 && book.in_flight + count > CREDIT {
+        let over = count > 0 && book.in_flight > 0 && book.in_flight + count > CREDIT;
+        if over && !self.stopping {
             let what = format!(
                 "session {session} has {} descriptors in flight, and {count} more were sent",
                 book.in_flight
