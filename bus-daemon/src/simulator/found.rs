@@ -1392,3 +1392,64 @@ fn of_a_publisher_that_is_refused_before_it_has_read_that_it_is_back_nobody_has_
         ],
     );
 }
+
+#[test]
+fn who_has_missed_a_subscriber_that_gives_way_is_taken_back() {
+    holds(
+        Setup {
+            processes: 5,
+            topics: 8,
+            room: 2,
+            faults: 20,
+            hoards: false,
+            stalls: false,
+            publishes: true,
+            limited: true,
+        },
+        &[
+            StartBroker { lost: false },
+            Start { process: 1 },
+            Turn { process: 1 },
+            Wait { millis: 100 },
+            Wait { millis: 100 },
+            Open {
+                process: 1,
+                handle: 4,
+                topic: 4,
+                publisher: true,
+                history: 0,
+            },
+            Cycle {
+                process: 1,
+                handle: 2,
+                topic: 5,
+            },
+            Start { process: 3 },
+            KillBroker,
+            StartBroker { lost: false },
+            Wait { millis: 100 },
+            Turn { process: 1 },
+            Turn { process: 3 },
+            Wait { millis: 100 },
+            Open {
+                process: 3,
+                handle: 5,
+                topic: 4,
+                publisher: false,
+                history: 2,
+            },
+            Turn { process: 3 },
+            Turn { process: 3 },
+            Publish {
+                process: 1,
+                handle: 1,
+            },
+            Connect { process: 1 },
+            Cycle {
+                process: 1,
+                handle: 0,
+                topic: 0,
+            },
+        ],
+    );
+}

@@ -339,12 +339,18 @@ impl Play {
             let Some(other) = self.missed.get(&handle.id).filter(|_| back) else {
                 continue;
             };
+            // One that was refused meanwhile, because the topic is another one for it, is missed by nobody.
+            let there = |client: &Client| {
+                let mut of = client.handles.iter().flatten();
+                of.any(|o| {
+                    o.id == *other
+                        && o.has_joined()
+                        && o.attached == self.brokers
+                        && !self.is_refused(client, o)
+                })
+            };
             let all = self.clients.iter().flatten();
-            let mut there = all
-                .filter(|client| client.life.alive.get())
-                .flat_map(|client| client.handles.iter().flatten());
-            let there =
-                there.any(|o| o.id == *other && o.has_joined() && o.attached == self.brokers);
+            let there = all.filter(|client| client.life.alive.get()).any(there);
             if there && !self.is_refused(client, handle) {
                 return Err(format!(
                     "{:?} {} is taken back, and has missed {other} meanwhile",
