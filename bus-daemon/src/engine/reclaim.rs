@@ -405,8 +405,9 @@ impl<W: World> Engine<W> {
     }
 
     /// Refuses a member that has missed others that joined meanwhile; else which members have missed it, by session and
-    /// handle. Of two members that have never met, the one that missed the newer broker has. A publisher that need not
-    /// wait any longer has published without the subscribers that it does not know, whether they know it or not.
+    /// handle. Of two members that do not know each other, the one that missed the newer broker has. A publisher that need
+    /// not wait any longer has published without the subscribers that it does not know; those of them that know it have
+    /// missed that.
     fn check_not_fenced(
         &self,
         session: u64,
@@ -463,7 +464,16 @@ impl<W: World> Engine<W> {
             if met {
                 continue;
             }
-            if theirs >= own {
+            // A subscriber that knows the publisher would read on where messages were written over.
+            let reads = match claim.role {
+                Role::Publisher => told.is_some(),
+                Role::Subscriber => presented.is_some(),
+            };
+            let is_late = match reads {
+                true => claim.role == Role::Subscriber,
+                false => theirs >= own,
+            };
+            if is_late {
                 return Err(fenced(name));
             }
             missed.push((member.session, member.handle));

@@ -1453,3 +1453,80 @@ fn who_has_missed_a_subscriber_that_gives_way_is_taken_back() {
         ],
     );
 }
+
+#[test]
+fn a_subscriber_that_its_publisher_has_waited_for_in_vain_is_not_taken_back_beside_it() {
+    holds(
+        Setup {
+            processes: 51,
+            topics: 15,
+            room: 4,
+            faults: 5,
+            hoards: false,
+            stalls: true,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            Start { process: 3 },
+            Start { process: 9 },
+            Start { process: 43 },
+            Settle,
+            Open {
+                process: 9,
+                handle: 1,
+                topic: 2,
+                publisher: true,
+                history: 0,
+            },
+            Room {
+                process: 9,
+                messages: 4,
+            },
+            Open {
+                process: 43,
+                handle: 4,
+                topic: 2,
+                publisher: false,
+                history: 0,
+            },
+            Turn { process: 9 },
+            Open {
+                process: 3,
+                handle: 2,
+                topic: 2,
+                publisher: false,
+                history: 0,
+            },
+            Turn { process: 3 },
+            Turn { process: 43 },
+            KillBroker,
+            StartBroker { lost: false },
+            Read {
+                process: 43,
+                most: 2,
+                acknowledges: true,
+                lost: None,
+            },
+            Turn { process: 9 },
+            Turn { process: 43 },
+            EndBroker,
+            StartBroker { lost: false },
+            Turn { process: 9 },
+            Wait { millis: 1000 },
+            Wait { millis: 1000 },
+            Read {
+                process: 43,
+                most: 8,
+                acknowledges: false,
+                lost: None,
+            },
+            Publish {
+                process: 9,
+                handle: 1,
+            },
+            Turn { process: 43 },
+            Turn { process: 43 },
+        ],
+    );
+}

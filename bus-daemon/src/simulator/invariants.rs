@@ -339,14 +339,16 @@ impl Play {
             let Some(other) = self.missed.get(&handle.id).filter(|_| back) else {
                 continue;
             };
-            // One that was refused meanwhile, because the topic is another one for it, is missed by nobody.
+            // One that was refused meanwhile, because the topic is another one for it, is missed by nobody. But what a
+            // subscriber has not read of a publisher that it knows is lost, whatever becomes of that publisher.
+            let reads = handle.role == Some(Role::Subscriber) && handle.known.contains_key(other);
             let there = |client: &Client| {
                 let mut of = client.handles.iter().flatten();
                 of.any(|o| {
                     o.id == *other
                         && o.has_joined()
                         && o.attached == self.brokers
-                        && !self.is_refused(client, o)
+                        && (reads || !self.is_refused(client, o))
                 })
             };
             let all = self.clients.iter().flatten();
