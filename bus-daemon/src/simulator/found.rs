@@ -1530,3 +1530,66 @@ fn a_subscriber_that_its_publisher_has_waited_for_in_vain_is_not_taken_back_besi
         ],
     );
 }
+
+#[test]
+fn who_was_fenced_in_a_topic_that_has_closed_since_is_taken_back() {
+    holds(
+        Setup {
+            processes: 3,
+            topics: 1,
+            room: 16,
+            faults: 5,
+            hoards: false,
+            stalls: true,
+            publishes: false,
+            limited: true,
+        },
+        &[
+            StartBroker { lost: false },
+            Start { process: 0 },
+            Turn { process: 0 },
+            Wait { millis: 1000 },
+            Open {
+                process: 0,
+                handle: 3,
+                topic: 0,
+                publisher: true,
+                history: 0,
+            },
+            Turn { process: 0 },
+            Start { process: 2 },
+            Turn { process: 2 },
+            Open {
+                process: 2,
+                handle: 4,
+                topic: 0,
+                publisher: false,
+                history: 1,
+            },
+            Turn { process: 2 },
+            Turn { process: 2 },
+            StartBroker { lost: true },
+            Read {
+                process: 2,
+                most: 1,
+                acknowledges: true,
+                lost: None,
+            },
+            Turn { process: 2 },
+            Open {
+                process: 2,
+                handle: 0,
+                topic: 0,
+                publisher: false,
+                history: 0,
+            },
+            Turn { process: 2 },
+            Wait { millis: 1000 },
+            Wait { millis: 1000 },
+            Turn { process: 2 },
+            Wait { millis: 1000 },
+            Wait { millis: 1000 },
+            Kill { process: 2 },
+        ],
+    );
+}

@@ -31,6 +31,10 @@ impl Play {
             return Ok(());
         };
         host.now = running.engine.now;
+        let topics = &running.engine.topics;
+        host.books
+            .fenced
+            .retain(|_, topic| topics.contains_key(topic));
         let suspicions = std::mem::take(&mut host.books.suspicions);
         let told_left = std::mem::take(&mut host.books.told_left);
         for suspicion in suspicions {
@@ -85,7 +89,7 @@ impl Play {
             return false;
         };
         let running = self.running.as_ref();
-        books.fenced.contains(&handle.id)
+        books.fenced.contains_key(&handle.id)
             || books.told_fenced.contains(&handle.id)
             || books.refused.contains(&(session, handle.number))
             || running.is_some_and(|r| is_let_go(&r.engine, session, handle.number))
@@ -167,8 +171,9 @@ impl Play {
                     .values()
                     .any(|s| s.unclaimed(absent).is_some());
                 let refused = unclaimed || sessions.flat_map(|s| s.handles.values()).any(refused);
-                let fenced =
-                    of.fenced && of.role != role && host.books.fenced.insert(absent) && !refused;
+                let fenced = of.fenced && of.role != role;
+                let fenced = fenced && host.books.fenced.insert(absent, number).is_none();
+                let fenced = fenced && !refused;
                 // Those that have come back and are not done are not waited for beyond the grace.
                 if fenced && !patient && engine.now < RETURNING {
                     return Err(format!(

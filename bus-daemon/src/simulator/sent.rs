@@ -280,7 +280,7 @@ impl Books {
             Event::Reclaimed { version, .. } => {
                 mixed = u64::from(*version);
                 let told = self.told_fenced.contains(&book.id) && book.role == Role::Publisher;
-                let fenced = self.fenced.contains(&book.id) || told;
+                let fenced = self.fenced.contains_key(&book.id) || told;
                 let id = book.id;
                 book.registry = registry(descriptors);
                 book.member = true;
