@@ -1593,3 +1593,96 @@ fn who_was_fenced_in_a_topic_that_has_closed_since_is_taken_back() {
         ],
     );
 }
+
+#[test]
+fn a_publisher_that_lacks_a_refused_subscriber_goes_on_when_that_is_dropped() {
+    holds(
+        Setup {
+            processes: 4,
+            topics: 2,
+            room: 16,
+            faults: 5,
+            hoards: false,
+            stalls: true,
+            publishes: true,
+            limited: false,
+        },
+        &[
+            StartBroker { lost: false },
+            Wait { millis: 1000 },
+            Start { process: 0 },
+            Start { process: 1 },
+            Start { process: 3 },
+            Turn { process: 0 },
+            Turn { process: 1 },
+            Turn { process: 3 },
+            Open {
+                process: 0,
+                handle: 0,
+                topic: 1,
+                publisher: true,
+                history: 0,
+            },
+            Turn { process: 0 },
+            Turn { process: 0 },
+            Open {
+                process: 1,
+                handle: 0,
+                topic: 1,
+                publisher: false,
+                history: 0,
+            },
+            Turn { process: 1 },
+            Turn { process: 1 },
+            Read {
+                process: 0,
+                most: 1000,
+                acknowledges: true,
+                lost: Some(1),
+            },
+            KillBroker,
+            StartBroker { lost: false },
+            Read {
+                process: 0,
+                most: 1,
+                acknowledges: true,
+                lost: None,
+            },
+            Read {
+                process: 1,
+                most: 1000,
+                acknowledges: true,
+                lost: None,
+            },
+            Turn { process: 0 },
+            Turn { process: 1 },
+            Read {
+                process: 0,
+                most: 1000,
+                acknowledges: true,
+                lost: Some(2),
+            },
+            Read {
+                process: 3,
+                most: 1000,
+                acknowledges: true,
+                lost: None,
+            },
+            Turn { process: 3 },
+            Open {
+                process: 3,
+                handle: 0,
+                topic: 1,
+                publisher: true,
+                history: 0,
+            },
+            Turn { process: 3 },
+            Wait { millis: 1000 },
+            Wait { millis: 1000 },
+            Turn { process: 3 },
+            Wait { millis: 1000 },
+            Wait { millis: 1000 },
+            Turn { process: 3 },
+        ],
+    );
+}
