@@ -136,6 +136,10 @@ pub(super) struct Entry {
     told: u32,
     /// A publisher was not told of everybody by the broker before.
     pub(super) behind: bool,
+    /// The generation of the broker that speaks.
+    pub(super) generation: u64,
+    /// That of the broker at which a subscriber has joined, or which was the last to tell a publisher of everybody.
+    pub(super) since: u64,
     /// The version that the handle took for read last.
     pub(super) seen: u32,
     /// Peers that it was told of, and whose descriptors were lost.
@@ -181,6 +185,8 @@ impl Entry {
             known: HashMap::new(),
             told: 0,
             behind: false,
+            generation: 0,
+            since: 0,
             seen: 0,
             bereft: HashSet::new(),
             lacks_registry: false,
@@ -620,6 +626,9 @@ impl Entry {
             return;
         }
         self.told = version;
+        if joining || self.role() == Some(Role::Publisher) {
+            self.since = self.generation;
+        }
         if joining {
             self.queue.push_back(Told::Joined { version });
             return;

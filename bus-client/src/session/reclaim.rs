@@ -208,6 +208,7 @@ fn claim(entry: &Entry) -> Option<(Request, Vec<Carried>)> {
                 index: standing.index,
                 watch: watched.map(|watched| watched.watch),
                 closed: entry.closed,
+                since: entry.since,
             };
             let mut carried = vec![Carried::Segment(Arc::clone(&standing.segment))];
             let doorbell = entry.doorbell.iter();

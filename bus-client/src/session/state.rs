@@ -411,7 +411,10 @@ impl State {
                     None => entry.lack_registry(),
                 }
             }
-            event => entry.hear(event, descriptors, bereft, &mut self.processes),
+            event => {
+                entry.generation = self.generation;
+                entry.hear(event, descriptors, bereft, &mut self.processes)
+            }
         };
         match heard {
             Heard::Fine => {}

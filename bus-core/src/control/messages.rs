@@ -237,6 +237,10 @@ messages! {
             watch: Option<u64>,
             /// The watch was told that the topic is closed: the subscriber only reads what is there.
             closed: bool,
+            /// The [generation](Event::Welcome) of the broker at which a subscriber has joined, or which was the last
+            /// to tell a publisher of everybody ([`Event::Joined`], [`Event::Synced`]). A publisher has sent nothing
+            /// since without a subscriber that joined there or later.
+            since: u64,
         },
         /// About the session: the client has presented all its handles, and has the new registries of those
         /// that were [reclaimed](Event::Reclaimed) in place. What an earlier broker knew of this process and

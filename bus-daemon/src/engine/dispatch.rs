@@ -84,6 +84,7 @@ impl<W: World> Engine<W> {
                     index,
                     watch,
                     closed,
+                    since,
                 },
                 None,
             ) => {
@@ -104,6 +105,7 @@ impl<W: World> Engine<W> {
                     index,
                     watch,
                     closed,
+                    since,
                     segment,
                     doorbell,
                 };

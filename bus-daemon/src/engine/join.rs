@@ -71,6 +71,7 @@ impl<W: World> Engine<W> {
         };
         assert!(member.segment.is_none(), "a member joins once");
         member.segment = Some(segment);
+        member.since = self.generation;
         member.view.joining = true;
         let (watch, pid) = (member.watch, member.owner.pid);
         let client = member.owner.client.clone();

@@ -64,6 +64,9 @@ pub(crate) struct Member<W: World> {
     pub(crate) charge: Charge,
     /// It was a member at an earlier broker.
     pub(crate) reclaimed: bool,
+    /// The generation of the broker at which a subscriber has joined, or which was the last before this one to tell a
+    /// publisher of everybody.
+    pub(crate) since: u64,
     pub(crate) view: View,
 }
 

@@ -294,6 +294,7 @@ impl<W: World> Engine<W> {
                 grant,
                 charge,
                 reclaimed: false,
+                since: 0,
                 view,
             },
         );

@@ -38,6 +38,7 @@ pub(crate) struct Reclaim<F> {
     pub(crate) index: u16,
     pub(crate) watch: Option<u64>,
     pub(crate) closed: bool,
+    pub(crate) since: u64,
     pub(crate) segment: F,
     pub(crate) doorbell: Option<F>,
 }
@@ -202,6 +203,7 @@ impl<W: World> Engine<W> {
             grant,
             charge,
             reclaimed: true,
+            since: claim.since,
             view,
         };
         self.member_ids.insert(id);
@@ -399,8 +401,9 @@ impl<W: World> Engine<W> {
     }
 
     /// Refuses a member that has missed others that joined meanwhile; else which members have missed it, by session and
-    /// handle. Of two members that have never met, the one that missed the newer broker has. A publisher that need not
-    /// wait any longer has published without the subscribers that it does not know, whether they know it or not.
+    /// handle. Of two members that do not know each other, the one that missed the newer broker has. A publisher that need
+    /// not wait any longer has published without the subscribers that it does not know; those of them that know it have
+    /// missed that.
     fn check_not_fenced(
         &self,
         session: u64,
@@ -444,18 +447,29 @@ impl<W: World> Engine<W> {
                 _ => u64::MAX,
             };
             // The publisher knows the subscriber; or it is told of it ahead of its next message, and has published
-            // nothing at a broker that the subscriber missed.
+            // nothing since the subscriber has joined.
             let met = match claim.role {
-                Role::Publisher => presented.is_some() || (told.is_some() && theirs >= own),
+                Role::Publisher => {
+                    presented.is_some() || (told.is_some() && claim.since <= member.since)
+                }
                 Role::Subscriber => {
-                    let waits = member.view.hold.is_some() && own >= theirs;
+                    let waits = member.view.hold.is_some() && member.since <= claim.since;
                     told.is_some() || (presented.is_some() && waits)
                 }
             };
             if met {
                 continue;
             }
-            if theirs >= own {
+            // A subscriber that knows the publisher would read on where messages were written over.
+            let reads = match claim.role {
+                Role::Publisher => told.is_some(),
+                Role::Subscriber => presented.is_some(),
+            };
+            let is_late = match reads {
+                true => claim.role == Role::Subscriber,
+                false => theirs >= own,
+            };
+            if is_late {
                 return Err(fenced(name));
             }
             missed.push((member.session, member.handle));

@@ -12,6 +12,10 @@ use super::world::World;
 impl<W: World> Engine<W> {
     /// Sends what waits for credit, and from now on waits for no credit.
     pub(crate) fn begin_to_stop(&mut self) {
+        #[cfg(feature = "simulator")]
+        if self.planted == Some(crate::simulator::Planted::UnsentAtStop) {
+            return;
+        }
         self.stopping = true;
         let starved = std::mem::take(&mut self.starved);
         self.feed(starved);

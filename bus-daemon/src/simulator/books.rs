@@ -43,7 +43,10 @@ pub(crate) struct Books {
     /// Members that were told to be fenced.
     pub(crate) told_fenced: BTreeSet<u64>,
     /// Members that the broker of now has fenced. A later one fences them where it meets those that they have missed.
-    pub(crate) fenced: BTreeSet<u64>,
+    /// With the topic: once that has closed, nobody is left that one of them has missed.
+    pub(crate) fenced: BTreeMap<u64, u64>,
+    /// The broker of now stops, and waits for no credit.
+    pub(crate) stopping: bool,
 }
 
 #[derive(Debug, Default)]
@@ -135,6 +138,7 @@ impl Books {
         self.suspicions.clear();
         self.told_left.clear();
         self.fenced.clear();
+        self.stopping = false;
     }
 
     pub(crate) fn session_ended(&mut self, session: u64) {

@@ -61,6 +61,10 @@ pub(crate) struct Handle {
     pub(crate) told: u32,
     /// A publisher was not told of everybody by the broker before.
     pub(crate) behind: bool,
+    /// The generation of the broker that speaks.
+    pub(crate) generation: u64,
+    /// That of the broker at which a subscriber has joined, or which was the last to tell a publisher of everybody.
+    pub(crate) since: u64,
     pub(crate) known: BTreeMap<u64, Known>,
     /// Peers whose descriptors were lost.
     bereft: BTreeSet<u64>,
@@ -113,6 +117,8 @@ impl Handle {
             registry: None,
             told: 0,
             behind: false,
+            generation: 0,
+            since: 0,
             known: BTreeMap::new(),
             bereft: BTreeSet::new(),
             withheld: None,
@@ -409,6 +415,9 @@ impl Handle {
             return;
         }
         self.told = version;
+        if joined.is_some() || self.role == Some(Role::Publisher) {
+            self.since = self.generation;
+        }
         if joined.is_some() {
             self.stage = Stage::Placed;
         } else {

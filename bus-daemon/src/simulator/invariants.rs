@@ -31,6 +31,10 @@ impl Play {
             return Ok(());
         };
         host.now = running.engine.now;
+        let topics = &running.engine.topics;
+        host.books
+            .fenced
+            .retain(|_, topic| topics.contains_key(topic));
         let suspicions = std::mem::take(&mut host.books.suspicions);
         let told_left = std::mem::take(&mut host.books.told_left);
         for suspicion in suspicions {
@@ -85,7 +89,7 @@ impl Play {
             return false;
         };
         let running = self.running.as_ref();
-        books.fenced.contains(&handle.id)
+        books.fenced.contains_key(&handle.id)
             || books.told_fenced.contains(&handle.id)
             || books.refused.contains(&(session, handle.number))
             || running.is_some_and(|r| is_let_go(&r.engine, session, handle.number))
@@ -167,8 +171,9 @@ impl Play {
                     .values()
                     .any(|s| s.unclaimed(absent).is_some());
                 let refused = unclaimed || sessions.flat_map(|s| s.handles.values()).any(refused);
-                let fenced =
-                    of.fenced && of.role != role && host.books.fenced.insert(absent) && !refused;
+                let fenced = of.fenced && of.role != role;
+                let fenced = fenced && host.books.fenced.insert(absent, number).is_none();
+                let fenced = fenced && !refused;
                 // Those that have come back and are not done are not waited for beyond the grace.
                 if fenced && !patient && engine.now < RETURNING {
                     return Err(format!(
@@ -234,6 +239,33 @@ impl Play {
                 if (waits || held) && !view.queued {
                     return Err(format!(
                         "member {id} has something to be told and is in no queue"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A broker that stops has told each subscriber of the rings that no other process knows, where its socket has room.
+    pub(super) fn check_stopped(&self) -> Checked {
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
+        let engine = &running.engine;
+        for topic in engine.topics.values() {
+            for (id, member) in topic.of(Role::Subscriber).filter(|(_, m)| m.has_joined()) {
+                let of = engine.sessions.get(&member.session);
+                let blocked = of.and_then(|session| session.outbox.blocked);
+                if matches!(blocked, Some(Blocked::Room | Blocked::Time)) {
+                    continue;
+                }
+                let told = |ring: &u64| member.view.told.get(ring).is_some_and(|told| told.sent);
+                let mut rings = topic.rings.of_reader(id).into_iter();
+                let lost =
+                    rings.find(|ring| topic.rings.ended_ring(*ring).is_some() && !told(ring));
+                if let Some(ring) = lost {
+                    return Err(format!(
+                        "the broker stops, and subscriber {id} was not told of ring {ring}, which has ended"
                     ));
                 }
             }
@@ -312,12 +344,20 @@ impl Play {
             let Some(other) = self.missed.get(&handle.id).filter(|_| back) else {
                 continue;
             };
+            // One that was refused meanwhile, because the topic is another one for it, is missed by nobody. But what a
+            // subscriber has not read of a publisher that it knows is lost, whatever becomes of that publisher.
+            let reads = handle.role == Some(Role::Subscriber) && handle.known.contains_key(other);
+            let there = |client: &Client| {
+                let mut of = client.handles.iter().flatten();
+                of.any(|o| {
+                    o.id == *other
+                        && o.has_joined()
+                        && o.attached == self.brokers
+                        && (reads || !self.is_refused(client, o))
+                })
+            };
             let all = self.clients.iter().flatten();
-            let mut there = all
-                .filter(|client| client.life.alive.get())
-                .flat_map(|client| client.handles.iter().flatten());
-            let there =
-                there.any(|o| o.id == *other && o.has_joined() && o.attached == self.brokers);
+            let there = all.filter(|client| client.life.alive.get()).any(there);
             if there && !self.is_refused(client, handle) {
                 return Err(format!(
                     "{:?} {} is taken back, and has missed {other} meanwhile",

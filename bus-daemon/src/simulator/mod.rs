@@ -54,16 +54,19 @@ pub enum Planted {
     SentTwice,
     /// A newcomer does not wait for the members of an earlier broker.
     GraceIgnored,
+    /// A broker that is told to stop leaves out what waits for credit.
+    UnsentAtStop,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::EndedRingUntold,
         Self::IndexReusedEarly,
         Self::VersionAhead,
         Self::AbsentGoneByTime,
         Self::SentTwice,
         Self::GraceIgnored,
+        Self::UnsentAtStop,
     ];
 }

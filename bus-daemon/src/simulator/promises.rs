@@ -108,7 +108,15 @@ impl Books {
         }
         if let Some((ring, _)) = own.owed.first_key_value() {
             let what = format!("handle {handle} of session {session} was not told of ring {ring}");
-            return self.suspect(session, handle, what);
+            // A publisher may be refused before it has read that it was taken back: then there is no ring to be told of.
+            let members = self.members.get(&own.number()).into_iter().flatten();
+            let mut members = members.copied();
+            let of_ring = members.find(|(of, other)| {
+                let book = self.book(*of, *other);
+                book.is_some_and(|book| book.id == *ring)
+            });
+            let either = of_ring.unwrap_or((session, handle));
+            return self.suspect_either((session, handle), either, what);
         }
         let members = self.members.get(&own.number()).into_iter().flatten();
         let mut unknown = Vec::new();

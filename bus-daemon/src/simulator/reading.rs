@@ -130,6 +130,7 @@ impl Client {
         let Some(handle) = own.into_iter().find(|handle| handle.number == number) else {
             return Ok(());
         };
+        handle.generation = self.generation;
         let heard = handle.hear(event, descriptors, broker)?;
         if heard.answered {
             self.awaited.remove(&number);

@@ -68,7 +68,8 @@ impl Books {
         self.count(event);
         let count = descriptors.len() as u32;
         let book = self.sessions.entry(session).or_default();
-        if count > 0 && book.in_flight > 0 && book.in_flight + count > CREDIT {
+        let over = count > 0 && book.in_flight > 0 && book.in_flight + count > CREDIT;
+        if over && !self.stopping {
             let what = format!(
                 "session {session} has {} descriptors in flight, and {count} more were sent",
                 book.in_flight
@@ -279,7 +280,7 @@ impl Books {
             Event::Reclaimed { version, .. } => {
                 mixed = u64::from(*version);
                 let told = self.told_fenced.contains(&book.id) && book.role == Role::Publisher;
-                let fenced = self.fenced.contains(&book.id) || told;
+                let fenced = self.fenced.contains_key(&book.id) || told;
                 let id = book.id;
                 book.registry = registry(descriptors);
                 book.member = true;

@@ -198,11 +198,14 @@ impl Play {
     }
 
     pub(super) fn end_broker(&mut self, told: bool) -> Checked {
-        if told {
+        if told && self.running.is_some() {
+            self.outside.0.borrow_mut().books.stopping = true;
+            self.input(Engine::begin_to_stop)?;
             // It serves what has come before.
             for process in 0..self.clients.len() {
                 self.serve(process, 16, false)?;
             }
+            self.check_stopped()?;
         }
         let Some(running) = self.running.take() else {
             return Ok(());

@@ -27,7 +27,10 @@ impl Play {
         self.start_broker(false);
         self.outside.0.borrow_mut().no_memory = 0;
         let mut quiet = 0;
-        for _ in 0..MOST + MORE * self.clients.len() {
+        for number in 0..MOST + MORE * self.clients.len() {
+            if number == MOST {
+                self.drop_unknown();
+            }
             let moved = self.round()?;
             self.pass(ROUND)?;
             quiet = if moved { 0 } else { quiet + 1 };
@@ -72,6 +75,24 @@ impl Play {
             self.serve(process, usize::MAX, false)?;
         }
         Ok(moved)
+    }
+
+    /// Drops the subscribers that were refused, may still read, and are not known to a publisher that has lost their
+    /// descriptors: it is told of nobody and waits until then, so that it overwrites nothing that they read.
+    fn drop_unknown(&mut self) {
+        let all = self.clients.iter().flatten();
+        let all = all.flat_map(|client| client.handles.iter().flatten());
+        let lacking = all.filter_map(Handle::lacks).flat_map(|(_, ids)| ids);
+        let lacking: BTreeSet<_> = lacking.copied().collect();
+        for process in 0..self.clients.len() {
+            for slot in Self::slots() {
+                let client = self.clients[process].as_ref();
+                let handle = client.and_then(|client| client.handles[slot].as_ref());
+                if handle.is_some_and(|h| h.may_still_read() && lacking.contains(&h.id)) {
+                    self.close(process, slot);
+                }
+            }
+        }
     }
 
     fn is_idle(&self) -> bool {

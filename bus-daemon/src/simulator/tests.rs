@@ -39,6 +39,7 @@ fn each_planted_fault_is_found_by_the_promise_that_it_breaks() {
         (Planted::AbsentGoneByTime, "is told to have left, and lives"),
         (Planted::SentTwice, "was told of it before"),
         (Planted::GraceIgnored, "before the grace ended"),
+        (Planted::UnsentAtStop, "the broker stops"),
     ];
     assert_eq!(found.len(), Planted::ALL.len());
     for (planted, promise) in found {

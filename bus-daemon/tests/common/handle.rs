@@ -35,6 +35,8 @@ pub struct Handle {
     /// Events that came between Opened and Joined, without the versions.
     pub early: Vec<Event>,
     known: Mutex<BTreeMap<u64, KnownPeer>>,
+    /// The generation of the broker at which it has joined, or which was the last to tell it of everybody.
+    since: Mutex<u64>,
 }
 
 impl Drop for Handle {
@@ -108,6 +110,7 @@ impl Handle {
             doorbell: None,
             early: Vec::new(),
             known: Mutex::default(),
+            since: Mutex::default(),
         })
     }
 
@@ -259,6 +262,10 @@ impl Handle {
                 };
                 known.insert(*id, peer);
             }
+            Event::Joined { .. } => *self.since.lock().unwrap() = self.session.generation(),
+            Event::Synced { .. } if self.role == Role::Publisher => {
+                *self.since.lock().unwrap() = self.session.generation();
+            }
             Event::PeerDoorbell { id } => {
                 known.get_mut(id).expect("it was told of it").doorbell = true;
             }
@@ -306,6 +313,7 @@ impl Handle {
             index: self.index,
             watch: None,
             closed: false,
+            since: *self.since.lock().unwrap(),
         }
     }
 

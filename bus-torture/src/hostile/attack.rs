@@ -430,6 +430,7 @@ fn reclaim(random: &mut Rng, role: Role, topic: String) -> Request {
             index: random.u16(..70),
             watch: random.bool().then(|| random.u64(..40)),
             closed: random.u8(..8) == 0,
+            since: random.u64(..4),
         },
         Err(_) => Request::ReclaimComplete {},
     }
