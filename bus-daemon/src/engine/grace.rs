@@ -143,12 +143,10 @@ impl<W: World> Engine<W> {
 
     /// Serves requests that need not wait any longer; whether it has served any.
     pub(crate) fn serve_deferred(&mut self) -> bool {
-        let changed = std::mem::take(&mut self.changed);
         let due = self.next_deferred().is_some_and(|next| self.now >= next);
         let waits = !self.deferred.is_empty() || !self.recovery.held.is_empty();
         // In the grace period all wait, whatever changes.
-        let may_serve = changed && self.recovery.grace(self.now).is_none();
-        if !waits || !(due || may_serve) {
+        if !waits || !(due || self.recovery.grace(self.now).is_none()) {
             return false;
         }
         self.release_held();

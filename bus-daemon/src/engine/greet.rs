@@ -21,6 +21,10 @@ use crate::report;
 /// The bits of features that the other side must know.
 const NEEDED: u64 = 0xffff_ffff;
 
+/// By how many generations a client may be ahead of a broker whose lock file was lost. Without a limit, one client could use
+/// up the numbers of all brokers to come.
+const MOST_AHEAD: u64 = 1 << 32;
+
 impl<W: World> Engine<W> {
     /// Takes a new connection in.
     pub(crate) fn connected(
@@ -108,6 +112,12 @@ impl<W: World> Engine<W> {
             return Err(Refused::protocol("Hello comes once"));
         }
         self.check_known(&session.who)?;
+        if generation.saturating_sub(self.generation) > MOST_AHEAD {
+            let why = format!(
+                "the client claims generation {generation}; no path has had so many brokers"
+            );
+            return Err(Refused::protocol(why));
+        }
         let peer = session.peer;
         if let Some(&older) = self.processes.get(&process) {
             let same = self.sessions.get(&older).is_some_and(|s| s.peer == peer);
@@ -322,7 +332,6 @@ impl<W: World> Engine<W> {
             self.processes.remove(&owner.process);
         }
         self.world.close(number);
-        self.changed = true;
         // Only now, for its pidfd was watched for the session.
         if let Some(owner) = session.owner {
             self.is_away(&owner);

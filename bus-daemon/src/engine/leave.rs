@@ -36,7 +36,6 @@ impl<W: World> Engine<W> {
         }
         self.recharge(topic);
         self.drop_if_empty(topic);
-        self.changed = true;
     }
 
     fn publisher_left(&mut self, topic: u64, id: u64, mut member: Member<W>) {
@@ -124,6 +123,5 @@ impl<W: World> Engine<W> {
         }
         self.announce(topic, id, absent.role);
         self.drop_if_empty(topic);
-        self.changed = true;
     }
 }

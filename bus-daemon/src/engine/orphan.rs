@@ -127,7 +127,6 @@ impl<W: World> Engine<W> {
             "a subscriber is put aside: publishers leave alone what it holds"
         );
         self.recharge(topic);
-        self.changed = true;
         true
     }
 

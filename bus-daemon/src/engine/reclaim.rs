@@ -247,7 +247,6 @@ impl<W: World> Engine<W> {
         }
         self.announce(topic, id, role);
         self.queue(topic, &[id]);
-        self.changed = true;
         Ok(())
     }
 
@@ -602,7 +601,6 @@ impl<W: World> Engine<W> {
         let strangers = entry.forget_strangers();
         let process = entry.owner.as_ref().map(|owner| owner.process);
         self.recovery.returning.remove(&session);
-        self.changed = true;
         for process in strangers {
             self.answer(session, SESSION, Event::ProcessGone { process }, Vec::new());
         }

@@ -93,8 +93,6 @@ pub(crate) struct Engine<W: World> {
     pub(crate) later: BTreeSet<u64>,
     /// Sessions that wait for credit.
     pub(crate) starved: BTreeSet<u64>,
-    /// Something has changed for deferred requests.
-    pub(crate) changed: bool,
     /// The rings to be stored for the next broker may be others than those that are.
     pub(crate) store_stale: bool,
     /// Another broker has asked this one to end.
@@ -132,7 +130,6 @@ impl<W: World> Engine<W> {
             closing: VecDeque::new(),
             later: BTreeSet::new(),
             starved: BTreeSet::new(),
-            changed: false,
             store_stale: false,
             yields: false,
             stopping: false,

@@ -545,3 +545,17 @@ fn a_process_comes_again_over_another_connection_and_its_old_one_ends() {
     assert_eq!(witness.change(), Event::PublisherLeft { id, dropped });
     Handle::open_on(&new, Role::Publisher, "t").joined();
 }
+
+#[test]
+fn a_client_that_claims_an_impossible_generation_is_refused_and_others_are_served() {
+    let host = Host::new();
+    let greeting = Greeting {
+        generation: u64::MAX,
+        ..Greeting::new()
+    };
+    let refused = Session::greet(&host.path, greeting);
+    let (kind, why) = refused.err().expect("it is let in");
+    assert_eq!(kind, Refusal::Protocol);
+    assert!(why.contains("generation"), "{why}");
+    assert!(host.connect().generation() < 100);
+}
