@@ -40,24 +40,27 @@ impl Interest {
         self.ear.0.add(link.as_fd(), EpollEvent::new(self.flags, 0))
     }
 
-    /// No more in this connection.
+    /// No more in this connection. Where the kernel refuses that, the connection's close does it.
     pub(super) fn remove(&self, link: &Connection) {
-        let removed = self.ear.0.delete(link.as_fd());
-        debug_assert!(removed.is_ok(), "it was added: {removed:?}");
+        if let Err(error) = self.ear.0.delete(link.as_fd()) {
+            tracing::debug!(%error, "a connection that is gone is watched until it is closed");
+        }
     }
 
-    /// In reading from the connection, and in writing to it.
-    pub(super) fn set(&mut self, link: &Connection, read: bool, write: bool) {
+    /// In reading from the connection, and in writing to it; false where the kernel refuses that for now.
+    pub(super) fn set(&mut self, link: &Connection, read: bool, write: bool) -> bool {
         let mut flags = EpollFlags::empty();
         flags.set(EpollFlags::EPOLLIN, read);
         flags.set(EpollFlags::EPOLLOUT, write);
         if flags == self.flags {
-            return;
+            return true;
         }
         let mut event = EpollEvent::new(flags, 0);
         let modified = self.ear.0.modify(link.as_fd(), &mut event);
-        debug_assert!(modified.is_ok(), "it was added: {modified:?}");
-        self.flags = flags;
+        if modified.is_ok() {
+            self.flags = flags;
+        }
+        modified.is_ok()
     }
 
     /// What the thread sleeps in.

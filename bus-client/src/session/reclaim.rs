@@ -77,7 +77,8 @@ impl State {
         self.present_processes();
         self.present_more();
         self.complete();
-        self.update_interest();
+        // The thread, which does this, does it again before it waits.
+        let _ = self.update_interest();
         self.due.all_handles();
         true
     }

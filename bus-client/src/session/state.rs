@@ -209,18 +209,20 @@ impl State {
         self.later
     }
 
-    /// Tells the session's thread what to wait for.
-    pub(super) fn update_interest(&mut self) {
+    /// Tells the session's thread what to wait for; false where the kernel refuses that for now.
+    pub(super) fn update_interest(&mut self) -> bool {
         let full = self.is_full();
-        if let Some(link) = &self.link {
-            self.interest.set(link, self.opening == 0, full);
+        match &self.link {
+            Some(link) => self.interest.set(link, self.opening == 0, full),
+            None => true,
         }
     }
 
     /// A thread begins to open a handle, and reads the socket itself meanwhile.
     pub(super) fn begin_opening(&mut self) {
         self.opening += 1;
-        self.update_interest();
+        // Where that fails, the thread is woken for nothing.
+        let _ = self.update_interest();
     }
 
     /// It has opened the handle, or failed to.
@@ -230,8 +232,9 @@ impl State {
         if self.opening == 0 {
             self.acknowledge();
         }
+        // The thread sends the rest, and tries again what the kernel has refused.
         self.due.thread |= self.unsent() > 0;
-        self.update_interest();
+        self.due.thread |= !self.update_interest();
     }
 
     /// Takes up to `most` messages out of the socket; how many there were.

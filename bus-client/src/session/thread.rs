@@ -89,8 +89,11 @@ impl Thread {
         if state.closing {
             return Plan::End;
         }
-        let until = state.attend(Instant::now());
-        state.update_interest();
+        let mut until = state.attend(Instant::now());
+        if !state.update_interest() {
+            let again = Instant::now() + LATER;
+            until = Some(until.map_or(again, |until| until.min(again)));
+        }
         match &state.link {
             Some(_) => Plan::Listen {
                 ear: state.interest.ear(),
