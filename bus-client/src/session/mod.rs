@@ -515,8 +515,11 @@ fn say_hello(
         reclaims,
         generation,
     };
-    // An empty socket has room for one packet. A broker that is gone may have said why.
-    let _ = connection.try_send(SESSION, &hello, &[]);
+    // An empty socket has room for one packet, but the kernel may lack memory. Then the next connection says it. A broker
+    // that is gone may have said why.
+    if let Ok(false) = connection.try_send(SESSION, &hello, &[]) {
+        return Greeted::Closed;
+    }
     loop {
         match connection.try_recv::<Event>() {
             Ok(Some(frame)) => {

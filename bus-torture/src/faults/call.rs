@@ -51,6 +51,8 @@ impl Call {
             libc::SYS_openat => &[ENOMEM, EMFILE, ENFILE, EINTR],
             libc::SYS_accept4 => &[ENOMEM, EMFILE, ENFILE, EINTR, EAGAIN, ECONNRESET],
             libc::SYS_connect => &[ENOMEM, EINTR, EAGAIN, ECONNRESET],
+            // Whether somebody may send there: another error would be an answer, and the broker goes by it.
+            libc::SYS_recvfrom if self.arguments[3] as i32 & libc::MSG_PEEK != 0 => &[EINTR],
             // That descriptors do not fit it says in another way.
             libc::SYS_recvmsg | libc::SYS_recvfrom => &[ENOMEM, EINTR, EAGAIN, ECONNRESET],
             libc::SYS_sendmsg | libc::SYS_sendto => &[ENOMEM, EINTR, EAGAIN, ECONNRESET, EPIPE],
@@ -115,6 +117,8 @@ impl Call {
     fn errors_of_getsockopt(self) -> &'static [Errno] {
         match self.arguments[2] as i32 {
             libc::SO_PEERPIDFD => &[Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE],
+            // The kernel reads a field of the socket.
+            libc::SO_TYPE => &[],
             _ => &[Errno::ENOMEM],
         }
     }

@@ -204,7 +204,11 @@ impl<'a> Sessions<'a> {
     }
 
     fn judge(&mut self, report: &Report, noticed: Noticed) -> Result<()> {
-        if !report.done || report.errors.len() > 1 {
+        // A broken connection ends the membership of all handles of its process, and each says so.
+        let cut_off = |error: &&String| error.contains("the connection to this broker ended");
+        let of_connection = report.errors.iter().filter(cut_off).count();
+        let causes = report.errors.len() - of_connection + usize::from(of_connection > 0);
+        if !report.done || causes > 1 {
             bail!(
                 "one fault came to errors, done: {}: {:?}",
                 report.done,
