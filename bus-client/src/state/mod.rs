@@ -113,8 +113,7 @@ impl TopicBuilder {
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let dir = tempfile::tempdir()?;
-    /// # let bus = bus_client::Bus::builder("risk").socket(dir.path().join("bus.sock")).connect()?;
+    /// # let bus = bus_client::Bus::private("risk")?;
     /// let topic = || bus.topic("risk/notes").map(|topic| topic.max_payload(256));
     /// let mut notes = topic()?.keyed_state_writer::<u32, String>(5_000)?;
     /// notes.set(7, "stop".into())?;
