@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{LIMIT, Place, collect, heard, segments, state, until};
-use bus_client::Delivery;
+use bus_client::{Bus, Delivery};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
@@ -232,7 +232,7 @@ fn a_follower_stays_for_the_next_publisher_and_the_next_broker() {
 #[test]
 fn a_topic_that_evicts_a_pattern_does_not_end_the_others() {
     let place = Place::new();
-    let bus = bus_client::Bus::builder("test").socket(place.socket());
+    let bus = Bus::builder("test").socket(place.socket());
     let bus = bus.embedded(true).connect().unwrap();
     let topic = |name: &str| bus.topic(name).unwrap().depth(4);
     let evicting = topic("a/evicting").delivery(Delivery::evict_after(Duration::from_millis(1)));
@@ -289,7 +289,9 @@ fn what_is_retained_without_busd_is_said_to_end_with_the_process() {
 fn a_socket_that_is_removed_is_there_again() {
     let place = Place::new();
     let mut publisher = place.start(&["pub", "--lines", "--subscribers", "0", "raw"]);
-    until("it hosts the broker", || place.socket().exists());
+    // The socket is there a moment before its broker has set who may connect.
+    let probe = || Bus::builder("probe").socket(place.socket()).connect();
+    until("it hosts the broker", || probe().is_ok());
     fs::remove_file(place.socket()).unwrap();
     let mut reader = place.start(&["sub", "--lines", "--count", "1", "raw"]);
     let lines = heard(reader.stdout());
