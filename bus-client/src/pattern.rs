@@ -21,7 +21,8 @@ use crate::{Bus, Peer, Result, SkippedTopic};
 /// they wait for it when their rings are full; lossy and evicting topics go past it, and then the first message that comes
 /// has a sequence number above 0. Two bounds: the broker keeps what is owed in at most 256 topics that nobody else has open, so who stays away
 /// for longer loses the oldest of them; and a place
-/// is given up when its broker goes before it was taken: then this subscriber gets what is published after it came to the next broker.
+/// is given up when its broker goes before it was taken: then this subscriber gets what is published after it came to the next broker. A broker that
+/// is told to stop waits up to one second for places in topics with messages to be taken.
 ///
 /// Of a topic that was there before, it receives what is published after this subscriber was opened.
 ///

@@ -40,7 +40,7 @@ use crate::{Error, Result};
 
 /// After how long to try again what the kernel refused.
 const RETRY: Duration = Duration::from_millis(50);
-/// How long a stopping broker goes on with clients that keep it busy.
+/// How long a stopping broker goes on with clients that keep it busy, or that it still owes something.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Events that are taken from the kernel at a time.
 const EVENTS_PER_TURN: usize = 128;
@@ -351,7 +351,7 @@ impl Running {
                 self.look_at_path()?;
             }
             if let Some(end) = self.end
-                && ((ready == 0 && !self.engine.has_unsent()) || Instant::now() >= end)
+                && ((ready == 0 && !self.engine.owes_anything()) || Instant::now() >= end)
             {
                 return self.finish();
             }
@@ -374,7 +374,7 @@ impl Running {
     }
 
     fn timeout(&self) -> EpollTimeout {
-        if self.end.is_some() && !self.engine.has_unsent() {
+        if self.end.is_some() && !self.engine.owes_anything() {
             return EpollTimeout::ZERO;
         }
         let wakeup = self.engine.next_wakeup().map(|after| self.looked + after);
