@@ -35,7 +35,7 @@ use crate::retained::Retained;
 use crate::store::{Store, Stored, is_stored};
 use crate::systemd::{self, State};
 use crate::takeover;
-use crate::waste;
+use crate::waste::{self, Sender};
 use crate::{Error, Result};
 
 /// After how long to try again what the kernel refused.
@@ -437,19 +437,20 @@ impl Running {
             return;
         }
         for _ in 0..REQUESTS_PER_TURN {
-            let Some(connection) = self.engine.world.connection(session) else {
+            let Some((connection, sender)) = self.engine.world.readable(session) else {
                 return;
             };
             let mut refused = Vec::new();
             let received = connection.try_recv_or::<Request>(&mut refused);
-            waste::throw(refused);
+            waste::throw(sender, refused);
             match received {
                 Ok(Some(frame)) => {
-                    let second = waste::second(&frame.descriptors);
-                    let descriptors = frame.descriptors.into_iter().map(Rc::new).collect();
+                    let descriptors: Vec<_> = frame.descriptors.into_iter().map(Rc::new).collect();
+                    // So that the engine closes none of them.
+                    let unwanted = descriptors.clone();
                     self.engine
                         .received(session, frame.handle, frame.message, descriptors);
-                    waste::throw(second);
+                    waste::throw_unwanted(sender, unwanted);
                 }
                 Ok(None) => return,
                 Err(CoreError::Closed) => return self.engine.ended(session, End::Closed),
@@ -482,23 +483,35 @@ impl Running {
         let (peer, who, pidfd) = match identified {
             Ok(peer) => peer,
             // It is gone already.
-            Err(CoreError::Closed) => return waste::close(&connection),
+            Err(CoreError::Closed) => return waste::close(Sender(None), connection),
             Err(error) => {
                 let refused = Refused::new(Refusal::Limit, error.to_string());
-                return turn_away(&connection, &refused);
+                return turn_away(connection, &refused);
             }
         };
-        let session = match self.engine.world.insert(connection, &pidfd) {
+        let sender = Sender(self.engine.may_connect(&who).then_some(who.uid));
+        if let Err(refused) = waste::check(sender) {
+            report::refused(peer.uid, peer.pid, refused.kind, &refused.why);
+            say(&connection, &refused);
+            return waste::close(sender, connection);
+        }
+        let session = match self.engine.world.insert(connection, &pidfd, sender) {
             Ok(session) => session,
             Err(error) => {
                 return tracing::warn!(pid = peer.pid, %error, "cannot watch a new connection");
             }
         };
-        if let Err(refused) = self.engine.connected(session, peer, who, pidfd) {
-            if let Some(connection) = self.engine.world.connection(session) {
-                turn_away(connection, &refused);
+        let connected = self.engine.connected(session, peer, who, pidfd);
+        let Some(connection) = self.engine.world.connection(session) else {
+            return;
+        };
+        match connected {
+            Ok(()) => connection.take_descriptors(true),
+            Err(refused) => {
+                report::refused(peer.uid, peer.pid, refused.kind, &refused.why);
+                say(connection, &refused);
+                self.engine.forget_connection(session);
             }
-            self.engine.forget_connection(session);
         }
     }
 
@@ -628,7 +641,7 @@ impl Running {
                 Ok(Accepted::Connection(connection)) => self.admit(connection),
                 Ok(Accepted::Excess(connection)) => {
                     let why = "the broker has no descriptors left; raise its limit (ulimit -n), or use fewer handles";
-                    turn_away(&connection, &Refused::new(Refusal::Limit, why));
+                    turn_away(connection, &Refused::new(Refusal::Limit, why));
                 }
                 Ok(Accepted::Nobody) => return Ok(false),
                 Ok(Accepted::Stuck) => {
@@ -670,23 +683,28 @@ impl Running {
                 self.paused = false;
             }
             self.engine.try_later();
+            self.engine.world.release_held();
         }
-        if self.retry_at.is_none()
-            && (self.paused || !self.engine.later.is_empty() || self.retained.is_behind())
-        {
+        let waits = self.paused || self.engine.world.holds_any() || !self.engine.later.is_empty();
+        if self.retry_at.is_none() && (waits || self.retained.is_behind()) {
             self.retry_at = Some(Instant::now() + RETRY);
         }
         Ok(())
     }
 }
 
-/// Refuses a connection that never becomes a session. Its socket is empty, so there is room.
-fn turn_away(connection: &Connection, refused: &Refused) {
+/// Refuses a connection of whose client nothing is known, and closes it.
+fn turn_away(connection: Connection, refused: &Refused) {
     let peer = connection.credentials().ok();
     let (uid, pid) = peer.map_or((u32::MAX, 0), |peer| (peer.uid, peer.pid));
     report::refused(uid, pid, refused.kind, &refused.why);
+    say(&connection, refused);
+    waste::close(Sender(None), connection);
+}
+
+/// Tells a client that it is refused, of which nothing was read. Its socket is empty, so there is room.
+fn say(connection: &Connection, refused: &Refused) {
     if let Err(error) = connection.try_send(SESSION, &refused.event(), &[]) {
         tracing::debug!(%error, "a client that was turned away did not wait for the answer");
     }
-    waste::close(connection);
 }

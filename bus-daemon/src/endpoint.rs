@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use bus_core::control::{Holder, check_socket_path, lock_path};
+use bus_core::control::{Holder, check_socket_path, lock_path, take_descriptors};
 use bus_core::fork::{Birth, Unshared};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
@@ -75,6 +75,7 @@ impl Endpoint {
         let listener = fcntl(&listener, nonblocking).and_then(|_| Unshared::new(|| Ok(listener)));
         let listener =
             listener.map_err(|e| failed(&path, "taking the socket of the service manager", e))?;
+        take_descriptors(&*listener, false);
         Ok(Self {
             path,
             lock_path,
@@ -324,6 +325,8 @@ fn listen_at(path: &Path) -> Result<(Unshared<OwnedFd>, Identity)> {
         let meta = fs::symlink_metadata(path)?;
         let identity = (meta.dev(), meta.ino());
         set_mode(path, Some(identity), mode(false))?;
+        // Of whom nothing is known: one that is refused leaves nothing that somebody has to close.
+        take_descriptors(&*fd, false);
         // More than the `SOMAXCONN` of a C library is refused by the wrapper; then the kernel's own limit is left to hold.
         listen(&*fd, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXALLOWABLE))?;
         Ok(identity)

@@ -1,13 +1,13 @@
 //! What the engine needs from outside, from the real kernel: one epoll, the connections, shared memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use bus_core::backend::doorbell;
-use bus_core::control::{Connection, Event, Role, Sent, pidfd_alive};
+use bus_core::control::{Connection, Event, Role, Sent, may_be_pidfd, pidfd_alive};
 use bus_core::fork::Unshared;
 use bus_core::memory::registry::Registry;
 use bus_core::memory::reserve;
@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use crate::engine::World;
-use crate::waste;
+use crate::waste::{self, Sender};
 
 /// What an epoll event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,8 @@ pub(crate) struct Kernel {
     absent: HashMap<u64, u64>,
     tokens: HashMap<u64, u64>,
     next: u64,
+    /// Sessions that are not read for now, whatever they say: of their users too many descriptors wait to be closed.
+    held: BTreeSet<u64>,
 }
 
 /// A session's connection and process.
@@ -81,6 +83,7 @@ pub(crate) struct Kernel {
 struct Link {
     connection: Connection,
     pidfd: Rc<OwnedFd>,
+    sender: Sender,
     listens: bool,
     awaits_room: bool,
 }
@@ -93,6 +96,7 @@ impl Kernel {
             absent: HashMap::new(),
             tokens: HashMap::new(),
             next: FIRST,
+            held: BTreeSet::new(),
         }
     }
 
@@ -101,24 +105,34 @@ impl Kernel {
         &mut self,
         connection: Connection,
         pidfd: &Rc<OwnedFd>,
+        sender: Sender,
     ) -> nix::Result<u64> {
         let number = self.next;
-        let event = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
-        self.epoll
-            .add(&connection, event(Token::Connection(number)))?;
-        if let Err(error) = self.epoll.add(&**pidfd, event(Token::Process(number))) {
-            let _ = self.epoll.delete(&connection);
+        if let Err(error) = self.watch(number, &connection, pidfd) {
+            waste::close(sender, connection);
             return Err(error);
         }
         self.next += 1;
         let link = Link {
             connection,
             pidfd: Rc::clone(pidfd),
+            sender,
             listens: true,
             awaits_room: false,
         };
         self.connections.insert(number, link);
         Ok(number)
+    }
+
+    fn watch(&self, number: u64, connection: &Connection, pidfd: &Rc<OwnedFd>) -> nix::Result<()> {
+        let event = |token: Token| EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
+        self.epoll
+            .add(connection, event(Token::Connection(number)))?;
+        if let Err(error) = self.epoll.add(&**pidfd, event(Token::Process(number))) {
+            let _ = self.epoll.delete(connection);
+            return Err(error);
+        }
+        Ok(())
     }
 
     pub(crate) fn connection(&self, session: u64) -> Option<&Connection> {
@@ -127,9 +141,38 @@ impl Kernel {
 
     /// Whether requests of the session are to be read.
     pub(crate) fn listens(&self, session: u64) -> bool {
-        self.connections
-            .get(&session)
-            .is_some_and(|link| link.listens)
+        let link = self.connections.get(&session);
+        link.is_some_and(|link| link.listens) && !self.held.contains(&session)
+    }
+
+    /// A session's connection and its user, if it may be read: its user may have sent what cannot be closed.
+    pub(crate) fn readable(&mut self, session: u64) -> Option<(&Connection, Sender)> {
+        let sender = self.connections.get(&session)?.sender;
+        if waste::check(sender).is_err() {
+            if self.held.insert(session) {
+                self.ask(session);
+            }
+            return None;
+        }
+        let link = self.connections.get(&session)?;
+        Some((&link.connection, sender))
+    }
+
+    /// Whether sessions are not read because of what their users have sent.
+    pub(crate) fn holds_any(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Reads the sessions again of users whose descriptors were closed.
+    pub(crate) fn release_held(&mut self) {
+        for session in std::mem::take(&mut self.held) {
+            let link = self.connections.get(&session);
+            if link.is_some_and(|link| waste::check(link.sender).is_err()) {
+                self.held.insert(session);
+            } else {
+                self.ask(session);
+            }
+        }
     }
 
     /// The process without a session that a token stands for.
@@ -143,7 +186,7 @@ impl Kernel {
             return;
         };
         let mut flags = EpollFlags::empty();
-        flags.set(EpollFlags::EPOLLIN, link.listens);
+        flags.set(EpollFlags::EPOLLIN, self.listens(session));
         flags.set(EpollFlags::EPOLLOUT, link.awaits_room);
         let mut event = EpollEvent::new(flags, Token::Connection(session).pack());
         if let Err(error) = self.epoll.modify(&link.connection, &mut event) {
@@ -251,7 +294,8 @@ impl World for Kernel {
                 tracing::error!(session, %error, "cannot stop watching a session");
             }
         }
-        waste::close(&link.connection);
+        self.held.remove(&session);
+        waste::close(link.sender, link.connection);
     }
 
     fn watch_process(&mut self, process: u64, pidfd: &Rc<OwnedFd>) -> bool {
@@ -284,8 +328,21 @@ impl World for Kernel {
     }
 }
 
-/// Whether a descriptor is a pidfd. Closing anything else that a client sent may take as long as its maker likes.
+impl Drop for Kernel {
+    /// What lies in the connections is somebody else's: the process that hosts the broker does not wait for it.
+    fn drop(&mut self) {
+        for link in std::mem::take(&mut self.connections).into_values() {
+            waste::close(link.sender, link.connection);
+        }
+    }
+}
+
+/// Whether a descriptor is a pidfd. Closing anything else that a client sent, or asking whether it is ready, may take
+/// as long as its maker likes.
 fn is_pidfd(fd: &Rc<OwnedFd>) -> bool {
+    if !may_be_pidfd(&**fd) {
+        return false;
+    }
     match fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())) {
         Ok(info) => info.lines().any(|line| line.starts_with("Pid:")),
         // Without a descriptor to look with, nobody is taken for dead.
@@ -317,6 +374,7 @@ mod tests {
         let own = bus_core::control::open_pidfd(std::process::id()).unwrap();
         assert!(is_pidfd(&Rc::new(own.unwrap())));
         let file = tempfile::tempfile().unwrap();
-        assert!(!is_pidfd(&Rc::new(file.into())));
+        let file = Rc::new(file.into());
+        assert!(!is_pidfd(&file) && !may_be_pidfd(&*file));
     }
 }

@@ -1,23 +1,36 @@
 //! Descriptors that clients sent and nobody wants: closed where nobody waits for it.
 //!
-//! To close a descriptor may take as long as whoever made it likes: a TCP socket lingers, a file of a FUSE file system asks its process, and a Unix
-//! socket closes what lies in its queue. So the broker closes only what it knows, and leaves the rest to threads, which are started when
-//! there is something for them and end when there is nothing for a while. A thread that somebody keeps busy is lost to all others.
-//! There are at most [`MOST`] threads; when all are busy, descriptors wait.
+//! To close a descriptor may take as long as whoever made it likes: a TCP socket lingers, a file of a FUSE file
+//! system asks its process at each close, and a Unix socket closes what lies in its queue. So the broker closes only
+//! what it knows, and leaves the rest to threads, which are started when there is something for them and end when
+//! there is nothing for a while. When all threads are busy, descriptors wait.
+//!
+//! Promises: what waits is counted for the user that sent it, and so are the threads that it keeps busy. A user of
+//! whom [`MOST_WAITING`] wait is not served until some are closed: no connection of it is accepted, and none is read.
+//! What other users sent is closed meanwhile.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bus_core::backend::doorbell;
-use bus_core::control::Connection;
+use bus_core::control::{Connection, Refusal};
 use bus_core::thread::spawn_quiet;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::engine::Refused;
+
+/// Descriptors of one user that wait for their close, from which on the user is not served. One packet brings up to
+/// 253 more than that, and each connection that ends one more.
+pub(crate) const MOST_WAITING: usize = 512;
+/// Most threads that close what one user sent.
+const THREADS_OF_USER: usize = 2;
 /// Most threads that close. Each may be one of the process that hosts the broker.
-const MOST: usize = 4;
+const THREADS: usize = 32;
 /// How long a thread waits for something to close before it ends.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -27,68 +40,168 @@ const AT_ONCE: libc::linger = libc::linger {
     l_linger: 0,
 };
 
+/// The user whose descriptors wait. All users that the policy does not name are one, which is served nothing anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Sender(pub(crate) Option<u32>);
+
+static YARD: Yard<OwnedFd> = Yard::new(close_now);
+
+fn close_now(descriptor: OwnedFd) {
+    // What can be told not to wait is told so; it fails for what is no socket. Whoever could change it back has a
+    // descriptor, and then this one is not the last.
+    let _ = setsockopt(&descriptor, sockopt::Linger, &AT_ONCE);
+}
+
 /// Whether closing this waits for nobody: it is a memfd, or a doorbell's button, in which nothing can lie.
 fn is_harmless(descriptor: &impl AsFd) -> bool {
     fcntl(descriptor, FcntlArg::F_GET_SEALS).is_ok() || doorbell::check(descriptor).is_ok()
 }
 
-/// A second descriptor for each that is not known to be harmless, to be [thrown away](throw) when the first is closed.
-pub(crate) fn second(descriptors: &[OwnedFd]) -> Vec<OwnedFd> {
-    let foul = descriptors.iter().filter(|one| !is_harmless(one));
-    // Where there are no descriptors left, the first is all there is.
-    foul.filter_map(|one| one.try_clone().ok()).collect()
-}
-
-/// Closes a connection. What it still had to say is thrown away.
-pub(crate) fn close(connection: &Connection) {
-    throw(connection.wind_up());
+/// Closes a connection. What it still had to say is thrown away. As long as that is not received it takes no further
+/// descriptor of this process.
+pub(crate) fn close(sender: Sender, connection: Connection) {
+    connection.shut_down();
+    if connection.has_unread() {
+        YARD.take(sender, connection.into_fd());
+    }
 }
 
 /// Closes descriptors, without waiting for it.
-pub(crate) fn throw(descriptors: Vec<OwnedFd>) {
-    static YARD: Yard = Yard::new();
+pub(crate) fn throw(sender: Sender, descriptors: Vec<OwnedFd>) {
     for descriptor in descriptors {
         if !is_harmless(&descriptor) {
-            YARD.take(descriptor);
+            YARD.take(sender, descriptor);
         }
     }
 }
 
-/// Where descriptors wait to be closed.
-struct Yard {
-    state: Mutex<State>,
-    /// Rung for each descriptor that comes.
+/// Closes those that nobody else has kept.
+pub(crate) fn throw_unwanted(sender: Sender, descriptors: Vec<Rc<OwnedFd>>) {
+    throw(
+        sender,
+        descriptors.into_iter().filter_map(Rc::into_inner).collect(),
+    );
+}
+
+/// Refuses a user of whom too many descriptors wait for their close.
+pub(crate) fn check(sender: Sender) -> Result<(), Refused> {
+    let waiting = YARD.waiting(sender);
+    let Some(uid) = sender.0.filter(|_| waiting >= MOST_WAITING) else {
+        return Ok(());
+    };
+    let why = format!(
+        "user {uid} has sent {waiting} descriptors that the broker cannot close yet, and the limit is {MOST_WAITING}: end whatever keeps them from being closed (a file system that does not answer, a socket that lingers), and try again"
+    );
+    Err(Refused::new(Refusal::Limit, why))
+}
+
+/// Where things wait to be closed.
+struct Yard<T> {
+    close: fn(T),
+    state: Mutex<State<T>>,
+    /// Rung for each thing that comes.
     came: Condvar,
 }
 
-struct State {
-    waiting: VecDeque<OwnedFd>,
+struct State<T> {
+    senders: BTreeMap<Sender, Heap<T>>,
+    /// Whose things were closed last.
+    last: Sender,
     threads: usize,
     /// Threads that wait for something to close.
     idle: usize,
 }
 
-impl Yard {
-    const fn new() -> Self {
-        let state = State {
+/// What waits of one sender.
+struct Heap<T> {
+    waiting: VecDeque<T>,
+    /// Threads that close something of it.
+    closing: usize,
+}
+
+impl<T> Default for Heap<T> {
+    fn default() -> Self {
+        Self {
             waiting: VecDeque::new(),
+            closing: 0,
+        }
+    }
+}
+
+impl<T> Heap<T> {
+    /// Things for which it may have a thread.
+    fn ready(&self) -> usize {
+        self.waiting.len().min(THREADS_OF_USER - self.closing)
+    }
+}
+
+impl<T> State<T> {
+    fn ready(&self) -> usize {
+        self.senders.values().map(Heap::ready).sum()
+    }
+
+    /// The next thing to close: senders have their turns.
+    fn next(&mut self) -> Option<(Sender, T)> {
+        let ready = |(sender, heap): (&Sender, &Heap<T>)| (heap.ready() > 0).then_some(*sender);
+        let behind = (Bound::Excluded(self.last), Bound::Unbounded);
+        let mut in_turn = self
+            .senders
+            .range(behind)
+            .chain(self.senders.range(..=self.last));
+        let sender = in_turn.find_map(ready)?;
+        let heap = self.senders.get_mut(&sender)?;
+        let thing = heap.waiting.pop_front()?;
+        heap.closing += 1;
+        self.last = sender;
+        Some((sender, thing))
+    }
+
+    /// Something of this sender was closed.
+    fn closed(&mut self, sender: Sender) {
+        if let Some(heap) = self.senders.get_mut(&sender) {
+            heap.closing -= 1;
+            if heap.closing == 0 && heap.waiting.is_empty() {
+                self.senders.remove(&sender);
+            }
+        }
+    }
+}
+
+impl<T: Send + 'static> Yard<T> {
+    const fn new(close: fn(T)) -> Self {
+        let state = State {
+            senders: BTreeMap::new(),
+            last: Sender(None),
             threads: 0,
             idle: 0,
         };
         Self {
+            close,
             state: Mutex::new(state),
             came: Condvar::new(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&'static self, descriptor: OwnedFd) {
+    /// Things of this sender that are not closed yet.
+    fn waiting(&self, sender: Sender) -> usize {
+        let state = self.lock();
+        let heap = state.senders.get(&sender);
+        heap.map_or(0, |heap| heap.waiting.len() + heap.closing)
+    }
+
+    fn take(&'static self, sender: Sender, thing: T) {
         let mut state = self.lock();
-        state.waiting.push_back(descriptor);
-        if state.waiting.len() > state.idle && state.threads < MOST {
+        state
+            .senders
+            .entry(sender)
+            .or_default()
+            .waiting
+            .push_back(thing);
+        if state.ready() > state.idle && state.threads < THREADS {
             state.threads += 1;
             drop(state);
             // Where there can be none, those that are there close it, or the next one.
@@ -103,13 +216,11 @@ impl Yard {
     fn close_all(&self) {
         let mut state = self.lock();
         loop {
-            if let Some(descriptor) = state.waiting.pop_front() {
+            if let Some((sender, thing)) = state.next() {
                 drop(state);
-                // What can be told not to wait is told so; it fails for what is no socket. Whoever could change it back has a
-                // descriptor, and then this one is not the last.
-                let _ = setsockopt(&descriptor, sockopt::Linger, &AT_ONCE);
-                drop(descriptor);
+                (self.close)(thing);
                 state = self.lock();
+                state.closed(sender);
                 continue;
             }
             state.idle += 1;
@@ -117,10 +228,110 @@ impl Yard {
             let (guard, waited) = waited.unwrap_or_else(PoisonError::into_inner);
             state = guard;
             state.idle -= 1;
-            if waited.timed_out() && state.waiting.is_empty() {
+            if waited.timed_out() && state.ready() == 0 {
                 state.threads -= 1;
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender as Tell, channel};
+
+    use super::*;
+
+    const ALICE: Sender = Sender(Some(1));
+    const BOB: Sender = Sender(Some(2));
+
+    /// Something whose close tells that it began, and waits.
+    struct Slow {
+        begun: Tell<()>,
+        wait: Receiver<()>,
+    }
+
+    fn close(slow: Slow) {
+        let _ = slow.begun.send(());
+        // Until somebody drops the other end.
+        let _ = slow.wait.recv();
+    }
+
+    fn yard() -> &'static Yard<Slow> {
+        Box::leak(Box::new(Yard::new(close)))
+    }
+
+    #[test]
+    fn who_keeps_its_threads_busy_is_counted_and_what_others_sent_is_closed() {
+        let yard = yard();
+        let (begun, begins) = channel();
+        let throw = |sender| {
+            let (release, wait) = channel::<()>();
+            let begun = begun.clone();
+            yard.take(sender, Slow { begun, wait });
+            release
+        };
+        let kept: Vec<_> = (0..MOST_WAITING).map(|_| throw(ALICE)).collect();
+        for _ in 0..THREADS_OF_USER {
+            begins.recv().unwrap();
+        }
+        assert_eq!(yard.waiting(ALICE), MOST_WAITING);
+        assert_eq!(yard.waiting(BOB), 0);
+        for _ in 0..10 {
+            drop(throw(BOB));
+            begins.recv().unwrap();
+        }
+        assert!(begins.try_recv().is_err(), "it has more than its threads");
+        assert_eq!(yard.waiting(ALICE), MOST_WAITING);
+        assert_eq!(yard.lock().senders[&ALICE].closing, THREADS_OF_USER);
+        // Once they are closed, nothing is left of it.
+        drop(kept);
+        for _ in THREADS_OF_USER..MOST_WAITING {
+            begins.recv().unwrap();
+        }
+        while yard.waiting(ALICE) + yard.waiting(BOB) > 0 {
+            std::thread::yield_now();
+        }
+        assert!(yard.lock().senders.is_empty());
+    }
+
+    #[test]
+    fn there_are_so_many_threads_and_no_more() {
+        let yard = yard();
+        let (begun, begins) = channel();
+        let mut kept = Vec::new();
+        for uid in 0..THREADS as u32 {
+            for _ in 0..3 {
+                let (release, wait) = channel::<()>();
+                let begun = begun.clone();
+                yard.take(Sender(Some(uid)), Slow { begun, wait });
+                kept.push(release);
+            }
+        }
+        for _ in 0..THREADS {
+            begins.recv().unwrap();
+        }
+        assert_eq!(yard.lock().threads, THREADS);
+        drop(kept);
+        for _ in THREADS..3 * THREADS {
+            begins.recv().unwrap();
+        }
+    }
+
+    /// What it has in its queue is closed with it.
+    #[test]
+    fn a_connection_with_something_unread_is_closed_by_a_thread_and_any_other_at_once() {
+        let (_client, broker) = Connection::pair().unwrap();
+        let sender = Sender(Some(0xdead_beef));
+        super::close(sender, broker);
+        assert_eq!(YARD.waiting(sender), 0);
+        let (client, broker) = Connection::pair().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let retell = bus_core::control::Request::Retell {};
+        client.send(0, &retell, &[file.as_fd()]).unwrap();
+        super::close(sender, broker);
+        while YARD.waiting(sender) > 0 {
+            std::thread::yield_now();
         }
     }
 }

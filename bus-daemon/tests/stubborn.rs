@@ -7,16 +7,16 @@ mod common;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bus_core::control::{Connection, Event, Message, Refusal, Request, Role, SESSION};
 use bus_core::{Delivery, Settings};
 use bus_testkit::needs;
 use common::actor::Actor;
-use common::{Busd, Greeting, Handle, Host, Session, open_request, small, until};
+use common::{Busd, Greeting, Handle, Host, Session, open_request, send_with, small, until};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 
 /// Descriptors that a session is sent ahead of what it acknowledges.
 const CREDIT: usize = 8;
@@ -321,14 +321,6 @@ fn lingering() -> (OwnedFd, TcpStream) {
     (client.into(), server)
 }
 
-fn send_with(socket: &impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
-    let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&raw)];
-    let parts = [std::io::IoSlice::new(bytes)];
-    let flags = MsgFlags::MSG_NOSIGNAL;
-    sendmsg::<()>(socket.as_fd().as_raw_fd(), &parts, &rights, flags, None).unwrap();
-}
-
 /// Class 3 of the field notes: one that stalls stops the others. Whoever closes the last descriptor of such a socket waits.
 #[test]
 fn a_descriptor_whose_closing_waits_stops_nobody() {
@@ -336,20 +328,24 @@ fn a_descriptor_whose_closing_waits_stops_nobody() {
     let path = dir.path().join("bus.sock");
     let busd = Busd::start(&path, "");
     let witness = Handle::open(&path, Role::Publisher, "t").joined();
-    let wake = Request::Wake {}.pack(1).unwrap();
-    for way in 0..4 {
+    let wake = Request::Wake {}.pack(SESSION).unwrap();
+    for way in 0..5 {
         let (socket, _end) = lingering();
-        let connection = Connection::connect(&path).unwrap();
+        let session = Session::connect(&path);
+        let connection = &session.connection;
         // While it is stopped, what is sent becomes its own: this side's descriptor is then not the last.
         busd.signal(Signal::SIGSTOP);
         match way {
-            0 => send_with(&connection, wake.as_bytes(), &[socket.as_fd()]),
-            1 => send_with(&connection, b"nothing", &[socket.as_fd()]),
-            2 => send_with(&connection, wake.as_bytes(), &[socket.as_fd(); 9]),
+            0 => send_with(connection, wake.as_bytes(), &[socket.as_fd()]),
+            1 => send_with(connection, b"nothing", &[socket.as_fd()]),
+            2 => send_with(connection, wake.as_bytes(), &[socket.as_fd(); 9]),
             _ => {
-                // What comes first is refused, so that this is never read.
-                send_with(&connection, b"nothing", &[]);
-                send_with(&connection, wake.as_bytes(), &[socket.as_fd()]);
+                // What comes first is refused, so that this is never read. What has no bytes is not the end.
+                send_with(connection, b"nothing", &[]);
+                if way == 4 {
+                    send_with(connection, b"", &[]);
+                }
+                send_with(connection, wake.as_bytes(), &[socket.as_fd()]);
             }
         }
         drop(socket);

@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, connect,
-    sendmsg, setsockopt, shutdown, socket, socketpair, sockopt,
+    recvmsg, sendmsg, setsockopt, shutdown, socket, socketpair, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -28,8 +28,6 @@ use crate::{Error, Result};
 const CONNECT_SECONDS: i64 = 5;
 /// How long [`Connection::send`] waits for room.
 const SEND_TIME: Duration = Duration::from_secs(5);
-/// More packets than a socket's buffer takes.
-const UNREAD: usize = 1 << 16;
 /// How long to wait before looking again, where the kernel tells nobody when the answer changes.
 const RETRY: Duration = Duration::from_millis(5);
 
@@ -359,20 +357,38 @@ impl Connection {
         }
     }
 
-    /// Ends the conversation and takes what nobody has read: the descriptors of it, open. Closing the connection waits for nothing then.
-    pub fn wind_up(&self) -> Vec<OwnedFd> {
-        self.shut_down();
-        let mut unread = Vec::new();
-        // What there is fits a socket's buffer, and nothing more comes.
-        for _ in 0..UNREAD {
-            match sys::receive(self.as_fd()) {
-                Ok(packet) if packet.bytes.is_empty() && packet.descriptors.is_empty() => break,
-                Ok(packet) => unread.extend(packet.descriptors),
-                Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {}
-                Err(_) => break,
+    /// Whether something is there that nobody has read: then whoever closes this connection closes the descriptors in
+    /// it as well, which may take as long as their makers like. Nothing more comes after
+    /// [`shut_down`](Self::shut_down).
+    pub fn has_unread(&self) -> bool {
+        // The kernel adds its word on the sender to a packet then, for which there is no room below. So a packet
+        // without bytes can be told from the end.
+        let marked = setsockopt(&self.fd, sockopt::PassCred, &true).is_ok();
+        let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        for _ in 0..2 {
+            match recvmsg::<()>(self.fd.as_raw_fd(), &mut [], None, peek) {
+                Ok(there) => {
+                    let cut = MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC;
+                    return !marked || there.flags.intersects(cut);
+                }
+                Err(Errno::EAGAIN | Errno::ENOTCONN) => return false,
+                // The kernel says this once, ahead of what is there.
+                Err(Errno::ECONNRESET | Errno::EINTR) => {}
+                Err(_) => return true,
             }
         }
-        unread
+        true
+    }
+
+    /// Its socket, which forked children share from now on, to be closed where nobody waits for it.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd.share()
+    }
+
+    /// Whether others may send descriptors over this connection. A kernel that cannot forbid it (before Linux 6.16)
+    /// allows it.
+    pub fn take_descriptors(&self, wanted: bool) {
+        take_descriptors(&self.fd, wanted);
     }
 
     /// Receives a message and its descriptors; waits until the deadline, or for ever without one.
@@ -416,6 +432,12 @@ impl Connection {
             )),
         }
     }
+}
+
+/// Whether others may send descriptors to this socket, or, where it listens, over connections to it until each says
+/// otherwise. A kernel that cannot forbid it (before Linux 6.16) allows it.
+pub fn take_descriptors(socket: &impl AsFd, wanted: bool) {
+    let _ = sys::pass_rights(socket.as_fd(), wanted);
 }
 
 /// Whether nothing but descriptors is missing of a packet. There is room for more descriptors than a packet can
@@ -492,29 +514,60 @@ mod tests {
         );
     }
 
+    fn send_nine(a: &Connection, bytes: &[u8], file: &std::fs::File) {
+        let raw = [file.as_fd().as_raw_fd(); 9];
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let parts = [IoSlice::new(bytes)];
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        sendmsg::<()>(a.as_fd().as_raw_fd(), &parts, &rights, flags, None).unwrap();
+    }
+
     #[test]
-    fn descriptors_of_what_is_refused_or_unread_come_out_open() {
+    fn descriptors_of_what_is_refused_come_out_open() {
         let (a, b) = Connection::pair().unwrap();
-        let file = tempfile::tempfile().unwrap();
         let mut refused = Vec::new();
-        for bytes in [&b"nothing"[..], b"unread"] {
-            let raw = [file.as_fd().as_raw_fd(); 9];
-            let rights = [ControlMessage::ScmRights(&raw)];
-            let parts = [IoSlice::new(bytes)];
-            sendmsg::<()>(
-                a.as_fd().as_raw_fd(),
-                &parts,
-                &rights,
-                MsgFlags::empty(),
-                None,
-            )
-            .unwrap();
-        }
+        send_nine(&a, b"nothing", &tempfile::tempfile().unwrap());
         b.try_recv_or::<Event>(&mut refused).unwrap_err();
         assert_eq!(refused.len(), 9);
-        assert_eq!(b.wind_up().len(), 9);
-        let end = a.recv::<Event>(None);
-        assert!(matches!(end, Err(Error::Closed)), "{end:?}");
+    }
+
+    #[test]
+    fn what_nobody_has_read_is_seen_also_where_it_has_no_bytes_or_its_sender_is_gone() {
+        let file = tempfile::tempfile().unwrap();
+        for bytes in [&b""[..], b"unread"] {
+            for gone in [false, true] {
+                let (a, b) = Connection::pair().unwrap();
+                assert!(!b.has_unread());
+                // What the peer has not read either is told first.
+                b.send(1, &joined(), &[]).unwrap();
+                send_nine(&a, bytes, &file);
+                let a = (!gone).then_some(a);
+                b.shut_down();
+                assert!(b.has_unread());
+                sys::receive(b.as_fd())
+                    .or_else(|_| sys::receive(b.as_fd()))
+                    .unwrap();
+                assert!(!b.has_unread());
+                drop(a);
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_sends_descriptors_where_they_are_not_taken() {
+        let (a, b) = Connection::pair().unwrap();
+        b.take_descriptors(false);
+        let file = tempfile::tempfile().unwrap();
+        let sent = a.send(1, &joined(), &[file.as_fd()]);
+        if sent.is_ok() {
+            // A kernel before Linux 6.16.
+            return;
+        }
+        a.send(2, &joined(), &[]).unwrap();
+        b.take_descriptors(true);
+        a.send(3, &joined(), &[file.as_fd()]).unwrap();
+        assert_eq!(b.recv::<Event>(None).unwrap().handle, 2);
+        assert_eq!(b.recv::<Event>(None).unwrap().descriptors.len(), 1);
     }
 
     #[test]

@@ -28,12 +28,12 @@ mod refusal;
 mod sys;
 mod wire;
 
-pub use connection::{Connection, Frame, Sent};
+pub use connection::{Connection, Frame, Sent, take_descriptors};
 pub use holder::{Holder, lock_path};
 pub use messages::{Event, KnownPeer, MAX_PRESENTED, Request, Role, Secret, Trust, Watched};
 pub use passed::{Passed, take_passed};
 pub use path::{SocketPlace, SocketReason, check_socket_path, socket_path, variable};
-pub use peer::{Credentials, may_be_anybody, open_pidfd, pidfd_alive};
+pub use peer::{Credentials, may_be_anybody, may_be_pidfd, open_pidfd, pidfd_alive};
 pub use refusal::Refusal;
 pub use wire::{
     Addressed, FEATURES, MAX_DESCRIPTORS, MAX_PACKET, MAY_BE_IGNORED, Message, PROTOCOL_VERSIONS,

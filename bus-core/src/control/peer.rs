@@ -147,9 +147,22 @@ pub fn pidfd_alive(pidfd: &impl AsFd) -> bool {
     }
 }
 
+/// Whether a descriptor may be a pidfd: of a process, or the directory of one. Waits for nobody, whatever it is, and
+/// needs no other descriptor.
+pub fn may_be_pidfd(fd: &impl AsFd) -> bool {
+    sys::takes_signals(fd.as_fd())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pidfd_may_be_one_and_a_file_may_not() {
+        let own = open_pidfd(std::process::id()).unwrap().unwrap();
+        assert!(may_be_pidfd(&own));
+        assert!(!may_be_pidfd(&tempfile::tempfile().unwrap()));
+    }
 
     #[test]
     fn the_peer_of_a_pair_is_this_process() {

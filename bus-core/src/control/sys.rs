@@ -114,6 +114,54 @@ pub(super) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// Whether the kernel lets others send descriptors to this socket (since Linux 6.16). Who tries gets `EPERM`.
+///
+/// ```c
+/// int setsockopt(int socket, SOL_SOCKET, SO_PASSRIGHTS, int *value, socklen_t length);
+/// ```
+pub(super) fn pass_rights(socket: BorrowedFd<'_>, wanted: bool) -> io::Result<()> {
+    /// Of `asm-generic/socket.h`, which x86 and ARM have.
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    let value = libc::c_int::from(wanted);
+    // SAFETY: `value` has the length that is given, and outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether a signal could be sent by a descriptor, to a process that lives or not. It sends none.
+///
+/// ```c
+/// int pidfd_send_signal(int pidfd, int signal, siginfo_t *info, unsigned int flags);
+/// ```
+pub(super) fn takes_signals(fd: BorrowedFd<'_>) -> bool {
+    let (nothing, info) = (0, std::ptr::null::<libc::siginfo_t>());
+    // SAFETY: signal 0 is not sent: the kernel checks the descriptor, and the right to send one.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            fd.as_raw_fd(),
+            nothing,
+            info,
+            0,
+        )
+    };
+    sent == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EBADF)
+}
+
 /// The supplementary groups of the process that made the other end, as they were then. More than 65,536, the kernel's own limit, there
 /// are not.
 ///

@@ -65,6 +65,11 @@ impl<W: World> Engine<W> {
         Ok(())
     }
 
+    /// Whether connections of this user are served, or may be told more than that they are not.
+    pub(crate) fn may_connect(&self, who: &Subject) -> bool {
+        !may_be_anybody(who.uid) && (who.uid == 0 || self.policy.knows(who))
+    }
+
     /// Refuses a user that the policy does not name.
     fn check_known(&self, who: &Subject) -> Result<(), Refused> {
         if self.policy.knows(who) {

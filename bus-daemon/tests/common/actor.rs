@@ -22,6 +22,10 @@
 //!  idle SESSIONS TIMES TOPIC        lets sessions subscribe that never read again, then publishers join so
 //!                                   often, one after the other; all lossy; "ok" or the first
 //!                                   refusal
+//!  foul WAY FILE TIMES              connects, and sends one packet with so many descriptors of a file: "Retell", or
+//!                                   bytes that are no request; "refused KIND why"
+//!  ask N                            sends something on the session of a handle that is refused; "ok"
+//!  told N                           waits for the refusal of what was asked last; "ok"
 //!  limit N                          may have so many descriptors from now on; "ok"
 //!  yield                            asks the broker to end; "ok" or "refused KIND why"
 //!  serve PATH [POLICY]              hosts a broker there; "ok"
@@ -29,6 +33,7 @@
 //! ```
 //! Only root can become somebody else: a test that starts one of another user asks `needs::root` first.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -36,14 +41,14 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use bus_core::Delivery;
-use bus_core::control::{Connection, Event, Refusal, Request, Role, SESSION, Secret};
+use bus_core::control::{Connection, Event, Message, Refusal, Request, Role, SESSION, Secret};
 use bus_daemon::policy::Source;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
 
 use super::session::Told;
-use super::{Greeting, Handle, LONG, Session, open_request, refusal, watch_request};
+use super::{Greeting, Handle, LONG, Session, open_request, refusal, send_with, watch_request};
 
 /// The test that becomes the process.
 const ENTRY: &str = "common::actor::an_actor";
@@ -163,6 +168,7 @@ fn an_actor() {
         socket: socket.into(),
         handles: Vec::new(),
         brokers: Vec::new(),
+        asked: None,
     };
     println!("actor: here");
     for line in std::io::stdin().lines() {
@@ -176,6 +182,8 @@ struct Stage {
     socket: std::path::PathBuf,
     handles: Vec<Option<Held>>,
     brokers: Vec<bus_daemon::BrokerThread>,
+    /// What was asked last and is not answered.
+    asked: Option<u32>,
 }
 
 enum Held {
@@ -295,6 +303,31 @@ impl Stage {
                 for _ in 0..number(2) {
                     self.take(&["publisher", words[3], "delivery=lossy"])?;
                 }
+                Ok("ok".into())
+            }
+            "foul" => {
+                let session = self.connect()?;
+                let files: Vec<_> = (0..number(3))
+                    .map(|_| File::open(words[2]).unwrap())
+                    .collect();
+                let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+                let retell = Request::Retell {}.pack(SESSION).unwrap();
+                let bytes = match words[1] {
+                    "Retell" => retell.as_bytes(),
+                    other => other.as_bytes(),
+                };
+                send_with(&session.connection, bytes, &files);
+                Err(refused(session.refusal(SESSION)))
+            }
+            "ask" => {
+                let session = Arc::clone(&self.member(number(1)).session);
+                self.asked = Some(session.ask(&open_request(Role::Publisher, "No Name")));
+                Ok("ok".into())
+            }
+            "told" => {
+                let asked = self.asked.take().expect("something was asked");
+                let refusal = self.member(number(1)).session.refusal(asked);
+                assert_eq!(refusal.0, Refusal::BadName);
                 Ok("ok".into())
             }
             "limit" => {

@@ -10,6 +10,7 @@
 
 pub mod actor;
 mod busd;
+pub mod fuse;
 mod handle;
 mod session;
 
@@ -17,6 +18,7 @@ pub use busd::Busd;
 pub use handle::Handle;
 pub use session::{Greeting, Introduced, Session, Told, ended};
 
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +28,7 @@ use bus_core::control::{Connection, Event, Refusal, Request, Role};
 use bus_core::schema::Schema;
 use bus_daemon::policy::Source;
 use bus_daemon::{Broker, BrokerThread};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 pub const LONG: Duration = Duration::from_secs(20);
 
@@ -127,6 +130,15 @@ pub fn until(mut so: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "it never is so");
         std::thread::yield_now();
     }
+}
+
+/// Sends a packet as it is, with these descriptors.
+pub fn send_with(socket: &impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+    let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let parts = [std::io::IoSlice::new(bytes)];
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(socket.as_fd().as_raw_fd(), &parts, &rights, flags, None).unwrap();
 }
 
 /// The refusal that a connection gets before it is a session, after which it must be closed.

@@ -148,7 +148,8 @@ pub fn wire(bytes: &[u8]) {
         Ok(None) => assert!(refused.len() == count, "a descriptor is lost"),
         Err(_) => assert!(refused.len() == count, "a descriptor is lost"),
     }
-    assert!(ours.wind_up().is_empty());
+    ours.shut_down();
+    assert!(!ours.has_unread());
 }
 
 /// A message with what types can have in them.

@@ -145,6 +145,14 @@ impl Client<'_> {
         Ok(connection)
     }
 
+    /// A new connection that the broker has answered: the kernel takes no descriptors for one that it has not accepted.
+    fn welcome(&mut self) -> Result<Connection> {
+        let connection = self.connect()?;
+        connection.send(SESSION, &hello(0), &[])?;
+        connection.recv::<Event>(Some(Instant::now() + PATIENCE))?;
+        Ok(connection)
+    }
+
     /// Some connection: most of the time a new one.
     fn connection(&mut self) -> Result<&Connection> {
         if self.connections.is_empty() || self.random.u8(..4) > 0 {
@@ -265,9 +273,8 @@ impl Client<'_> {
         } else {
             Role::Subscriber
         };
-        let connection = self.connect()?;
+        let connection = self.welcome()?;
         let settings = small(&mut self.random);
-        connection.send(SESSION, &hello(0), &[])?;
         connection.send(HANDLE, &open(role, "hostile/descriptors", settings), &[])?;
         let most = [1, 1, 4, 5, 253][self.random.usize(..5)];
         let mut descriptors = self.zoo.some(&mut self.random, most);
@@ -397,8 +404,8 @@ impl Client<'_> {
         let (socket, peer) = lingering(LINGER)?;
         // Ended only with this process, for until then nobody takes what was sent.
         self.keep.push(peer);
-        let connection = self.connect()?;
-        let wake = Request::Wake {}.pack(HANDLE)?;
+        let connection = self.welcome()?;
+        let wake = Request::Wake {}.pack(SESSION)?;
         let many = [socket.as_fd(); 9];
         match self.random.u8(..4) {
             0 => send(&connection, wake.as_bytes(), &[socket.as_fd()])?,
