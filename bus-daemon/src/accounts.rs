@@ -8,12 +8,22 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::bucket::Bucket;
 use crate::policy::{Limits, Policy, Quota};
 
 /// Processes that a refusal names.
 const NAMED: usize = 4;
 /// Accounts of users that have nothing, which are forgotten when there are more.
 const IDLE: usize = 64;
+/// Things that are looked at for a registration, beside what it always costs, for which it counts once more.
+const LOOKED_AT: usize = 64;
+/// Errands that a user has done each second; see [`errands`](crate::engine). As many may come at once.
+const ERRANDS: u64 = 4000;
+/// Members that an errand concerns, for which it counts once more.
+const CONCERNED: usize = 16;
+/// Connections of a user of which the kernel is asked each second whether they are over, because the user is refused
+/// something; as many may come at once.
+const POLLS: u64 = 50_000;
 
 /// An amount of each quota.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,8 +92,9 @@ pub(crate) struct Account {
     limits: Cell<Limits>,
     used: RefCell<Amounts>,
     processes: RefCell<BTreeMap<u32, Process>>,
-    /// Registrations that are left, and when there were so many.
-    bucket: Cell<(f64, Duration)>,
+    registrations: Bucket,
+    errands: Bucket,
+    polls: Bucket,
     /// Descriptors that the user's sessions have not acknowledged.
     in_flight: Cell<u32>,
 }
@@ -109,7 +120,9 @@ impl Account {
             limits: Cell::new(limits),
             used: RefCell::default(),
             processes: RefCell::default(),
-            bucket: Cell::new((limits[Quota::Registrations] as f64, now)),
+            registrations: Bucket::full(limits[Quota::Registrations], now),
+            errands: Bucket::full(ERRANDS, now),
+            polls: Bucket::full(POLLS, now),
             in_flight: Cell::new(0),
         }
     }
@@ -119,8 +132,10 @@ impl Account {
     }
 
     fn is_idle(&self, now: Duration) -> bool {
-        let full = self.limits.get()[Quota::Registrations] as f64;
-        self.used.borrow().is_nothing() && self.filled(now) >= full
+        self.used.borrow().is_nothing()
+            && self.registrations.is_full(self.rate(), now)
+            && self.errands.is_full(ERRANDS, now)
+            && self.polls.is_full(POLLS, now)
     }
 
     /// Charges it with something that a process asks for, if there is room for all of it.
@@ -165,24 +180,32 @@ impl Account {
         }
     }
 
-    /// Takes a registration; if there is none left, how long until there is.
-    pub(crate) fn register(&self, now: Duration) -> Result<(), Duration> {
-        let left = self.filled(now);
-        if left >= 1.0 {
-            self.bucket.set((left - 1.0, now));
-            return Ok(());
-        }
-        self.bucket.set((left, now));
-        let rate = self.limits.get()[Quota::Registrations].max(1) as f64;
-        Err(Duration::from_secs_f64((1.0 - left) / rate))
+    /// Takes a registration for which so many things are looked at; if there is none left, how long until there is.
+    pub(crate) fn register(&self, now: Duration, looked_at: usize) -> Result<(), Duration> {
+        let cost = 1 + looked_at / LOOKED_AT;
+        self.registrations.take(self.rate(), now, cost)
     }
 
-    /// Registrations that are left now.
-    fn filled(&self, now: Duration) -> f64 {
-        let rate = self.limits.get()[Quota::Registrations] as f64;
-        let (left, since) = self.bucket.get();
-        let passed = now.saturating_sub(since).as_secs_f64();
-        (left + passed * rate).min(rate)
+    /// A registration that was taken needs so many things more to be looked at.
+    pub(crate) fn register_more(&self, now: Duration, looked_at: usize) {
+        let (rate, cost) = (self.rate(), looked_at / LOOKED_AT);
+        self.registrations.spend(rate, now, cost);
+    }
+
+    /// How long until the user may have an errand done.
+    pub(crate) fn errand_in(&self, now: Duration) -> Duration {
+        self.errands.wait(ERRANDS, now)
+    }
+
+    /// Takes an errand that concerns so many members; whether there was one left.
+    pub(crate) fn take_errand(&self, now: Duration, concerned: usize) -> bool {
+        let cost = 1 + concerned / CONCERNED;
+        self.errands.take(ERRANDS, now, cost).is_ok()
+    }
+
+    /// Takes the right to ask the kernel about so many of the user's connections; whether there is one now.
+    pub(crate) fn take_polls(&self, now: Duration, connections: usize) -> bool {
+        self.polls.take(POLLS, now, connections).is_ok()
     }
 
     /// Descriptors that the user's sessions have not acknowledged.
@@ -329,16 +352,31 @@ mod tests {
         let account = account("[limits]\nregistrations = 4\n");
         let start = Duration::from_secs(10);
         for _ in 0..4 {
-            account.register(start).unwrap();
+            account.register(start, 0).unwrap();
         }
-        let wait = account.register(start).unwrap_err();
+        let wait = account.register(start, 0).unwrap_err();
         assert_eq!(wait, Duration::from_millis(250));
-        assert!(account.register(start + wait / 2).is_err());
-        account.register(start + wait).unwrap();
-        assert!(account.register(start + wait).is_err());
+        assert!(account.register(start + wait / 2, 0).is_err());
+        account.register(start + wait, 0).unwrap();
+        assert!(account.register(start + wait, 0).is_err());
         let later = start + Duration::from_secs(1000);
-        let taken = (0..100).filter(|_| account.register(later).is_ok()).count();
+        let taken = (0..100)
+            .filter(|_| account.register(later, 0).is_ok())
+            .count();
         assert_eq!(taken, 4);
+    }
+
+    #[test]
+    fn what_costs_more_than_there_is_goes_once_and_the_next_one_waits_for_it() {
+        let account = account("[limits]\nregistrations = 4\n");
+        let start = Duration::from_secs(10);
+        account.register(start, 6 * LOOKED_AT).unwrap();
+        let wait = account.register(start, 0).unwrap_err();
+        assert_eq!(wait, Duration::from_secs(1), "three too many, and one more");
+        account.register(start + wait, 0).unwrap();
+        account.register_more(start + wait, 3 * LOOKED_AT);
+        let wait = account.register(start + wait, 0).unwrap_err();
+        assert_eq!(wait, Duration::from_secs(1));
     }
 
     #[test]
@@ -346,11 +384,11 @@ mod tests {
         let policy = Policy::own(1000);
         let mut accounts = Accounts::default();
         let now = Duration::ZERO;
-        while accounts.of(7, &policy, now).register(now).is_ok() {}
+        while accounts.of(7, &policy, now).register(now, 0).is_ok() {}
         for uid in 100..200 {
             accounts.of(uid, &policy, now);
         }
-        assert!(accounts.of(7, &policy, now).register(now).is_err());
+        assert!(accounts.of(7, &policy, now).register(now, 0).is_err());
         assert!(accounts.0.len() < 100, "who has nothing is forgotten");
     }
 }

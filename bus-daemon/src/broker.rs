@@ -339,6 +339,7 @@ impl Running {
                 self.handle(Token::unpack(event.data()), event.events())?;
             }
             self.engine.settle();
+            self.engine.end_turn();
             self.retained.update(&mut self.engine);
             if self.engine.yields && self.end.is_none() {
                 tracing::info!("another broker takes this path over");

@@ -31,6 +31,7 @@
 
 mod accounts;
 mod broker;
+mod bucket;
 mod endpoint;
 mod engine;
 mod error;

@@ -20,13 +20,13 @@ use crate::accounts::{Account, Amounts, Charge};
 use crate::policy::{Quota, Right, Subject};
 
 impl<W: World> Engine<W> {
-    /// Counts a handle that asks to be taken in.
-    pub(crate) fn count_registration(&self, session: u64) -> Result<(), Refused> {
+    /// Counts a handle that asks to be taken in, and for which so many things are looked at.
+    pub(crate) fn count_registration(&self, session: u64, looked_at: usize) -> Result<(), Refused> {
         let Some(session) = self.sessions.get(&session) else {
             return Ok(());
         };
         let account = session.charge.account();
-        account.register(self.now).map_err(|wait| {
+        account.register(self.now, looked_at).map_err(|wait| {
             let why = format!(
                 "user {} asks for more than {} {} a second; try again in {} ms, or raise `registrations` in the broker's policy",
                 account.uid(),

@@ -241,6 +241,8 @@ impl<W: World> Engine<W> {
         let settings = self.settings_for(name, &open.settings, open.history, &open.schema)?;
         check_history(&self.policy, name, open.history, settings.keep)?;
         let charge = self.charge(session, topic_amounts())?;
+        // Each of them may have to be told.
+        charge.account().register_more(self.now, self.watches.len());
         let topic = self.new_topic(name, open.schema.clone(), settings, charge)?;
         if let Some(entry) = self.topics.get_mut(&topic) {
             entry.decided = open.role == Role::Publisher;

@@ -14,7 +14,7 @@ use bus_core::schema::Schema;
 
 use super::admission::{place_amounts, watch_amounts};
 use super::refused::Refused;
-use super::session::Handle;
+use super::session::{Handle, Session};
 use super::state::Engine;
 use super::topic::Place;
 use super::watch::Watch;
@@ -31,8 +31,11 @@ impl<W: World> Engine<W> {
         schema: Schema,
         reclaims: Option<u64>,
     ) -> Result<(), Refused> {
-        if reclaims.is_none() {
-            self.count_registration(session)?;
+        // One that comes back has been here, unless its process says so after all others are back.
+        let returns = |session: &Session<W>| session.returning;
+        let returns = reclaims.is_some() && self.sessions.get(&session).is_some_and(returns);
+        if !returns {
+            self.count_registration(session, self.topics.len())?;
         }
         let pattern =
             Pattern::new(pattern).map_err(|e| Refused::new(Refusal::BadName, e.to_string()))?;
@@ -40,7 +43,8 @@ impl<W: World> Engine<W> {
             .check()
             .map_err(|e| Refused::new(Refusal::Schema, format!("pattern {pattern}: {e}")))?;
         if let Some(known) = reclaims {
-            return self.watch_now(session, handle, pattern, schema, Some(known));
+            let back = Some((known, returns));
+            return self.watch_now(session, handle, pattern, schema, back);
         }
         match self.defer_watch(session, handle, pattern, schema) {
             Some((pattern, schema)) => self.watch_now(session, handle, pattern, schema, None),
@@ -48,18 +52,19 @@ impl<W: World> Engine<W> {
         }
     }
 
+    /// `back` is the number of one that has been here, and whether it takes what it had.
     pub(crate) fn watch_now(
         &mut self,
         session: u64,
         handle: u32,
         pattern: Pattern,
         schema: Schema,
-        reclaims: Option<u64>,
+        back: Option<(u64, bool)>,
     ) -> Result<(), Refused> {
-        let charge = match reclaims {
-            // It has been here.
-            Some(_) => self.charge_anyway(session, watch_amounts())?,
-            None => self.charge(session, watch_amounts()).or_else(|refused| {
+        let reclaims = back.map(|(known, _)| known);
+        let charge = match back {
+            Some((_, true)) => self.charge_anyway(session, watch_amounts())?,
+            _ => self.charge(session, watch_amounts()).or_else(|refused| {
                 match self.sweep(session) {
                     true => self.charge(session, watch_amounts()),
                     false => Err(refused),
@@ -90,6 +95,7 @@ impl<W: World> Engine<W> {
             charge,
             told: HashSet::new(),
             pending: BTreeSet::new(),
+            places: BTreeSet::new(),
             beginning: true,
             queued: false,
         };
@@ -104,13 +110,8 @@ impl<W: World> Engine<W> {
 
     /// A watch is gone.
     pub(crate) fn unwatch(&mut self, watch: u64) {
-        self.watches.remove(&watch);
-        let kept = self
-            .topics
-            .values()
-            .filter(|topic| topic.places.contains_key(&watch));
-        let kept: Vec<_> = kept.map(|topic| topic.id).collect();
-        for topic in kept {
+        let gone = self.watches.remove(&watch);
+        for topic in gone.into_iter().flat_map(|gone| gone.places) {
             self.give_up_place(topic, watch);
         }
     }
@@ -166,6 +167,11 @@ impl<W: World> Engine<W> {
                 },
             ));
         }
+        for (id, _) in &places {
+            if let Some(watch) = self.watches.get_mut(id) {
+                watch.places.insert(topic);
+            }
+        }
         if let Some(entry) = self.topics.get_mut(&topic) {
             entry.places.extend(places);
         }
@@ -203,7 +209,9 @@ impl<W: World> Engine<W> {
         };
         let mut concerned = Vec::new();
         for (&id, watch) in &mut self.watches {
-            if watch.told.contains(&topic) || watch.follows(&name, &self.policy) {
+            // Of the end of a topic those hear that have heard of it, or would have.
+            let concerns = watch.told.contains(&topic) || watch.pending.contains(&topic);
+            if concerns || (exists && watch.follows(&name, &self.policy)) {
                 watch.mark(topic, exists);
                 concerned.push(id);
             }

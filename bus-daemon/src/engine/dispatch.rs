@@ -2,6 +2,7 @@
 
 use bus_core::control::{Request, SESSION};
 
+use super::errands::Errand;
 use super::open::Open;
 use super::reclaim::Reclaim;
 use super::refused::Refused;
@@ -157,12 +158,12 @@ impl<W: World> Engine<W> {
             }
             (Request::Wake {}, Some(Handle::Member { topic, id })) => {
                 none(&descriptors, "Wake")?;
-                self.wake_peers(topic, id);
+                self.wake_peers(session, topic, id);
                 Ok(())
             }
-            (Request::Retell {}, Some(known)) => {
+            (Request::Retell {}, Some(_)) => {
                 none(&descriptors, "Retell")?;
-                self.retell(session, handle, known);
+                self.ask_errand(session, Errand::Retell { session, handle });
                 Ok(())
             }
             (Request::Decline { topic }, Some(Handle::Watch(watch))) => {
@@ -211,7 +212,8 @@ impl<W: World> Engine<W> {
             }
             Request::Retell {} => {
                 none(&descriptors, "Retell")?;
-                self.retell_processes(session);
+                let handle = SESSION;
+                self.ask_errand(session, Errand::Retell { session, handle });
                 Ok(())
             }
             Request::PresentProcess {

@@ -14,6 +14,7 @@ use super::refused::Refused;
 use super::session::{Answer, Handle, Session};
 use super::state::{End, Engine};
 use super::world::World;
+use crate::accounts::Account;
 use crate::limits::MAX_SESSIONS;
 use crate::policy::Subject;
 use crate::report;
@@ -55,7 +56,7 @@ impl<W: World> Engine<W> {
         }
         let account = self.accounts.of(who.uid, &self.policy, self.now);
         let charge = account.charge(peer.pid, session_amounts());
-        let charge = charge.or_else(|over| match self.sweep_user(who.uid, number) {
+        let charge = charge.or_else(|over| match self.sweep_user(&account, number) {
             true => account.charge(peer.pid, session_amounts()),
             false => Err(over),
         });
@@ -206,16 +207,23 @@ impl<W: World> Engine<W> {
         let Some(session) = self.sessions.get_mut(&number) else {
             return Ok(());
         };
-        session.acknowledged(descriptors);
-        let starved = std::mem::take(&mut self.starved);
+        let (taken, uid) = (session.acknowledged(descriptors), session.peer.uid);
+        self.starved.remove(&number);
         self.flush(number);
-        self.feed(starved);
+        if taken > 0 {
+            self.feed(uid);
+        }
         Ok(())
     }
 
     /// Others of a user may have waited for the credit that one session gives back.
-    pub(crate) fn feed(&mut self, starved: BTreeSet<u64>) {
-        for session in starved {
+    fn feed(&mut self, uid: u32) {
+        let of_user = |number: &u64| self.sessions.get(number).is_some_and(|s| s.peer.uid == uid);
+        let (fed, starved) = std::mem::take(&mut self.starved)
+            .into_iter()
+            .partition::<BTreeSet<_>, _>(of_user);
+        self.starved = starved;
+        for session in fed {
             self.resume_sending(session);
         }
     }
@@ -276,17 +284,22 @@ impl<W: World> Engine<W> {
     }
 
     /// A session is refused more than its user may have: other sessions of that user make room whose end was not
-    /// reported yet. Whether there were any.
+    /// reported yet. Whether there were any. A user that has been refused very often has to wait for the reports.
     pub(crate) fn sweep(&mut self, number: u64) -> bool {
-        let uid = self.sessions.get(&number).map(|session| session.peer.uid);
-        uid.is_some_and(|uid| self.sweep_user(uid, number))
+        let session = self.sessions.get(&number);
+        let account = session.map(|session| Rc::clone(session.charge.account()));
+        account.is_some_and(|account| self.sweep_user(&account, number))
     }
 
-    fn sweep_user(&mut self, uid: u32, but: u64) -> bool {
+    fn sweep_user(&mut self, account: &Account, but: u64) -> bool {
         let sessions = self.sessions.iter();
-        let others = sessions.filter(|(number, s)| s.peer.uid == uid && **number != but);
-        let gone = others.filter(|(number, _)| self.world.is_gone(**number));
-        let gone: Vec<_> = gone.map(|(number, _)| *number).collect();
+        let others = sessions.filter(|(_, session)| session.peer.uid == account.uid());
+        let others = others.map(|(number, _)| *number);
+        let mut gone: Vec<_> = others.filter(|number| *number != but).collect();
+        if !account.take_polls(self.now, gone.len()) {
+            return false;
+        }
+        gone.retain(|number| self.world.is_gone(*number));
         for number in &gone {
             self.end_session(*number, End::Closed);
         }
@@ -327,10 +340,8 @@ impl<W: World> Engine<W> {
         let Some(session) = self.sessions.remove(&number) else {
             return;
         };
-        session
-            .charge
-            .account()
-            .remove_in_flight(session.outbox.in_flight);
+        let (in_flight, uid) = (session.outbox.in_flight, session.peer.uid);
+        session.charge.account().remove_in_flight(in_flight);
         if let Some(owner) = &session.owner
             && self.processes.get(&owner.process) == Some(&number)
         {
@@ -342,8 +353,9 @@ impl<W: World> Engine<W> {
             self.is_away(&owner);
         }
         // What was on its way to it is not any more.
-        let starved = std::mem::take(&mut self.starved);
-        self.feed(starved);
+        if in_flight > 0 {
+            self.feed(uid);
+        }
     }
 
     /// A connection that never became a session.

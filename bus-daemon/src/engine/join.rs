@@ -7,6 +7,7 @@
 use bus_core::control::{Event, Refusal, Role};
 
 use super::admission::{segment_bytes, segment_kind};
+use super::errands::Errand;
 use super::refused::Refused;
 use super::state::Engine;
 use super::world::World;
@@ -164,7 +165,7 @@ impl<W: World> Engine<W> {
     }
 
     /// Rings the doorbells of all members with this role that may be parked.
-    fn ring_parked(&self, topic: u64, role: Role) {
+    pub(crate) fn ring_parked(&self, topic: u64, role: Role) {
         let Some(entry) = self.topics.get(&topic) else {
             return;
         };
@@ -212,14 +213,10 @@ impl<W: World> Engine<W> {
     }
 
     /// A member has found a peer parked and does not know its doorbell.
-    pub(crate) fn wake_peers(&mut self, topic: u64, id: u64) {
-        let role = self
-            .topics
-            .get(&topic)
-            .and_then(|topic| topic.members.get(&id))
-            .map(|member| member.role);
-        if let Some(role) = role {
-            self.ring_parked(topic, role.other());
+    pub(crate) fn wake_peers(&mut self, session: u64, topic: u64, id: u64) {
+        let member = self.topics.get(&topic).and_then(|t| t.members.get(&id));
+        if let Some(role) = member.map(|member| member.role.other()) {
+            self.ask_errand(session, Errand::Wake { topic, role });
         }
     }
 

@@ -84,6 +84,9 @@ impl<W: World> Engine<W> {
         if entry.places.remove(&watch).is_none() {
             return;
         }
+        if let Some(watch) = self.watches.get_mut(&watch) {
+            watch.places.remove(&topic);
+        }
         let retain = entry.retain();
         entry.rings.forgive(watch, retain);
         self.announce(topic, watch, Role::Subscriber);

@@ -16,9 +16,12 @@
 //! simulator runs it as it is.
 
 mod admission;
+#[cfg(test)]
+mod costs;
 mod decide;
 mod discovery;
 mod dispatch;
+mod errands;
 mod grace;
 mod greet;
 mod join;
@@ -36,6 +39,8 @@ mod rings;
 mod room;
 mod session;
 mod state;
+#[cfg(test)]
+mod still;
 mod stop;
 mod topic;
 mod unclaimed;

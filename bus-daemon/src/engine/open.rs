@@ -39,7 +39,7 @@ impl<W: World> Engine<W> {
         handle: u32,
         mut open: Open,
     ) -> Result<(), Refused> {
-        self.count_registration(session)?;
+        self.count_registration(session, 0)?;
         let name = TopicName::new(open.topic.as_str())
             .map_err(|e| Refused::new(Refusal::BadName, format!("topic: {e}")))?;
         // Ahead of everything that depends on whether the topic is there.
@@ -405,7 +405,11 @@ impl<W: World> Engine<W> {
         }
         let (name, places) = (entry.name.clone(), std::mem::take(&mut entry.places));
         entry.charge = None;
-        drop(places);
+        for watch in places.keys() {
+            if let Some(watch) = self.watches.get_mut(watch) {
+                watch.places.remove(&topic);
+            }
+        }
         note!(topic = %name, "topic closed");
         self.store_stale = true;
         if self.names.get(&name) == Some(&topic) {

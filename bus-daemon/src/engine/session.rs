@@ -168,14 +168,15 @@ impl<W: World> Session<W> {
     }
 
     /// The client has taken descriptors out of its socket. It may name more than were sent: one that had no room for the
-    /// descriptors of a message cannot know how many there were.
-    pub(crate) fn acknowledged(&mut self, descriptors: u32) {
+    /// descriptors of a message cannot know how many there were. How many it was.
+    pub(crate) fn acknowledged(&mut self, descriptors: u32) -> u32 {
         let taken = descriptors.min(self.outbox.in_flight);
         self.outbox.in_flight -= taken;
         self.charge.account().remove_in_flight(taken);
         if self.outbox.blocked == Some(Blocked::Credit) {
             self.outbox.blocked = None;
         }
+        taken
     }
 
     /// This member, if it could not be reclaimed and is not closed.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bus_core::TopicName;
 use bus_core::control::{Refusal, Request};
 
+use super::errands::Errands;
 use super::grace::Deferred;
 use super::recovery::Recovery;
 use super::refused::Refused;
@@ -93,6 +94,8 @@ pub(crate) struct Engine<W: World> {
     pub(crate) later: BTreeSet<u64>,
     /// Sessions that wait for credit.
     pub(crate) starved: BTreeSet<u64>,
+    /// What is to be done when all that is ready was served.
+    pub(crate) errands: Errands,
     /// The rings to be stored for the next broker may be others than those that are.
     pub(crate) store_stale: bool,
     /// Another broker has asked this one to end.
@@ -130,6 +133,7 @@ impl<W: World> Engine<W> {
             closing: VecDeque::new(),
             later: BTreeSet::new(),
             starved: BTreeSet::new(),
+            errands: Errands::default(),
             store_stale: false,
             yields: false,
             stopping: false,
@@ -194,6 +198,7 @@ impl<W: World> Engine<W> {
             .next_deferred()
             .into_iter()
             .chain(self.next_sweep())
+            .chain(self.next_errand())
             .min()?;
         Some(at.saturating_sub(self.now).min(LONGEST_STEP))
     }

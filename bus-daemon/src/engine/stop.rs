@@ -18,8 +18,9 @@ impl<W: World> Engine<W> {
             return;
         }
         self.stopping = true;
-        let starved = std::mem::take(&mut self.starved);
-        self.feed(starved);
+        for session in std::mem::take(&mut self.starved) {
+            self.resume_sending(session);
+        }
         debug_assert!(self.starved.is_empty(), "nothing waits for credit now");
     }
 

@@ -26,6 +26,8 @@ pub(crate) struct Watch<W: World> {
     pub(crate) told: HashSet<u64>,
     /// Topics of which something may be to be told.
     pub(crate) pending: BTreeSet<u64>,
+    /// Topics in which a place is kept for it.
+    pub(crate) places: BTreeSet<u64>,
     /// It is to be told that it watches, when nothing is pending.
     pub(crate) beginning: bool,
     pub(crate) queued: bool,

@@ -220,7 +220,7 @@ impl Play {
                 Some(Blocked::Room) => socket.awaits_room,
                 Some(Blocked::Time) => engine.later.contains(number),
                 // Its own client will acknowledge.
-                Some(Blocked::Credit) => outbox.in_flight > 0,
+                Some(Blocked::Credit) => outbox.in_flight > 0 && engine.starved.contains(number),
             };
             if !waits && socket.client {
                 return Err(format!(
@@ -229,6 +229,13 @@ impl Play {
                     outbox.answers.len(),
                     outbox.dirty.len()
                 ));
+            }
+        }
+        for (id, watch) in &engine.watches {
+            let kept = engine.topics.values();
+            let kept = kept.filter(|topic| topic.places.contains_key(id));
+            if !kept.map(|topic| topic.id).eq(watch.places.iter().copied()) {
+                return Err(format!("watch {id} has places in {:?}", watch.places));
             }
         }
         for topic in engine.topics.values() {

@@ -26,6 +26,7 @@ impl Play {
             running.engine.tick(step);
             self.outside.0.borrow_mut().now = running.engine.now;
             running.engine.settle();
+            running.engine.end_turn();
             self.look()?;
         }
         Ok(())
@@ -60,7 +61,7 @@ impl Play {
         for number in own {
             self.serve_connection(number, requests, deaths_first)?;
         }
-        Ok(())
+        self.input(Engine::end_turn)
     }
 
     pub(super) fn serve_connection(

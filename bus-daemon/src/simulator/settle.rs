@@ -105,6 +105,7 @@ impl Play {
         unread.all(|messages| messages.is_empty())
             && engine.deferred.is_empty()
             && engine.later.is_empty()
+            && engine.errands.is_empty()
             && engine.recovery.returning.is_empty()
             && engine.recovery.held.is_empty()
     }

@@ -16,6 +16,7 @@ mod policy;
 mod policy_docs;
 mod process;
 mod quotas;
+mod rates;
 mod reclaim;
 mod reclaim_claims;
 mod reclaim_newcomers;
