@@ -17,15 +17,15 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bus_core::backend::doorbell;
-use bus_core::control::{Connection, Refusal};
+use bus_core::control::{Connection, Refusal, Unread};
 use bus_core::thread::spawn_quiet;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::engine::Refused;
 
-/// Descriptors of one user that wait for their close, from which on the user is not served. One packet brings up to
-/// 253 more than that, and each connection that ends one more.
+/// Descriptors of one user that wait for their close, from which on the user is not served. A packet that was begun
+/// with brings up to 253 more than that, and each connection that ends one more.
 pub(crate) const MOST_WAITING: usize = 512;
 /// Most threads that close what one user sent.
 const THREADS_OF_USER: usize = 2;
@@ -44,33 +44,76 @@ const AT_ONCE: libc::linger = libc::linger {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Sender(pub(crate) Option<u32>);
 
-static YARD: Yard<OwnedFd> = Yard::new(close_now);
+/// More packets than a connection's socket has room for.
+const UNREAD: usize = 4096;
 
-fn close_now(descriptor: OwnedFd) {
-    // What can be told not to wait is told so; it fails for what is no socket. Whoever could change it back has a
-    // descriptor, and then this one is not the last.
-    let _ = setsockopt(&descriptor, sockopt::Linger, &AT_ONCE);
+/// Something to be closed.
+enum Waste {
+    Descriptor(OwnedFd),
+    /// With descriptors that nobody has read. As long as they are not received, it is one descriptor.
+    Connection(Connection),
 }
+
+/// What can be closed, and may consist of more.
+trait Thing: Send + Sized + 'static {
+    /// Whether other things may come out of it.
+    fn is_many(&self) -> bool {
+        false
+    }
+
+    /// Closes it; what came out of it is still to be closed.
+    fn close(self) -> Vec<Self>;
+}
+
+impl Thing for Waste {
+    fn is_many(&self) -> bool {
+        matches!(self, Self::Connection(_))
+    }
+
+    fn close(self) -> Vec<Self> {
+        match self {
+            Self::Descriptor(descriptor) => {
+                // What can be told not to wait is told so; it fails for what is no socket. Whoever could change it back
+                // has a descriptor, and then this one is not the last.
+                let _ = setsockopt(&descriptor, sockopt::Linger, &AT_ONCE);
+                Vec::new()
+            }
+            Self::Connection(connection) if connection.unread() == Unread::Nothing => Vec::new(),
+            Self::Connection(connection) => {
+                let unread = connection.take_unread().into_iter();
+                let mut all: Vec<_> = unread.map(Self::Descriptor).collect();
+                all.push(Self::Connection(connection));
+                all
+            }
+        }
+    }
+}
+
+static YARD: Yard<Waste> = Yard::new();
 
 /// Whether closing this waits for nobody: it is a memfd, or a doorbell's button, in which nothing can lie.
 fn is_harmless(descriptor: &impl AsFd) -> bool {
     fcntl(descriptor, FcntlArg::F_GET_SEALS).is_ok() || doorbell::check(descriptor).is_ok()
 }
 
-/// Closes a connection. What it still had to say is thrown away. As long as that is not received it takes no further
-/// descriptor of this process.
+/// Closes a connection. What it still had to say is thrown away. Of a user of whom enough waits, no more is received.
 pub(crate) fn close(sender: Sender, connection: Connection) {
     connection.shut_down();
-    if connection.has_unread() {
-        YARD.take(sender, connection.into_fd());
+    for _ in 0..UNREAD {
+        match connection.unread() {
+            Unread::Nothing => return,
+            Unread::Descriptors if YARD.waiting(sender) >= MOST_WAITING => break,
+            Unread::Bytes | Unread::Descriptors => throw(sender, connection.take_unread()),
+        }
     }
+    YARD.take(sender, Waste::Connection(connection));
 }
 
 /// Closes descriptors, without waiting for it.
 pub(crate) fn throw(sender: Sender, descriptors: Vec<OwnedFd>) {
     for descriptor in descriptors {
         if !is_harmless(&descriptor) {
-            YARD.take(sender, descriptor);
+            YARD.take(sender, Waste::Descriptor(descriptor));
         }
     }
 }
@@ -97,7 +140,6 @@ pub(crate) fn check(sender: Sender) -> Result<(), Refused> {
 
 /// Where things wait to be closed.
 struct Yard<T> {
-    close: fn(T),
     state: Mutex<State<T>>,
     /// Rung for each thing that comes.
     came: Condvar,
@@ -115,6 +157,8 @@ struct State<T> {
 /// What waits of one sender.
 struct Heap<T> {
     waiting: VecDeque<T>,
+    /// Things out of which others may come: they are closed when nothing else waits.
+    many: VecDeque<T>,
     /// Threads that close something of it.
     closing: usize,
 }
@@ -123,19 +167,32 @@ impl<T> Default for Heap<T> {
     fn default() -> Self {
         Self {
             waiting: VecDeque::new(),
+            many: VecDeque::new(),
             closing: 0,
         }
     }
 }
 
-impl<T> Heap<T> {
+impl<T: Thing> Heap<T> {
+    fn add(&mut self, thing: T) {
+        match thing.is_many() {
+            true => self.many.push_back(thing),
+            false => self.waiting.push_back(thing),
+        }
+    }
+
     /// Things for which it may have a thread.
     fn ready(&self) -> usize {
-        self.waiting.len().min(THREADS_OF_USER - self.closing)
+        let all = self.waiting.len() + self.many.len();
+        all.min(THREADS_OF_USER - self.closing)
+    }
+
+    fn count(&self) -> usize {
+        self.waiting.len() + self.many.len() + self.closing
     }
 }
 
-impl<T> State<T> {
+impl<T: Thing> State<T> {
     fn ready(&self) -> usize {
         self.senders.values().map(Heap::ready).sum()
     }
@@ -150,25 +207,27 @@ impl<T> State<T> {
             .chain(self.senders.range(..=self.last));
         let sender = in_turn.find_map(ready)?;
         let heap = self.senders.get_mut(&sender)?;
-        let thing = heap.waiting.pop_front()?;
+        let thing = heap.waiting.pop_front();
+        let thing = thing.or_else(|| heap.many.pop_front())?;
         heap.closing += 1;
         self.last = sender;
         Some((sender, thing))
     }
 
-    /// Something of this sender was closed.
-    fn closed(&mut self, sender: Sender) {
+    /// Something of this sender was closed, and this has come out of it.
+    fn closed(&mut self, sender: Sender, more: Vec<T>) {
         if let Some(heap) = self.senders.get_mut(&sender) {
             heap.closing -= 1;
-            if heap.closing == 0 && heap.waiting.is_empty() {
+            more.into_iter().for_each(|thing| heap.add(thing));
+            if heap.count() == 0 {
                 self.senders.remove(&sender);
             }
         }
     }
 }
 
-impl<T: Send + 'static> Yard<T> {
-    const fn new(close: fn(T)) -> Self {
+impl<T: Thing> Yard<T> {
+    const fn new() -> Self {
         let state = State {
             senders: BTreeMap::new(),
             last: Sender(None),
@@ -176,7 +235,6 @@ impl<T: Send + 'static> Yard<T> {
             idle: 0,
         };
         Self {
-            close,
             state: Mutex::new(state),
             came: Condvar::new(),
         }
@@ -190,17 +248,12 @@ impl<T: Send + 'static> Yard<T> {
     fn waiting(&self, sender: Sender) -> usize {
         let state = self.lock();
         let heap = state.senders.get(&sender);
-        heap.map_or(0, |heap| heap.waiting.len() + heap.closing)
+        heap.map_or(0, Heap::count)
     }
 
     fn take(&'static self, sender: Sender, thing: T) {
         let mut state = self.lock();
-        state
-            .senders
-            .entry(sender)
-            .or_default()
-            .waiting
-            .push_back(thing);
+        state.senders.entry(sender).or_default().add(thing);
         if state.ready() > state.idle && state.threads < THREADS {
             state.threads += 1;
             drop(state);
@@ -218,9 +271,9 @@ impl<T: Send + 'static> Yard<T> {
         loop {
             if let Some((sender, thing)) = state.next() {
                 drop(state);
-                (self.close)(thing);
+                let more = thing.close();
                 state = self.lock();
-                state.closed(sender);
+                state.closed(sender, more);
                 continue;
             }
             state.idle += 1;
@@ -251,14 +304,17 @@ mod tests {
         wait: Receiver<()>,
     }
 
-    fn close(slow: Slow) {
-        let _ = slow.begun.send(());
-        // Until somebody drops the other end.
-        let _ = slow.wait.recv();
+    impl Thing for Slow {
+        fn close(self) -> Vec<Self> {
+            let _ = self.begun.send(());
+            // Until somebody drops the other end.
+            let _ = self.wait.recv();
+            Vec::new()
+        }
     }
 
     fn yard() -> &'static Yard<Slow> {
-        Box::leak(Box::new(Yard::new(close)))
+        Box::leak(Box::new(Yard::new()))
     }
 
     #[test]
@@ -320,16 +376,16 @@ mod tests {
 
     /// What it has in its queue is closed with it.
     #[test]
-    fn a_connection_with_something_unread_is_closed_by_a_thread_and_any_other_at_once() {
+    fn a_connection_is_closed_with_what_is_unread_in_it() {
         let (_client, broker) = Connection::pair().unwrap();
         let sender = Sender(Some(0xdead_beef));
-        super::close(sender, broker);
+        close(sender, broker);
         assert_eq!(YARD.waiting(sender), 0);
         let (client, broker) = Connection::pair().unwrap();
         let file = tempfile::tempfile().unwrap();
         let retell = bus_core::control::Request::Retell {};
         client.send(0, &retell, &[file.as_fd()]).unwrap();
-        super::close(sender, broker);
+        close(sender, broker);
         while YARD.waiting(sender) > 0 {
             std::thread::yield_now();
         }

@@ -54,6 +54,17 @@ pub struct Frame<M> {
     pub descriptors: Vec<OwnedFd>,
 }
 
+/// What comes next of what nobody has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// Nothing is there.
+    Nothing,
+    /// A packet without descriptors.
+    Bytes,
+    /// A packet with descriptors.
+    Descriptors,
+}
+
 /// A control connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -357,32 +368,43 @@ impl Connection {
         }
     }
 
-    /// Whether something is there that nobody has read: then whoever closes this connection closes the descriptors in
-    /// it as well, which may take as long as their makers like. Nothing more comes after
-    /// [`shut_down`](Self::shut_down).
-    pub fn has_unread(&self) -> bool {
-        // The kernel adds its word on the sender to a packet then, for which there is no room below. So a packet
-        // without bytes can be told from the end.
-        let marked = setsockopt(&self.fd, sockopt::PassCred, &true).is_ok();
-        let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        for _ in 0..2 {
-            match recvmsg::<()>(self.fd.as_raw_fd(), &mut [], None, peek) {
-                Ok(there) => {
-                    let cut = MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC;
-                    return !marked || there.flags.intersects(cut);
+    /// What comes next of what nobody has read: whoever closes this connection closes the descriptors in it as well,
+    /// which may take as long as their makers like. Nothing more comes after [`shut_down`](Self::shut_down).
+    pub fn unread(&self) -> Unread {
+        match self.peek() {
+            None => Unread::Nothing,
+            Some(flags) if flags.contains(MsgFlags::MSG_CTRUNC) => Unread::Descriptors,
+            Some(flags) if flags.contains(MsgFlags::MSG_TRUNC) => Unread::Bytes,
+            // The end, or a packet without bytes. To a packet the kernel adds its word on the sender, for which there
+            // is no room here either.
+            Some(_) => {
+                let marked = setsockopt(&self.fd, sockopt::PassCred, &true).is_ok();
+                let flags = self.peek().unwrap_or(MsgFlags::empty());
+                let _ = setsockopt(&self.fd, sockopt::PassCred, &false);
+                match marked && flags.contains(MsgFlags::MSG_CTRUNC) {
+                    true => Unread::Bytes,
+                    false => Unread::Nothing,
                 }
-                Err(Errno::EAGAIN | Errno::ENOTCONN) => return false,
-                // The kernel says this once, ahead of what is there.
-                Err(Errno::ECONNRESET | Errno::EINTR) => {}
-                Err(_) => return true,
             }
         }
-        true
     }
 
-    /// Its socket, which forked children share from now on, to be closed where nobody waits for it.
-    pub fn into_fd(self) -> OwnedFd {
-        self.fd.share()
+    /// What a look at the next packet says that has room for nothing of it.
+    fn peek(&self) -> Option<MsgFlags> {
+        let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        loop {
+            match recvmsg::<()>(self.fd.as_raw_fd(), &mut [], None, peek) {
+                Ok(there) => return Some(there.flags),
+                // The kernel says this once, ahead of what is there.
+                Err(Errno::ECONNRESET | Errno::EINTR) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Takes the next packet, whatever it is: its descriptors.
+    pub fn take_unread(&self) -> Vec<OwnedFd> {
+        sys::receive(self.as_fd()).map_or_else(|_| Vec::new(), |packet| packet.descriptors)
     }
 
     /// Whether others may send descriptors over this connection. A kernel that cannot forbid it (before Linux 6.16)
@@ -537,17 +559,19 @@ mod tests {
         for bytes in [&b""[..], b"unread"] {
             for gone in [false, true] {
                 let (a, b) = Connection::pair().unwrap();
-                assert!(!b.has_unread());
+                assert_eq!(b.unread(), Unread::Nothing);
                 // What the peer has not read either is told first.
                 b.send(1, &joined(), &[]).unwrap();
                 send_nine(&a, bytes, &file);
+                let flags = MsgFlags::MSG_NOSIGNAL;
+                nix::sys::socket::send(a.as_fd().as_raw_fd(), bytes, flags).unwrap();
                 let a = (!gone).then_some(a);
                 b.shut_down();
-                assert!(b.has_unread());
-                sys::receive(b.as_fd())
-                    .or_else(|_| sys::receive(b.as_fd()))
-                    .unwrap();
-                assert!(!b.has_unread());
+                assert_eq!(b.unread(), Unread::Descriptors);
+                assert_eq!(b.take_unread().len(), 9);
+                assert_eq!(b.unread(), Unread::Bytes);
+                assert!(b.take_unread().is_empty());
+                assert_eq!(b.unread(), Unread::Nothing);
                 drop(a);
             }
         }

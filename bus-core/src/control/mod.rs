@@ -28,7 +28,7 @@ mod refusal;
 mod sys;
 mod wire;
 
-pub use connection::{Connection, Frame, Sent, take_descriptors};
+pub use connection::{Connection, Frame, Sent, Unread, take_descriptors};
 pub use holder::{Holder, lock_path};
 pub use messages::{Event, KnownPeer, MAX_PRESENTED, Request, Role, Secret, Trust, Watched};
 pub use passed::{Passed, take_passed};

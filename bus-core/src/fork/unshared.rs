@@ -61,24 +61,6 @@ impl<T> Unshared<T> {
     }
 }
 
-impl<T> Unshared<T> {
-    /// The value, which forked children share from now on. For one that is to be closed where nobody waits for it: no
-    /// fork comes in between while an `Unshared` closes its own.
-    pub fn share(self) -> T {
-        let mut this = ManuallyDrop::new(self);
-        let table = if this.birth.is_here() {
-            Some(table::lock())
-        } else {
-            table::try_lock()
-        };
-        if let Some(mut table) = table {
-            table.descriptors.remove(this.place);
-        }
-        // SAFETY: `this` is dropped nowhere, so that nobody uses its value after this.
-        unsafe { ManuallyDrop::take(&mut this.value) }
-    }
-}
-
 impl<T> Drop for Unshared<T> {
     fn drop(&mut self) {
         let table = if self.birth.is_here() {
