@@ -316,6 +316,8 @@ fn listen_at(path: &Path) -> Result<(Unshared<OwnedFd>, Identity)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = Unshared::new(|| socket(AddressFamily::Unix, SockType::SeqPacket, flags, None))
         .map_err(|e| failed(path, "making a socket", e))?;
+    // A connection of whose client nothing is known yet leaves nothing that somebody has to close.
+    take_descriptors(&*fd, false);
     let address = UnixAddr::new(path).map_err(|e| failed(path, "making its address", e))?;
     // The file that `bind` makes gets the mode of the socket, as far as the umask allows.
     let private = Mode::S_IRUSR | Mode::S_IWUSR;
@@ -325,8 +327,6 @@ fn listen_at(path: &Path) -> Result<(Unshared<OwnedFd>, Identity)> {
         let meta = fs::symlink_metadata(path)?;
         let identity = (meta.dev(), meta.ino());
         set_mode(path, Some(identity), mode(false))?;
-        // Of whom nothing is known: one that is refused leaves nothing that somebody has to close.
-        take_descriptors(&*fd, false);
         // More than the `SOMAXCONN` of a C library is refused by the wrapper; then the kernel's own limit is left to hold.
         listen(&*fd, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXALLOWABLE))?;
         Ok(identity)
