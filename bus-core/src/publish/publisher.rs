@@ -50,6 +50,8 @@ pub struct Publisher {
     nowhere: AlignedVec,
     /// The last value did not fit a slot: try the arena first.
     spilled: bool,
+    /// Bytes of the last value that went to the arena.
+    last_spilled: u64,
     /// How deep values of its type may nest, once it had to know.
     nesting: Option<Nesting>,
     /// What is known of the value that waits for room.
@@ -112,6 +114,7 @@ impl Publisher {
             scratch: allocator::Arena::new(),
             nowhere: AlignedVec::new(),
             spilled: false,
+            last_spilled: 0,
             nesting: None,
             waiting: Waiting::Not,
             placement,
@@ -326,7 +329,10 @@ impl Publisher {
     fn try_put_spilled<T: Payload>(&mut self, value: &T) -> Result<Option<u64>> {
         let mut capacity = match self.waiting {
             Waiting::Needs(len) => len,
-            Waiting::Not | Waiting::Unknown => self.ring.longest().min(self.max_payload as u64),
+            Waiting::Not | Waiting::Unknown => {
+                let longest = self.ring.longest(self.last_spilled);
+                longest.min(self.max_payload as u64)
+            }
         };
         loop {
             let Ok(claim) = self.ring.claim(capacity) else {
@@ -341,6 +347,7 @@ impl Publisher {
                         self.check_levels::<T>(&span[..len as usize])?;
                     }
                     self.spilled = u64::from(len) > u64::from(self.ring.ring().inline());
+                    self.last_spilled = u64::from(len);
                     return Ok(Some(self.commit(claim, len)));
                 }
                 Fit::Needs(len) => capacity = self.check_len(len)?,

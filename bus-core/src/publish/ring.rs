@@ -11,6 +11,7 @@ use super::Arena;
 use super::floor::Floor;
 use super::follower::Follower;
 use super::stall::Stall;
+use super::waiting::Risen;
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
 use crate::memory::layout::{CLOSED, IDLE, INLINE, NOWHERE};
@@ -40,6 +41,8 @@ pub struct RingPublisher<B: Backend> {
     pub(super) followers: Vec<Follower<B>>,
     /// Where this publisher may go past subscribers: what it leaves alone.
     pub(super) floor: Option<Floor>,
+    /// Where it waits for them: how far its floor has risen.
+    pub(super) risen: Risen,
     pub(super) sleeper: Sleeper,
     /// Wakes who is parked and not known here.
     relay: Option<B::Relay>,
@@ -95,6 +98,7 @@ impl<B: Backend> RingPublisher<B> {
             inline,
             followers: Vec::new(),
             floor: overrun.map(|rules| Floor::new(rules, start)),
+            risen: Risen::new(start),
             sleeper: Sleeper::default(),
             relay: None,
         }
@@ -129,7 +133,7 @@ impl<B: Backend> RingPublisher<B> {
     /// The owner has adopted and dropped everybody up to this version.
     pub fn set_version(&mut self, version: u32) {
         self.version = version;
-        self.room = 0;
+        self.forget_room();
     }
 
     /// From now on waits for this subscriber and wakes it. Its cursor was set before it registered.
@@ -144,7 +148,7 @@ impl<B: Backend> RingPublisher<B> {
             alarm: Alarm::default(),
             notify: None,
         });
-        self.room = 0;
+        self.forget_room();
     }
 
     /// This subscriber may park from now on, and is woken so. Unknown ids are no error, as for [`drop_follower`](Self::drop_follower).
@@ -157,7 +161,7 @@ impl<B: Backend> RingPublisher<B> {
     /// From now on waits for this subscriber no longer. Unknown ids are no error: it may have left before it was adopted.
     pub fn drop_follower(&mut self, id: u64) {
         self.followers.retain(|f| f.id != id);
-        self.room = 0;
+        self.forget_room();
     }
 
     /// Number of subscribers adopted.
@@ -199,18 +203,13 @@ impl<B: Backend> RingPublisher<B> {
         if lag > i64::MAX as u64 { 0 } else { lag }
     }
 
-    /// Looks at the cursors: what room is there now?
+    /// Looks for slots that may be written now.
     fn look_for_room(&mut self) {
         if self.floor.is_some() {
-            return self.look_past();
+            self.look_past();
+        } else {
+            self.look_for_slots();
         }
-        self.look_at_cursors();
-        let lag = self.slowest().map_or(0, |(_, lag)| lag);
-        self.room = self.ring.depth().saturating_sub(lag);
-        let unchecked = self.head.wrapping_sub(self.checked);
-        let kept = lag.max(unchecked.saturating_add(self.keep));
-        self.arena
-            .release_before(self.head.wrapping_sub(kept), self.head);
     }
 
     /// Bits of a cursor that are no part of its sequence number.
@@ -265,14 +264,7 @@ impl<B: Backend> RingPublisher<B> {
         if self.floor.is_some() {
             return self.place_past(len);
         }
-        self.arena.place(len).or_else(|| {
-            self.look_for_room();
-            // A cursor that moved back takes the slot away again: its owner is faulty.
-            if self.room == 0 {
-                return None;
-            }
-            self.arena.place(len)
-        })
+        self.place_in_spans(len)
     }
 
     /// Says that the messages that are kept may take the whole arena: see [`only_kept`](Self::only_kept).
@@ -294,8 +286,12 @@ impl<B: Backend> RingPublisher<B> {
         floor.is_up_to(self.intact_from()) && !floor.keeps()
     }
 
-    /// Bytes of the longest payload that [`claim`](Self::claim) grants in the arena without waiting.
-    pub fn longest(&self) -> u64 {
+    /// Bytes of the longest payload that [`claim`](Self::claim) grants in the arena without waiting. Tries to make that
+    /// `wanted` bytes.
+    pub fn longest(&mut self, wanted: u64) -> u64 {
+        if self.floor.is_none() && wanted > 0 {
+            let _ = self.place_in_spans(wanted);
+        }
         self.arena.longest()
     }
 
@@ -308,7 +304,13 @@ impl<B: Backend> RingPublisher<B> {
         if self.room == 0 {
             self.look_for_room();
         }
-        self.room.min(self.ring.depth() - self.keep)
+        // Each claim of the batch raises the floor as it goes.
+        let room = if self.room == 0 {
+            0
+        } else {
+            self.released_room()
+        };
+        room.min(self.ring.depth() - self.keep)
     }
 
     /// Publishes what was written into the claim, `len` bytes of it. Wakes nobody: see [`announce`](Self::announce).

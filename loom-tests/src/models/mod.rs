@@ -17,6 +17,7 @@ mod sleep;
 mod stop;
 mod stop_past;
 mod tally;
+mod tap;
 
 use loom::model::Builder;
 
@@ -93,6 +94,7 @@ pub const MODELS: &[Model] = &[
     Model::new("publish.content", 3, publish::content),
     Model::new("publish.laps", 3, publish::laps),
     Model::new("publish.arena", 3, publish::arena),
+    Model::new("tap.steps", 3, tap::steps),
     Model::new("batch.publish", 3, batch::publish),
     Model::new("batch.receive", 3, batch::receive),
     Model::new("batch.out-of-order", 3, batch::out_of_order),

@@ -52,6 +52,7 @@ models! {
     publish_content "publish.content"
     publish_laps "publish.laps"
     publish_arena "publish.arena"
+    tap_steps "tap.steps"
     batch_publish "batch.publish"
     batch_receive "batch.receive"
     batch_out_of_order "batch.out-of-order"
