@@ -426,7 +426,11 @@ impl<W: World> Engine<W> {
             );
             return Err(Refused::new(Refusal::Fenced, why));
         }
-        let own = self.sessions.get(&session).map_or(0, |s| s.generation);
+        // A subscriber of no use any more gives way, whatever else its process has.
+        let own = match claim.since {
+            0 => 0,
+            _ => self.sessions.get(&session).map_or(0, |s| s.generation),
+        };
         let mut missed = Vec::new();
         for (other, member) in entry.of(claim.role.other()).filter(|(_, m)| m.has_joined()) {
             let presented = peers.iter().find(|peer| peer.id == other);
@@ -441,6 +445,7 @@ impl<W: World> Engine<W> {
             }
             let theirs = self.sessions.get(&member.session);
             let theirs = match theirs.map(|s| (s.generation, s.returning)) {
+                _ if member.since == 0 => 0,
                 // What a process has at this broker is newer than what any earlier one had.
                 Some((generation, _)) if self.came_back(topic, other) => generation,
                 _ => u64::MAX,

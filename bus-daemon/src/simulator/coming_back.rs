@@ -91,7 +91,7 @@ impl Client {
             index: handle.index,
             watch: handle.watch,
             closed: handle.closed,
-            since: handle.since,
+            since: if lost { 0 } else { handle.since },
         };
         let mut descriptors = vec![segment];
         if handle.doorbell {
