@@ -162,7 +162,8 @@ impl<B: Backend> RingPublisher<B> {
         if let Some(floor) = &self.floor {
             let used = self.head.wrapping_sub(floor.at);
             assert!(used <= depth, "no intact message was written over");
-            self.room = (depth - used).min(floor.unguarded(self.head, depth));
+            let room = (depth - used).min(floor.unguarded(self.head, depth));
+            self.limit = self.head.wrapping_add(room);
         }
     }
 
@@ -329,6 +330,8 @@ impl<B: Backend> RingPublisher<B> {
         // ORDERING: release pairs with the subscriber's `RECEIVE_COMMIT`: it sees the payload whole.
         B::store64(&slot.commit, stamp, site::PUBLISH_COMMIT);
         self.head = stamp;
+        // Whether the slot behind may be written is looked for again.
+        self.limit = stamp;
     }
 
     /// Messages that found no room because of what subscribers hold: every subscriber lost them.

@@ -25,8 +25,9 @@ pub struct RingPublisher<B: Backend> {
     pub(super) index: usize,
     /// The next sequence to publish.
     pub(super) head: u64,
-    /// Messages that may be written into the next slots before the cursors are looked at again.
-    pub(super) room: u64,
+    /// The first sequence whose slot may not be written before room is looked for again. A sequence, not a count: a
+    /// count would be stored with each message.
+    pub(super) limit: u64,
     /// `head` at the last version check.
     pub(super) checked: u64,
     /// Messages kept for subscribers that join.
@@ -88,7 +89,7 @@ impl<B: Backend> RingPublisher<B> {
             registry,
             index,
             head: start,
-            room: 0,
+            limit: start,
             checked: start,
             keep,
             kept_from: None,
@@ -203,6 +204,12 @@ impl<B: Backend> RingPublisher<B> {
         if lag > i64::MAX as u64 { 0 } else { lag }
     }
 
+    /// Whether the next slot may be written as usual.
+    #[inline(always)]
+    pub(super) fn has_room(&self) -> bool {
+        self.head != self.limit
+    }
+
     /// Looks for slots that may be written now.
     fn look_for_room(&mut self) {
         if self.floor.is_some() {
@@ -239,7 +246,7 @@ impl<B: Backend> RingPublisher<B> {
     #[inline(always)]
     pub fn claim(&mut self, len: u64) -> Result<Claim, Full> {
         // Only a place comes back from the rarer ways: a whole claim would go through memory on all of them.
-        let place = if self.room == 0 && self.find_no_room() {
+        let place = if !self.has_room() && self.find_no_room() {
             self.place_passed_over(len)
         } else if len <= self.inline {
             Some(INLINE)
@@ -256,7 +263,7 @@ impl<B: Backend> RingPublisher<B> {
     #[cold]
     fn find_no_room(&mut self) -> bool {
         self.look_for_room();
-        self.room == 0
+        !self.has_room()
     }
 
     #[cold]
@@ -301,11 +308,11 @@ impl<B: Backend> RingPublisher<B> {
         if self.floor.is_some() {
             return self.ring.depth();
         }
-        if self.room == 0 {
+        if !self.has_room() {
             self.look_for_room();
         }
         // Each claim of the batch raises the floor as it goes.
-        let room = if self.room == 0 {
+        let room = if !self.has_room() {
             0
         } else {
             self.released_room()
@@ -320,7 +327,7 @@ impl<B: Backend> RingPublisher<B> {
         if claim.place != INLINE {
             self.take_span(claim, len);
         }
-        if self.room == 0 {
+        if !self.has_room() {
             return self.commit_passed_over(claim, len);
         }
         let slot = self.ring.slot(claim.sequence);
@@ -331,7 +338,10 @@ impl<B: Backend> RingPublisher<B> {
         // ORDERING: release pairs with the subscriber's `RECEIVE_COMMIT`: it sees the payload whole.
         B::store64(&slot.commit, stamp, site::PUBLISH_COMMIT);
         self.head = stamp;
-        self.room -= 1;
+        debug_assert!(
+            self.limit.wrapping_sub(stamp) <= self.ring.depth(),
+            "a slot is written within the room that was found"
+        );
     }
 
     fn take_span(&mut self, claim: Claim, len: u32) {

@@ -39,7 +39,7 @@ impl Risen {
 impl<B: Backend> RingPublisher<B> {
     /// The set of subscribers is another one: the next message needs a look at their cursors.
     pub(super) fn forget_room(&mut self) {
-        self.room = 0;
+        self.limit = self.head;
         self.risen.released = self.head.wrapping_sub(self.ring.depth());
     }
 
@@ -60,7 +60,8 @@ impl<B: Backend> RingPublisher<B> {
         }
         let used = self.head.wrapping_sub(self.risen.floor);
         assert!(used <= depth, "no intact message was written over");
-        self.room = (depth - used).min(self.released_room());
+        let room = (depth - used).min(self.released_room());
+        self.limit = self.head.wrapping_add(room);
     }
 
     /// A place in the arena: raises the floor as far as is needed and allowed.
@@ -85,8 +86,10 @@ impl<B: Backend> RingPublisher<B> {
                 looked = true;
                 self.look_for_released();
                 // A cursor that moved back takes the slot away again: its owner is faulty.
-                self.room = self.room.min(self.released_room());
-                if self.room == 0 {
+                let room = self.limit.wrapping_sub(self.head);
+                let room = room.min(self.released_room());
+                self.limit = self.head.wrapping_add(room);
+                if room == 0 {
                     return None;
                 }
             }
