@@ -486,6 +486,7 @@ impl Publisher {
     ///
     /// # Errors
     /// [`Error::TooLarge`].
+    #[inline(always)]
     pub fn try_loan(&mut self, len: usize) -> Result<Option<Slot<'_>>> {
         let Some(claim) = self.claim(len)? else {
             return Ok(None);
@@ -493,9 +494,15 @@ impl Publisher {
         let span = self.span(claim, len);
         Ok(Some(Slot {
             span,
-            claim,
+            place: claim.place,
             publisher: self,
         }))
+    }
+
+    /// Whether the next claim of `len` bytes finds the next slot free, without a look at anything. False says nothing.
+    #[inline(always)]
+    pub fn has_slot(&self, len: usize) -> bool {
+        self.ring.has_room() && len <= self.ring.ring().inline() as usize
     }
 
     /// Starts a batch: up to as many messages as there is room for now, with one look at the sleepers.
@@ -516,7 +523,8 @@ impl Publisher {
 /// A message under construction, in place. Dropping it publishes nothing.
 pub struct Slot<'a> {
     span: NonNull<[u8]>,
-    claim: Claim,
+    /// Of its claim; the sequence is the publisher's next one, as nothing else is published while this is there.
+    place: u32,
     publisher: &'a mut Publisher,
 }
 
@@ -525,15 +533,22 @@ unsafe impl Send for Slot<'_> {}
 
 impl Slot<'_> {
     /// The payload so far.
+    #[inline(always)]
     pub fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: the claim gives this publisher the span until it is committed or dropped.
         unsafe { self.span.as_mut() }
     }
 
     /// Publishes the first `len` bytes, or all of them where it is longer; the sequence number.
+    #[inline(always)]
     pub fn commit(self, len: usize) -> u64 {
         let len = len.min(self.span.len()) as u32;
-        let sequence = self.publisher.commit(self.claim, len);
+        let claim = Claim {
+            sequence: self.publisher.ring.head(),
+            place: self.place,
+            capacity: self.span.len() as u64,
+        };
+        let sequence = self.publisher.commit(claim, len);
         self.publisher.ring.announce();
         sequence
     }
