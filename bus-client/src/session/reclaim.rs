@@ -210,6 +210,7 @@ fn claim(entry: &Entry) -> Option<(Request, Vec<Carried>)> {
                 watch: watched.map(|watched| watched.watch),
                 closed: entry.closed,
                 since: entry.since,
+                foreign: standing.seat.is_foreign(),
             };
             let mut carried = vec![Carried::Segment(Arc::clone(&standing.segment))];
             let doorbell = entry.doorbell.iter();
