@@ -480,8 +480,12 @@ impl Outlet {
             let member = Arc::clone(&self.member);
             let news = member.news();
             self.patrol()?;
-            self.core
-                .sleep_for_subscribers(joined, Some(news), deadline);
+            if self.core.is_foreign() {
+                self.sleep_parked_for_subscribers(joined, deadline)?;
+            } else {
+                self.core
+                    .sleep_for_subscribers(joined, Some(news), deadline);
+            }
         }
     }
 

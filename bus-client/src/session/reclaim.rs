@@ -214,6 +214,7 @@ fn claim(entry: &Entry) -> Option<(Request, Vec<Carried>)> {
                 } else {
                     entry.since
                 },
+                foreign: standing.seat.is_foreign(),
             };
             let mut carried = vec![Carried::Segment(Arc::clone(&standing.segment))];
             let doorbell = entry.doorbell.iter();

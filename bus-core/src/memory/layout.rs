@@ -201,7 +201,8 @@ pub struct CursorPage<B: Backend> {
 /// +0    identity     once
 /// +64   publishers   a publisher joined or left
 /// +128  subscribers  a subscriber joined or left
-/// +192  reserve      zero
+/// +192  foreign      a member of a second user is about to be let in
+/// +256  reserve      zero
 /// +4096 end
 /// ```
 #[repr(C, align(64))]
@@ -212,6 +213,10 @@ pub struct RegistryPage<B: Backend> {
     pub publishers: Line<B::Word32>,
     /// Version of the set of subscribers; publishers watch it and sleep on it.
     pub subscribers: Line<B::Word32>,
+    /// Not 0 once members of more than one user have been let in: from then on members park at
+    /// their own doorbells, and sleep on no word that others map. It stays so as long as the
+    /// registry is used.
+    pub foreign: Line<B::Word32>,
 }
 
 /// A word on a cache line of its own.
@@ -243,7 +248,8 @@ const _: () = {
     assert!(offset_of!(CursorPage<Native>, cursors) == 0);
     assert!(PAGE_CURSORS == 64);
     assert!(MAX_RINGS == 1084 && MAX_RINGS <= u16::MAX as usize);
-    assert!(size_of::<RegistryPage<Native>>() == 192);
+    assert!(size_of::<RegistryPage<Native>>() == 256);
     assert!(offset_of!(RegistryPage<Native>, publishers) == 64);
     assert!(offset_of!(RegistryPage<Native>, subscribers) == 128);
+    assert!(offset_of!(RegistryPage<Native>, foreign) == 192);
 };

@@ -221,6 +221,21 @@ impl Publisher {
         self.ring.joined()
     }
 
+    /// See [`RingPublisher::joining`].
+    pub fn joining(&self) -> usize {
+        self.ring.joining()
+    }
+
+    /// See [`RingPublisher::is_foreign`].
+    pub fn is_foreign(&self) -> bool {
+        self.ring.is_foreign()
+    }
+
+    /// See [`RingPublisher::park_for_subscribers`].
+    pub fn park_for_subscribers(&mut self, known: usize) -> bool {
+        self.ring.park_for_subscribers(known)
+    }
+
     /// See [`RingPublisher::sleep_for_subscribers`].
     pub fn sleep_for_subscribers(
         &mut self,

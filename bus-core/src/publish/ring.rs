@@ -5,7 +5,8 @@
 //! whoever slept when it was committed is woken by [`announce`](RingPublisher::announce), once. A subscriber that was seen to have joined misses nothing from then on.
 //!
 //! It asks its owner to look at [`stale`](RingPublisher::stale) before every message or batch, and to adopt and
-//! drop subscribers until the version is reached. It does not touch payloads.
+//! drop subscribers until the version is reached; and to park instead of sleeping where the topic
+//! [is foreign](RingPublisher::is_foreign). It does not touch payloads.
 
 use super::Arena;
 use super::floor::Floor;
@@ -15,6 +16,7 @@ use super::waiting::Risen;
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
 use crate::memory::layout::{CLOSED, IDLE, INLINE, NOWHERE};
+use crate::memory::registry::is_foreign;
 use crate::wake::{Alarm, Call, Sleeper};
 
 /// The publisher's half of a ring.
@@ -131,6 +133,13 @@ impl<B: Backend> RingPublisher<B> {
         (seen != self.version).then_some(seen)
     }
 
+    /// Whether the topic has had members of more than one user: one of them could move whoever
+    /// sleeps on a shared word to a word that nobody wakes. Once it is so, it stays so at this
+    /// broker. To be asked before each sleep.
+    pub fn is_foreign(&self) -> bool {
+        is_foreign(&self.registry, &self.registry.subscribers)
+    }
+
     /// The owner has adopted and dropped everybody up to this version.
     pub fn set_version(&mut self, version: u32) {
         self.version = version;
@@ -185,6 +194,13 @@ impl<B: Backend> RingPublisher<B> {
     /// Number of subscribers that have joined.
     pub fn joined(&self) -> usize {
         self.followers.iter().filter(|f| f.receives()).count()
+    }
+
+    /// Number of subscribers that are there and have not joined, places that are kept for some
+    /// among them.
+    pub fn joining(&self) -> usize {
+        let there = self.followers.iter().filter(|f| !f.evicted);
+        there.filter(|f| !f.joined()).count()
     }
 
     /// The subscriber furthest behind and its lag in messages, when room was last looked for.

@@ -85,6 +85,7 @@ impl<W: World> Engine<W> {
                     watch,
                     closed,
                     since,
+                    foreign,
                 },
                 None,
             ) => {
@@ -106,6 +107,7 @@ impl<W: World> Engine<W> {
                     watch,
                     closed,
                     since,
+                    foreign,
                     segment,
                     doorbell,
                 };

@@ -39,6 +39,7 @@ pub(crate) struct Reclaim<F> {
     pub(crate) watch: Option<u64>,
     pub(crate) closed: bool,
     pub(crate) since: u64,
+    pub(crate) foreign: bool,
     pub(crate) segment: F,
     pub(crate) doorbell: Option<F>,
 }
@@ -166,6 +167,9 @@ impl<W: World> Engine<W> {
         // It has been here: what its user may take is for newcomers.
         let charge = self.charge_anyway(session, amounts)?;
         charge.account().name(owner.pid, owner.client.as_str());
+        // Members of another user may still map what the last broker gave them, whether they come
+        // back or not.
+        self.let_user_in(topic, owner.uid, claim.foreign);
         let mut view = self.adopt_peers(session, topic, &claim, &peers);
         if claim.role == Role::Publisher {
             let until = self.now + PATIENCE;

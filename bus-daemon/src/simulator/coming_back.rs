@@ -92,6 +92,7 @@ impl Client {
             watch: handle.watch,
             closed: handle.closed,
             since: if lost { 0 } else { handle.since },
+            foreign: (handle.registry.as_ref()).is_some_and(|words| words.is_foreign()),
         };
         let mut descriptors = vec![segment];
         if handle.doorbell {

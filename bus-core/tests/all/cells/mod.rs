@@ -194,5 +194,6 @@ pub fn registry() -> Rc<RegistryPage<Cells>> {
         identity: identity(),
         publishers: Line(Word::default()),
         subscribers: Line(Word::default()),
+        foreign: Line(Word::default()),
     })
 }
