@@ -673,7 +673,8 @@ impl<W: World> Engine<W> {
         }
     }
 
-    /// The connection of a process ended before it had presented everything: its members are absent again.
+    /// The connection of a process ended before it had presented everything: its members are absent again. A process
+    /// without any is not waited for, so that one that connects again and again costs nothing.
     pub(crate) fn revert(&mut self, session: u64) {
         let Some(entry) = self.sessions.get(&session) else {
             return;
@@ -682,6 +683,12 @@ impl<W: World> Engine<W> {
             return;
         };
         let handles: Vec<_> = entry.handles.iter().map(|(h, k)| (*h, *k)).collect();
+        if !handles
+            .iter()
+            .any(|(_, known)| matches!(known, Handle::Member { .. }))
+        {
+            return;
+        }
         let process = self
             .recovery
             .processes
