@@ -59,6 +59,15 @@ done
 calls="$(of "bus floor" "sleep_calls wake_calls wake_calls_per_sleep")"
 figures "$trip $calls $paced" wake --seconds 1 --rounds 1 --spins 0,20
 
+calls="send_bytes try_send_bytes loan_bytes batch_bytes send try_send loan batch recv_bytes try_recv_bytes \
+    recv_batch_bytes recv try_recv recv_batch iter"
+limits="--check"
+# The limits are for this processor's instructions.
+[ "$(uname -m)" = x86_64 ] || limits=""
+# No words where there are no limits.
+# shellcheck disable=SC2086
+figures "$calls" instructions $limits
+
 versus="$(of "with without" "msgs_per_s $percentiles") ratio $(of "ratio" "p50 p99 p999")"
 bursts="$(of "with\.single without\.single with\.burst without\.burst" "$percentiles") $(of "ratio\.single ratio\.burst" "p50 p99")"
 figures "$versus $bursts always\.msgs_per_s ratio\.always" batching --seconds 1 --rounds 1

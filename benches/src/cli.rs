@@ -1,13 +1,16 @@
 //! The command line.
 
 use crate::commands::{
-    batching, compression, cost, handoff, latency, placement, select, state, stopped, throughput,
-    tiers, wake,
+    batching, compression, cost, handoff, instructions, latency, placement, select, state, stopped,
+    throughput, tiers, wake,
 };
 use crate::side;
 use crate::subject::{DEFAULT, Subject};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+/// The name of the hidden subcommand whose instructions are counted.
+pub const COUNTED: &str = "counted";
 
 /// Measures bus against what the machine can do at best
 ///
@@ -51,6 +54,14 @@ enum Command {
     Placement(placement::Options),
     /// What reading costs in place, and copied from a publisher that is not trusted
     Tiers(tiers::Options),
+    /// What a message takes through each public call, in instructions
+    Instructions(instructions::Options),
+    /// A call whose instructions are counted: started by bus-bench itself
+    #[command(name = COUNTED, hide = true)]
+    Counted {
+        /// The call
+        call: String,
+    },
     /// One side of a job: started by bus-bench itself
     #[command(name = side::SUBCOMMAND, hide = true)]
     Side {
@@ -78,6 +89,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Handoff(options) => handoff::run(options)?,
         Command::Placement(options) => placement::run(options)?,
         Command::Tiers(options) => tiers::run(options)?,
+        Command::Instructions(options) => instructions::run(options)?,
+        Command::Counted { call } => return instructions::counted(call),
         Command::Side { side } => return side::run(side),
     };
     report.print(arguments.json)

@@ -347,3 +347,20 @@ fn the_sides_die_with_their_parent() {
         }
     }
 }
+
+#[test]
+fn instructions_are_counted_and_a_call_over_its_limit_fails_the_check() {
+    let limits = &["instructions", "--call", "nothing"];
+    assert!(number(&figures(limits), "nothing") >= 1.0);
+    // A debug build takes far more than the limit, which is for release builds.
+    if cfg!(debug_assertions) {
+        let output = program().args(limits).arg("--check").output();
+        let output = output.expect("the program runs");
+        assert!(!output.status.success(), "the limit holds nothing");
+        let errors = errors(&output);
+        assert!(errors.contains("more instructions a message"), "{errors}");
+    }
+    let output = program().args(["instructions", "--call", "nope"]).output();
+    let errors = errors(&output.expect("the program runs"));
+    assert!(errors.contains("there is no call nope"), "{errors}");
+}

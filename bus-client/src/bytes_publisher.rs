@@ -75,6 +75,7 @@ impl BytesPublisher {
     ///
     /// # Errors
     /// [`Error::Topic`](crate::Error::Topic) where they are too many.
+    #[inline]
     pub fn loan(&mut self, len: usize) -> Result<BytesLoan<'_>> {
         Ok(BytesLoan::new(self.outlet.loan(len, None)?))
     }
@@ -83,6 +84,7 @@ impl BytesPublisher {
     ///
     /// # Errors
     /// [`Error::Full`](crate::Error::Full); else as [`loan`](Self::loan).
+    #[inline]
     pub fn try_loan(&mut self, len: usize) -> Result<BytesLoan<'_>> {
         Ok(BytesLoan::new(self.outlet.try_loan(len)?))
     }
@@ -91,6 +93,7 @@ impl BytesPublisher {
     ///
     /// # Errors
     /// [`Error::Timeout`](crate::Error::Timeout); else as [`loan`](Self::loan).
+    #[inline]
     pub fn loan_timeout(&mut self, len: usize, timeout: Duration) -> Result<BytesLoan<'_>> {
         Ok(BytesLoan::new(self.outlet.loan(len, Some(timeout))?))
     }

@@ -503,8 +503,8 @@ impl Inlet {
                     let news = self.member.news();
                     self.look_around()?;
                     self.nothing::<()>()?;
-                    if self.core.must_park() {
-                        self.sleep_parked(news, until)?;
+                    if self.must_park() {
+                        self.sleep_parked(until)?;
                     } else {
                         self.core.sleep_or_poked(Some(news), until);
                     }
@@ -591,7 +591,11 @@ impl Inlet {
             }
             let news = self.member.news();
             self.patrol()?;
-            self.core.sleep_for_publishers(Some(news), deadline);
+            if self.core.is_foreign() {
+                self.sleep_parked_for_publishers(deadline)?;
+            } else {
+                self.core.sleep_for_publishers(Some(news), deadline);
+            }
         }
     }
 

@@ -22,13 +22,18 @@ impl<'a, T: Payload<Archived: Unpin>> Loan<'a, T> {
     /// Bytes that it takes.
     pub(crate) const BYTES: usize = publish::Loan::<T>::BYTES;
 
+    #[inline(always)]
     pub(crate) fn new(slot: Slot<'a>) -> Result<Self> {
-        let kind = type_name::<T>();
-        let loan = publish::Loan::new(slot).ok_or(Error::NoLoan { kind })?;
-        Ok(Self { loan })
+        match publish::Loan::new(slot) {
+            Some(loan) => Ok(Self { loan }),
+            None => Err(Error::NoLoan {
+                kind: type_name::<T>(),
+            }),
+        }
     }
 
     /// Publishes it; returns its sequence number.
+    #[inline]
     pub fn send(self) -> u64 {
         self.loan.commit()
     }
@@ -55,16 +60,19 @@ pub struct BytesLoan<'a> {
 }
 
 impl<'a> BytesLoan<'a> {
+    #[inline(always)]
     pub(crate) fn new(slot: Slot<'a>) -> Self {
         Self { slot }
     }
 
     /// The bytes.
+    #[inline]
     pub fn bytes(&mut self) -> &mut [u8] {
         self.slot.bytes()
     }
 
     /// Publishes the first `len` bytes, or all where that is more; returns the sequence number.
+    #[inline]
     pub fn send(self, len: usize) -> u64 {
         self.slot.commit(len)
     }

@@ -286,23 +286,42 @@ impl Outlet {
     }
 
     /// Room for `len` bytes, if there is some now.
+    #[inline(always)]
     pub(crate) fn try_loan(&mut self, len: usize) -> Result<publish::Slot<'_>> {
-        self.once(|core| Ok(core.try_loan(len)?.map(drop)))?;
+        self.refresh()?;
+        if !self.core.has_slot(len) {
+            self.find_room_once(len)?;
+        }
         self.claim(len)
     }
 
+    #[cold]
+    fn find_room_once(&mut self, len: usize) -> Result<()> {
+        self.once(|core| Ok(core.try_loan(len)?.map(drop)))
+    }
+
     /// Room for `len` bytes; waits for it.
+    #[inline(always)]
     pub(crate) fn loan(
         &mut self,
         len: usize,
         timeout: Option<Duration>,
     ) -> Result<publish::Slot<'_>> {
-        self.until(timeout, |core| Ok(core.try_loan(len)?.map(drop)))?;
+        self.refresh()?;
+        if !self.core.has_slot(len) {
+            self.wait_for_room(len, timeout)?;
+        }
         self.claim(len)
+    }
+
+    #[cold]
+    fn wait_for_room(&mut self, len: usize, timeout: Option<Duration>) -> Result<()> {
+        self.until(timeout, |core| Ok(core.try_loan(len)?.map(drop)))
     }
 
     /// Claims the room that was just found. A claim borrows the publisher for as long as it lives, so room is
     /// found first and claimed after: nobody takes it between.
+    #[inline(always)]
     fn claim(&mut self, len: usize) -> Result<publish::Slot<'_>> {
         match self.core.try_loan(len) {
             Ok(Some(slot)) => Ok(slot),
@@ -461,8 +480,12 @@ impl Outlet {
             let member = Arc::clone(&self.member);
             let news = member.news();
             self.patrol()?;
-            self.core
-                .sleep_for_subscribers(joined, Some(news), deadline);
+            if self.core.is_foreign() {
+                self.sleep_parked_for_subscribers(joined, deadline)?;
+            } else {
+                self.core
+                    .sleep_for_subscribers(joined, Some(news), deadline);
+            }
         }
     }
 

@@ -122,6 +122,7 @@ impl<T: Payload> Publisher<T> {
     /// # Errors
     /// [`Error::NoLoan`](crate::Error::NoLoan) where zeroes are no value of the type, [`Error::Topic`](crate::Error::Topic) where it
     /// does not fit the topic.
+    #[inline]
     pub fn loan(&mut self) -> Result<Loan<'_, T>>
     where
         T::Archived: Unpin,
@@ -133,6 +134,7 @@ impl<T: Payload> Publisher<T> {
     ///
     /// # Errors
     /// [`Error::Full`](crate::Error::Full); else as [`loan`](Self::loan).
+    #[inline]
     pub fn try_loan(&mut self) -> Result<Loan<'_, T>>
     where
         T::Archived: Unpin,
@@ -144,6 +146,7 @@ impl<T: Payload> Publisher<T> {
     ///
     /// # Errors
     /// [`Error::Timeout`](crate::Error::Timeout); else as [`loan`](Self::loan).
+    #[inline]
     pub fn loan_timeout(&mut self, timeout: Duration) -> Result<Loan<'_, T>>
     where
         T::Archived: Unpin,

@@ -4,10 +4,14 @@
 //! the handle asks the kernel for its peers. Who polls patrols as often, by [`Attempts`].
 
 use std::cell::Cell;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use bus_core::backend::Native;
+use bus_core::backend::doorbell::Doorbell;
 use bus_core::wake::{Spin, SpinBudget};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 
 /// Between two looks for peers that are gone, while there is no broker that would tell of them.
 const PATROL: Duration = Duration::from_millis(100);
@@ -15,6 +19,23 @@ const PATROL: Duration = Duration::from_millis(100);
 /// When a time that is allowed is over; never, for one that no clock reaches.
 pub(crate) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
     timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+}
+
+/// How long a sleep lasts at most that not everything ends which it is for.
+const UNWATCHED: Duration = Duration::from_millis(10);
+
+/// When such a sleep is over that has this deadline.
+pub(crate) fn soon(deadline: Option<Instant>) -> Instant {
+    let soon = Instant::now() + UNWATCHED;
+    deadline.map_or(soon, |deadline| deadline.min(soon))
+}
+
+/// Waits until the doorbell was rung, the deadline, or a signal.
+pub(crate) fn wait_readable(own: &Doorbell, deadline: Option<Instant>) {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    let mut inside = [PollFd::new(own.as_fd(), PollFlags::POLLIN)];
+    // A signal, or an error of the kernel, means the same: look again.
+    let _ = ppoll(&mut inside, left.map(TimeSpec::from_duration), None);
 }
 
 /// Attempts that failed at once, for who polls and never sleeps: says now and then that it is time to patrol.

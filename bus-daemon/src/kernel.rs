@@ -214,6 +214,10 @@ impl World for Kernel {
         assert_eq!(moved, version, "the engine and the registry count alike");
     }
 
+    fn set_foreign(&mut self, registry: &mut Registry) {
+        registry.set_foreign();
+    }
+
     fn create_place(&mut self, settings: &TopicSettings) -> Result<Rc<OwnedFd>> {
         reserve(settings).map(Rc::new)
     }

@@ -173,7 +173,7 @@ impl Backend for Loom {
         }
     }
 
-    fn full_fence(site: Site) {
+    fn fence(site: Site) {
         if !mutant::is_weak(site) {
             // ORDERING: the site's.
             loom::sync::atomic::fence(site.ordering);

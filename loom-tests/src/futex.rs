@@ -55,6 +55,14 @@ impl Futex {
         thread::park();
     }
 
+    /// Moves everyone asleep on the word to one that nobody wakes, as another user does who maps
+    /// it.
+    pub fn steal(&self, word: &Word) {
+        for sleeper in self.queue().iter_mut() {
+            sleeper.words.retain(|slept| !ptr::eq(*slept, word));
+        }
+    }
+
     /// Wakes everyone asleep on the word.
     pub fn wake(&self, word: &Word) {
         self.queue().retain(|sleeper| {

@@ -38,6 +38,7 @@ pub fn registry() -> Rc<RegistryPage<Loom>> {
         identity: identity(),
         publishers: Line(Word::zero32()),
         subscribers: Line(Word::zero32()),
+        foreign: Line(Word::zero32()),
     })
 }
 

@@ -4,6 +4,7 @@ pub mod batching;
 pub mod compression;
 pub mod cost;
 pub mod handoff;
+pub mod instructions;
 mod joins;
 pub mod latency;
 pub mod placement;

@@ -214,6 +214,11 @@ impl Membership {
         Ok(())
     }
 
+    /// Waits until the handle may have been told something, or until then.
+    pub(crate) fn wait_until(&self, moved: Poked<'_>, until: Instant) {
+        self.session.wait(moved, until);
+    }
+
     /// Waits for a broker that has the handle, where none has.
     ///
     /// # Errors

@@ -1,29 +1,24 @@
 //! A subscriber that sleeps on a descriptor of its own.
 //!
 //! Promises: from [`Inlet::park`] and a fence on, whatever there is to see rings the doorbell; nothing rings it while the handle is awake, but the
-//! broker. It does not sleep: that is for whoever has the descriptor. While there is no broker nobody rings for a publisher that died; then the
-//! session rings every 100 ms, and who waits looks around.
+//! broker. Whoever has the descriptor sleeps on it: an event loop, or this subscriber where it
+//! [must](Inlet::must_park). While there is no broker nobody rings for a publisher that died; then
+//! the session rings every 100 ms, and who waits looks around.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bus_core::backend::doorbell::Doorbell;
-use bus_core::wake::{Poked, fence_parked};
+use bus_core::wake::fence_parked;
 
 #[cfg(feature = "tokio")]
-use {bus_core::backend::Native, bus_core::wake::Spin};
-
-use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::time::TimeSpec;
+use {bus_core::backend::Native, bus_core::wake::Spin, std::time::Duration};
 
 use super::Inlet;
 use crate::Result;
 use crate::handle::{NEEDED, Patience};
 use crate::session::Next;
-
-/// How long a sleep lasts at most that does not watch all rings.
-const UNWATCHED: Duration = Duration::from_millis(10);
+use crate::wait::{soon, wait_readable};
 
 impl Inlet {
     /// The doorbell that it parks at. Made, and told to everybody whom it concerns, at the first call.
@@ -37,8 +32,9 @@ impl Inlet {
         }
     }
 
-    #[cold]
-    fn become_notified(&self) -> Result<()> {
+    /// Has the broker tell everybody of its doorbell, which it makes at the first call. The answer
+    /// is yet to come.
+    fn register(&self) -> Result<()> {
         let own = match self.own.get() {
             Some(own) => own,
             None => {
@@ -48,6 +44,12 @@ impl Inlet {
         };
         self.member.check_here()?;
         self.member.register(own);
+        Ok(())
+    }
+
+    #[cold]
+    fn become_notified(&self) -> Result<()> {
+        self.register()?;
         let mut patience = Patience::new();
         // An answer that was too late for the last call is still to come.
         while !self.notified.get() {
@@ -113,15 +115,39 @@ impl Inlet {
         }
     }
 
-    /// Sleeps until there may be something, or the deadline. For a subscriber that
-    /// [must park](bus_core::receive::Subscriber::must_park): it sleeps at its doorbell. Where no broker is there that
-    /// could tell others of the doorbell, it looks again after 10 ms.
+    /// Whether everybody whom it concerns knows its doorbell. Until then, waits for the broker that
+    /// tells them, but not longer than 10 ms: one that is gone or stopped keeps nobody from looking
+    /// at what is there.
+    fn is_notified(&self, deadline: Option<Instant>) -> Result<bool> {
+        if self.notified.get() {
+            return Ok(true);
+        }
+        self.register()?;
+        let soon = soon(deadline);
+        loop {
+            let moved = self.member.moved();
+            match self.member.next()? {
+                Next::Told(told) => self.take_in(told)?,
+                Next::Nothing { .. } if self.notified.get() => return Ok(true),
+                Next::Nothing { .. } if Instant::now() >= soon => return Ok(false),
+                Next::Nothing { .. } => self.member.wait_until(moved, soon),
+            }
+        }
+    }
+
+    /// Whether its sleeps are to be at its doorbell: others could steal its wake-ups from shared
+    /// words, or there are more of those than one sleep can watch.
     #[cold]
-    pub(super) fn sleep_parked(&self, news: Poked<'_>, deadline: Option<Instant>) -> Result<()> {
-        if !self.notified.get() && self.member.is_down() {
-            let soon = Instant::now() + UNWATCHED;
-            let soon = deadline.map_or(soon, |deadline| deadline.min(soon));
-            self.core.sleep_for_publishers(Some(news), Some(soon));
+    pub(super) fn must_park(&self) -> bool {
+        self.core.must_park() || self.core.is_foreign()
+    }
+
+    /// Sleeps until there may be something, or the deadline. For a subscriber that
+    /// [must park](Self::must_park): it sleeps at its doorbell. Where others do not know that yet,
+    /// it looks again after 10 ms.
+    #[cold]
+    pub(super) fn sleep_parked(&self, deadline: Option<Instant>) -> Result<()> {
+        if !self.is_notified(deadline)? {
             return Ok(());
         }
         let waited_for = self.parked.get();
@@ -132,6 +158,23 @@ impl Inlet {
         self.disarm();
         // Whoever waits for the doorbell as well has its rings taken off: the caller rings again.
         self.parked.set(waited_for);
+        Ok(())
+    }
+
+    /// Sleeps at its doorbell until the set of publishers moves, or the deadline: the broker rings
+    /// then, whether it has parked or not.
+    #[cold]
+    pub(super) fn sleep_parked_for_publishers(&self, deadline: Option<Instant>) -> Result<()> {
+        if !self.is_notified(deadline)? {
+            return Ok(());
+        }
+        let own = self.own()?;
+        if self.core.stale().is_none() {
+            wait_readable(own, deadline);
+        }
+        own.drain();
+        // Whoever waits for the doorbell as well looks around.
+        self.no_longer_parked();
         Ok(())
     }
 
@@ -181,12 +224,4 @@ impl Inlet {
         }
         false
     }
-}
-
-/// Waits until the doorbell was rung, the deadline, or a signal.
-fn wait_readable(own: &Doorbell, deadline: Option<Instant>) {
-    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    let mut inside = [PollFd::new(own.as_fd(), PollFlags::POLLIN)];
-    // A signal, or an error of the kernel, means the same: look again.
-    let _ = ppoll(&mut inside, left.map(TimeSpec::from_duration), None);
 }

@@ -116,7 +116,11 @@ impl Outlet {
             self.look_around()?;
             let notice = self.notice_wait(long);
             let until = until.into_iter().chain(notice).min();
-            self.core.sleep_or_poked(news, until);
+            if self.core.is_foreign() {
+                self.sleep_parked(until)?;
+            } else {
+                self.core.sleep_or_poked(news, until);
+            }
         }
         Ok(step)
     }

@@ -209,7 +209,12 @@ fn claim(entry: &Entry) -> Option<(Request, Vec<Carried>)> {
                 index: standing.index,
                 watch: watched.map(|watched| watched.watch),
                 closed: entry.closed,
-                since: entry.since,
+                since: if entry.may_still_read() {
+                    0
+                } else {
+                    entry.since
+                },
+                foreign: standing.seat.is_foreign(),
             };
             let mut carried = vec![Carried::Segment(Arc::clone(&standing.segment))];
             let doorbell = entry.doorbell.iter();

@@ -20,6 +20,7 @@ mod cut_off;
 mod deep;
 mod delivery;
 mod evicted;
+mod foreign;
 mod fork;
 mod hello;
 mod history;

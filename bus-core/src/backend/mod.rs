@@ -54,8 +54,8 @@ pub trait Backend: Sized + 'static {
     fn light_fence(site: Site);
     /// The sleeper's half of a fence pair: pays for both.
     fn heavy_fence(site: Site);
-    /// A fence that needs no part of the other side's: both pay for their own.
-    fn full_fence(site: Site);
+    /// A fence with the site's ordering that needs no part of the other side's: both pay for their own.
+    fn fence(site: Site);
     /// Sleeps until one of the words is woken or no longer holds its value, or until the deadline.
     /// May return early. At most 128 words.
     fn sleep(words: &[(&Self::Word32, u32)], deadline: Option<Instant>);

@@ -85,9 +85,9 @@ impl Backend for Native {
     }
 
     #[inline(always)]
-    fn full_fence(_site: Site) {
+    fn fence(site: Site) {
         // ORDERING: the site's.
-        fence(SeqCst);
+        fence(site.ordering);
     }
 
     fn sleep(words: &[(&Word32, u32)], deadline: Option<Instant>) {

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 pub struct Site {
     /// Its name, as the mutation gate prints it.
     pub name: &'static str,
-    /// The ordering of the access; of a fence always sequentially consistent.
+    /// The ordering of the access or fence.
     pub ordering: Ordering,
 }
 
@@ -62,6 +62,9 @@ sites! {
     RELEASE_PIN = Release "release.pin";
     /// Publisher loads a pin; pairs with [`RELEASE_PIN`].
     FLOOR_PIN = Acquire "floor.pin";
+    /// Publisher that waits for its subscribers, between its floor and what it writes over below the floor; pairs with the
+    /// acquire fence of a reader that nobody waits for, between its copy and its look at the floor.
+    FLOOR_STEP_FENCE = Release "floor.step.fence";
     /// Publisher, between its floor and its look at versions, cursors and pins; pairs with [`PROTECT_FENCE`].
     FLOOR_FENCE = SeqCst "floor.fence";
     /// Subscriber, between its cursor and its look at the floor; pairs with [`FLOOR_FENCE`].

@@ -239,8 +239,12 @@ messages! {
             closed: bool,
             /// The [generation](Event::Welcome) of the broker at which a subscriber has joined, or which was the last
             /// to tell a publisher of everybody ([`Event::Joined`], [`Event::Synced`]). A publisher has sent nothing
-            /// since without a subscriber that joined there or later.
+            /// since without a subscriber that joined there or later. 0 of a subscriber that no broker took any more,
+            /// and that may still hold messages: it gives way to every publisher that it never met.
             since: u64,
+            /// The last broker had let members of more than one user into the topic. Those may
+            /// still map its segments, so that this broker's registry says so as well.
+            foreign: bool,
         },
         /// About the session: the client has presented all its handles, and has the new registries of those
         /// that were [reclaimed](Event::Reclaimed) in place. What an earlier broker knew of this process and

@@ -19,7 +19,12 @@ pub const MAX_RINGS: usize =
     FIRST_CURSORS + (MAX_PUBLISHERS - FIRST_CURSORS).next_multiple_of(PAGE_CURSORS);
 /// The layout version that this code writes and reads.
 pub const LAYOUT_VERSION: u32 = 1;
-/// The feature bits that this code knows: none are defined yet.
+/// The feature bits that this code knows: none is in use.
+///
+/// | bit | in | announces |
+/// | --- | --- | --- |
+/// | 0, 32 | any segment | a test build that differs from others on purpose (feature `next-build`) |
+/// | 1 | ring | messages with an envelope: see [`ENVELOPE`]; not written yet |
 pub const KNOWN_FEATURES: u64 = if cfg!(feature = "next-build") {
     1 | 1 << 32
 } else {
@@ -92,7 +97,7 @@ pub const LEFT: u32 = 2;
 /// +0    identity        once
 /// +64   bell, state     a subscriber was asleep; the end
 /// +128  waiting         the publisher sleeps for room
-/// +192  floor           it is about to go past older messages
+/// +192  floor           it is about to write over older messages
 /// +4096 slots, arena
 /// ```
 #[repr(C, align(64))]
@@ -103,7 +108,7 @@ pub struct RingHeader<B: Backend> {
     pub bell: BellLine<B>,
     /// How the publisher sleeps for room, if it does; a new value for each sleep: see [`wake`](crate::wake).
     pub waiting: Line<B::Word64>,
-    /// Where publishers may go past subscribers: every message from this one on is intact.
+    /// Every message from this one on is intact.
     pub floor: Line<B::Word64>,
 }
 
@@ -123,6 +128,9 @@ pub struct SlotHeader<B: Backend> {
     pub place: B::Word64,
 }
 
+/// Bit of a slot's `len` that is kept for an envelope: fields ahead of the payload, such as a publish time. No code sets
+/// it; a length with this bit is longer than any payload, so a subscriber refuses the message.
+pub const ENVELOPE: u32 = 1 << 31;
 /// High half of a slot's `place` whose payload lies in the slot.
 pub const INLINE: u32 = u32::MAX;
 /// High half of a slot's `place` whose payload lies nowhere: subscribers held all the room, and everybody lost this message.
@@ -193,7 +201,8 @@ pub struct CursorPage<B: Backend> {
 /// +0    identity     once
 /// +64   publishers   a publisher joined or left
 /// +128  subscribers  a subscriber joined or left
-/// +192  reserve      zero
+/// +192  foreign      a member of a second user is about to be let in
+/// +256  reserve      zero
 /// +4096 end
 /// ```
 #[repr(C, align(64))]
@@ -204,6 +213,10 @@ pub struct RegistryPage<B: Backend> {
     pub publishers: Line<B::Word32>,
     /// Version of the set of subscribers; publishers watch it and sleep on it.
     pub subscribers: Line<B::Word32>,
+    /// Not 0 once members of more than one user have been let in: from then on members park at
+    /// their own doorbells, and sleep on no word that others map. It stays so as long as the
+    /// registry is used.
+    pub foreign: Line<B::Word32>,
 }
 
 /// A word on a cache line of its own.
@@ -222,6 +235,7 @@ const _: () = {
     assert!(offset_of!(RingHeader<Native>, floor) == 192);
     assert!(size_of::<SlotHeader<Native>>() == 16);
     assert!(offset_of!(SlotHeader<Native>, place) == 8);
+    assert!(crate::settings::MAX_PAYLOAD < ENVELOPE as u64);
     assert!(size_of::<ReaderHeader<Native>>() == 256);
     assert!(offset_of!(ReaderHeader<Native>, waiting) == 64);
     assert!(offset_of!(ReaderHeader<Native>, bell) == 128);
@@ -234,7 +248,8 @@ const _: () = {
     assert!(offset_of!(CursorPage<Native>, cursors) == 0);
     assert!(PAGE_CURSORS == 64);
     assert!(MAX_RINGS == 1084 && MAX_RINGS <= u16::MAX as usize);
-    assert!(size_of::<RegistryPage<Native>>() == 192);
+    assert!(size_of::<RegistryPage<Native>>() == 256);
     assert!(offset_of!(RegistryPage<Native>, publishers) == 64);
     assert!(offset_of!(RegistryPage<Native>, subscribers) == 128);
+    assert!(offset_of!(RegistryPage<Native>, foreign) == 192);
 };

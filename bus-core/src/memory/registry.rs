@@ -2,12 +2,23 @@
 //!
 //! The broker announces a change to the members' connections first and moves the version after, so
 //! that a member that sees a version finds the events up to it.
+//!
+//! Whoever maps a word read-only can move its sleepers to a word of its own (`FUTEX_CMP_REQUEUE`),
+//! so that nobody wakes them. So where members are of more than one user, nobody sleeps on shared
+//! words:
+//!
+//! ```text
+//!  broker, before it lets the second user in     sleeper
+//!  foreign = 1                                   foreign? then it parks at its own doorbell
+//!  both versions += 1, wake who sleeps on them   sleep while the version is as it was
+//!  hand descriptors to the newcomer
+//! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::REGISTRY_BYTES;
-use super::layout::{Line, REGISTRY_MAGIC};
+use super::layout::{Line, REGISTRY_MAGIC, RegistryPage};
 use super::placement::{Placement, PlacementReport};
 use super::segment::{self, Kind, Mapping};
 use crate::Result;
@@ -71,6 +82,13 @@ impl Registry {
         version(&self.page.subscribers)
     }
 
+    /// From now on members park at their own doorbells. To be followed by a move of both versions,
+    /// which wakes those that sleep, and only then by descriptors for a member of a second user.
+    pub fn set_foreign(&mut self) {
+        // ORDERING: both versions move after it, with release: see `is_foreign`.
+        Native::store32(&self.page.foreign.0, 1, site::RELAXED);
+    }
+
     /// Moves the version of the set of publishers and wakes who sleeps on it; returns the new one.
     pub fn bump_publishers(&mut self) -> u32 {
         bump(&self.page.publishers)
@@ -126,6 +144,26 @@ impl Versions {
     pub fn subscribers(&self) -> u32 {
         Native::load32(&self.0.subscribers.0, LOOK)
     }
+
+    /// Whether members are to park at their own doorbells.
+    pub fn is_foreign(&self) -> bool {
+        is_foreign(&self.0, &self.0.publishers)
+    }
+}
+
+/// Whether a member that watches this version of the registry is to park instead of sleeping on
+/// shared words. To be asked before each such sleep: one that was told of a version that moved
+/// after the word was set sees the word.
+#[inline]
+pub(crate) fn is_foreign<B: Backend>(
+    registry: &RegistryPage<B>,
+    watched: &Line<B::Word32>,
+) -> bool {
+    // ORDERING: pairs with the broker's release in `bump`. Whoever sleeps with a version compares
+    // it in the kernel; a version that is older than the word ends the sleep.
+    let _version = B::load32(&watched.0, LOOK);
+    // ORDERING: the load above is ahead of it.
+    B::load32(&registry.foreign.0, site::RELAXED) != 0
 }
 
 /// Outside the mutation gate, as [`BUMP`].
@@ -177,6 +215,12 @@ impl Seat {
         Native::load32(&line.0, site::RELAXED)
     }
 
+    /// Whether the broker of this registry has let members of more than one user in.
+    pub fn is_foreign(&self) -> bool {
+        let page = MappedRegistry::new(Arc::clone(&self.mapping));
+        is_foreign(&page, &page.publishers)
+    }
+
     /// Puts the registry that another broker handed out in the place of the one that is there, and wakes who sleeps on the words of that one. The
     /// member's next look at its version is at the new one.
     ///
@@ -211,7 +255,10 @@ impl Seat {
     /// # Errors
     /// As for [`replace`](Self::replace); [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn outdate(&self) -> Result<()> {
-        let registry = Registry::create()?;
+        let mut registry = Registry::create()?;
+        if self.is_foreign() {
+            registry.set_foreign();
+        }
         for (line, role) in [
             (&registry.page.publishers, Role::Subscriber),
             (&registry.page.subscribers, Role::Publisher),
@@ -273,6 +320,21 @@ mod tests {
         assert_eq!(version(&member.publishers), (2 << 20) + 1);
         assert_eq!(seat.watched_by(Role::Subscriber), (2 << 20) + 1);
         assert_eq!(seat.watched_by(Role::Publisher), 2 << 20);
+    }
+
+    #[test]
+    fn members_see_that_there_is_a_second_user_and_go_on_seeing_it_when_no_broker_takes_them() {
+        let mut registry = successor(1);
+        let look = Versions::open(&registry.fd()).unwrap();
+        let (_member, seat) = seated(&registry);
+        assert!(!look.is_foreign() && !seat.is_foreign());
+        registry.set_foreign();
+        registry.bump_publishers();
+        assert!(look.is_foreign() && seat.is_foreign());
+        seat.outdate().unwrap();
+        assert!(seat.is_foreign());
+        seat.replace(&successor(2).fd()).unwrap();
+        assert!(!seat.is_foreign());
     }
 
     #[test]

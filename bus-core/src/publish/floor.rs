@@ -1,6 +1,6 @@
 //! How a publisher goes past subscribers that read, hold, or stand still, without touching what they look at.
 //!
-//! The *floor* is a word of the ring: every message from it on is intact. Before a slot or span is written again, the floor is raised above its
+//! The *floor* is a word of the ring: every message from it on is intact (`waiting` has that of a ring that waits). Before a slot or span is written again, the floor is raised above its
 //! old message, then the subscribers' cursors and pins are read; what they protect is passed over for as long as they do. A subscriber
 //! protects first and looks at the floor afterwards. A full fence on either side between its store and its loads: so either the publisher
 //! sees the protection, or the subscriber sees that it came too late.
@@ -162,7 +162,8 @@ impl<B: Backend> RingPublisher<B> {
         if let Some(floor) = &self.floor {
             let used = self.head.wrapping_sub(floor.at);
             assert!(used <= depth, "no intact message was written over");
-            self.room = (depth - used).min(floor.unguarded(self.head, depth));
+            let room = (depth - used).min(floor.unguarded(self.head, depth));
+            self.limit = self.head.wrapping_add(room);
         }
     }
 
@@ -329,6 +330,8 @@ impl<B: Backend> RingPublisher<B> {
         // ORDERING: release pairs with the subscriber's `RECEIVE_COMMIT`: it sees the payload whole.
         B::store64(&slot.commit, stamp, site::PUBLISH_COMMIT);
         self.head = stamp;
+        // Whether the slot behind may be written is looked for again.
+        self.limit = stamp;
     }
 
     /// Messages that found no room because of what subscribers hold: every subscriber lost them.
@@ -367,7 +370,7 @@ impl<B: Backend> RingPublisher<B> {
         }
         // ORDERING: before the loads below, by the fence.
         B::store64(shared, to, site::RELAXED);
-        B::full_fence(site::FLOOR_FENCE);
+        B::fence(site::FLOOR_FENCE);
         // ORDERING: after the fence, which pairs with a joining subscriber's `PROTECT_FENCE`.
         if B::load32(&self.registry.subscribers.0, site::RELAXED) != self.version {
             // A subscriber that joins at the floor may start below `to`. If it saw `to` later, it would take
@@ -444,7 +447,7 @@ impl<B: Backend> RingPublisher<B> {
             }
         }
         if evicted {
-            self.room = 0;
+            self.forget_room();
             return Overdue::Evicted;
         }
         // The head stands for progress: it moves when room was found.

@@ -26,6 +26,7 @@ impl<'a, T: Payload<Archived: Unpin>> Loan<'a, T> {
     ///
     /// Whoever assigns a whole value copies its padding as well, which holds whatever was in that memory before: subscribers,
     /// also those of other users, can read that. Set the fields one by one where that matters.
+    #[inline(always)]
     pub fn new(mut slot: Slot<'a>) -> Option<Self> {
         let bytes = slot.bytes().get_mut(..Self::BYTES)?;
         bytes.fill(0);
@@ -38,6 +39,7 @@ impl<'a, T: Payload<Archived: Unpin>> Loan<'a, T> {
     }
 
     /// Publishes the value; returns its sequence number.
+    #[inline(always)]
     pub fn commit(self) -> u64 {
         self.slot.commit(Self::BYTES)
     }

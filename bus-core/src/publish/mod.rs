@@ -1,7 +1,7 @@
 //! A publisher's way: find room, claim, serialise, commit, wake.
 //!
 //! [`RingPublisher`] is the protocol over any backend: it knows sequences, cursors and sleepers, and never touches a
-//! payload; `floor` is its part for topics whose publishers go past subscribers. [`Publisher`] puts bytes and values into real memory with it.
+//! payload; `waiting` is its part for topics whose publishers wait for subscribers, `floor` for those that go past them. [`Publisher`] puts bytes and values into real memory with it.
 
 mod arena;
 mod floor;
@@ -12,6 +12,7 @@ mod ring;
 mod serialise;
 mod sleep;
 mod stall;
+mod waiting;
 
 pub use arena::Arena;
 pub use floor::Overdue;

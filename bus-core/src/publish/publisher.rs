@@ -50,6 +50,8 @@ pub struct Publisher {
     nowhere: AlignedVec,
     /// The last value did not fit a slot: try the arena first.
     spilled: bool,
+    /// Bytes of the last value that went to the arena.
+    last_spilled: u64,
     /// How deep values of its type may nest, once it had to know.
     nesting: Option<Nesting>,
     /// What is known of the value that waits for room.
@@ -112,6 +114,7 @@ impl Publisher {
             scratch: allocator::Arena::new(),
             nowhere: AlignedVec::new(),
             spilled: false,
+            last_spilled: 0,
             nesting: None,
             waiting: Waiting::Not,
             placement,
@@ -216,6 +219,21 @@ impl Publisher {
     /// See [`RingPublisher::joined`].
     pub fn joined(&self) -> usize {
         self.ring.joined()
+    }
+
+    /// See [`RingPublisher::joining`].
+    pub fn joining(&self) -> usize {
+        self.ring.joining()
+    }
+
+    /// See [`RingPublisher::is_foreign`].
+    pub fn is_foreign(&self) -> bool {
+        self.ring.is_foreign()
+    }
+
+    /// See [`RingPublisher::park_for_subscribers`].
+    pub fn park_for_subscribers(&mut self, known: usize) -> bool {
+        self.ring.park_for_subscribers(known)
     }
 
     /// See [`RingPublisher::sleep_for_subscribers`].
@@ -326,7 +344,10 @@ impl Publisher {
     fn try_put_spilled<T: Payload>(&mut self, value: &T) -> Result<Option<u64>> {
         let mut capacity = match self.waiting {
             Waiting::Needs(len) => len,
-            Waiting::Not | Waiting::Unknown => self.ring.longest().min(self.max_payload as u64),
+            Waiting::Not | Waiting::Unknown => {
+                let longest = self.ring.longest(self.last_spilled);
+                longest.min(self.max_payload as u64)
+            }
         };
         loop {
             let Ok(claim) = self.ring.claim(capacity) else {
@@ -341,6 +362,7 @@ impl Publisher {
                         self.check_levels::<T>(&span[..len as usize])?;
                     }
                     self.spilled = u64::from(len) > u64::from(self.ring.ring().inline());
+                    self.last_spilled = u64::from(len);
                     return Ok(Some(self.commit(claim, len)));
                 }
                 Fit::Needs(len) => capacity = self.check_len(len)?,
@@ -479,6 +501,7 @@ impl Publisher {
     ///
     /// # Errors
     /// [`Error::TooLarge`].
+    #[inline(always)]
     pub fn try_loan(&mut self, len: usize) -> Result<Option<Slot<'_>>> {
         let Some(claim) = self.claim(len)? else {
             return Ok(None);
@@ -486,9 +509,15 @@ impl Publisher {
         let span = self.span(claim, len);
         Ok(Some(Slot {
             span,
-            claim,
+            place: claim.place,
             publisher: self,
         }))
+    }
+
+    /// Whether the next claim of `len` bytes finds the next slot free, without a look at anything. False says nothing.
+    #[inline(always)]
+    pub fn has_slot(&self, len: usize) -> bool {
+        self.ring.has_room() && len <= self.ring.ring().inline() as usize
     }
 
     /// Starts a batch: up to as many messages as there is room for now, with one look at the sleepers.
@@ -509,7 +538,8 @@ impl Publisher {
 /// A message under construction, in place. Dropping it publishes nothing.
 pub struct Slot<'a> {
     span: NonNull<[u8]>,
-    claim: Claim,
+    /// Of its claim; the sequence is the publisher's next one, as nothing else is published while this is there.
+    place: u32,
     publisher: &'a mut Publisher,
 }
 
@@ -518,15 +548,22 @@ unsafe impl Send for Slot<'_> {}
 
 impl Slot<'_> {
     /// The payload so far.
+    #[inline(always)]
     pub fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: the claim gives this publisher the span until it is committed or dropped.
         unsafe { self.span.as_mut() }
     }
 
     /// Publishes the first `len` bytes, or all of them where it is longer; the sequence number.
+    #[inline(always)]
     pub fn commit(self, len: usize) -> u64 {
         let len = len.min(self.span.len()) as u32;
-        let sequence = self.publisher.commit(self.claim, len);
+        let claim = Claim {
+            sequence: self.publisher.ring.head(),
+            place: self.place,
+            capacity: self.span.len() as u64,
+        };
+        let sequence = self.publisher.commit(claim, len);
         self.publisher.ring.announce();
         sequence
     }

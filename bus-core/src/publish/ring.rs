@@ -5,15 +5,18 @@
 //! whoever slept when it was committed is woken by [`announce`](RingPublisher::announce), once. A subscriber that was seen to have joined misses nothing from then on.
 //!
 //! It asks its owner to look at [`stale`](RingPublisher::stale) before every message or batch, and to adopt and
-//! drop subscribers until the version is reached. It does not touch payloads.
+//! drop subscribers until the version is reached; and to park instead of sleeping where the topic
+//! [is foreign](RingPublisher::is_foreign). It does not touch payloads.
 
 use super::Arena;
 use super::floor::Floor;
 use super::follower::Follower;
 use super::stall::Stall;
+use super::waiting::Risen;
 use crate::Overrun;
 use crate::backend::{Backend, ReaderMemory, RingMemory, site};
 use crate::memory::layout::{CLOSED, IDLE, INLINE, NOWHERE};
+use crate::memory::registry::is_foreign;
 use crate::wake::{Alarm, Call, Sleeper};
 
 /// The publisher's half of a ring.
@@ -24,8 +27,9 @@ pub struct RingPublisher<B: Backend> {
     pub(super) index: usize,
     /// The next sequence to publish.
     pub(super) head: u64,
-    /// Messages that may be written into the next slots before the cursors are looked at again.
-    pub(super) room: u64,
+    /// The first sequence whose slot may not be written before room is looked for again. A sequence, not a count: a
+    /// count would be stored with each message.
+    pub(super) limit: u64,
     /// `head` at the last version check.
     pub(super) checked: u64,
     /// Messages kept for subscribers that join.
@@ -40,6 +44,8 @@ pub struct RingPublisher<B: Backend> {
     pub(super) followers: Vec<Follower<B>>,
     /// Where this publisher may go past subscribers: what it leaves alone.
     pub(super) floor: Option<Floor>,
+    /// Where it waits for them: how far its floor has risen.
+    pub(super) risen: Risen,
     pub(super) sleeper: Sleeper,
     /// Wakes who is parked and not known here.
     relay: Option<B::Relay>,
@@ -85,7 +91,7 @@ impl<B: Backend> RingPublisher<B> {
             registry,
             index,
             head: start,
-            room: 0,
+            limit: start,
             checked: start,
             keep,
             kept_from: None,
@@ -95,6 +101,7 @@ impl<B: Backend> RingPublisher<B> {
             inline,
             followers: Vec::new(),
             floor: overrun.map(|rules| Floor::new(rules, start)),
+            risen: Risen::new(start),
             sleeper: Sleeper::default(),
             relay: None,
         }
@@ -126,10 +133,17 @@ impl<B: Backend> RingPublisher<B> {
         (seen != self.version).then_some(seen)
     }
 
+    /// Whether the topic has had members of more than one user: one of them could move whoever
+    /// sleeps on a shared word to a word that nobody wakes. Once it is so, it stays so at this
+    /// broker. To be asked before each sleep.
+    pub fn is_foreign(&self) -> bool {
+        is_foreign(&self.registry, &self.registry.subscribers)
+    }
+
     /// The owner has adopted and dropped everybody up to this version.
     pub fn set_version(&mut self, version: u32) {
         self.version = version;
-        self.room = 0;
+        self.forget_room();
     }
 
     /// From now on waits for this subscriber and wakes it. Its cursor was set before it registered.
@@ -144,7 +158,7 @@ impl<B: Backend> RingPublisher<B> {
             alarm: Alarm::default(),
             notify: None,
         });
-        self.room = 0;
+        self.forget_room();
     }
 
     /// This subscriber may park from now on, and is woken so. Unknown ids are no error, as for [`drop_follower`](Self::drop_follower).
@@ -157,7 +171,7 @@ impl<B: Backend> RingPublisher<B> {
     /// From now on waits for this subscriber no longer. Unknown ids are no error: it may have left before it was adopted.
     pub fn drop_follower(&mut self, id: u64) {
         self.followers.retain(|f| f.id != id);
-        self.room = 0;
+        self.forget_room();
     }
 
     /// Number of subscribers adopted.
@@ -182,6 +196,13 @@ impl<B: Backend> RingPublisher<B> {
         self.followers.iter().filter(|f| f.receives()).count()
     }
 
+    /// Number of subscribers that are there and have not joined, places that are kept for some
+    /// among them.
+    pub fn joining(&self) -> usize {
+        let there = self.followers.iter().filter(|f| !f.evicted);
+        there.filter(|f| !f.joined()).count()
+    }
+
     /// The subscriber furthest behind and its lag in messages, when room was last looked for.
     pub fn slowest(&self) -> Option<(u64, u64)> {
         let slowest = self.slowest_follower()?;
@@ -199,18 +220,19 @@ impl<B: Backend> RingPublisher<B> {
         if lag > i64::MAX as u64 { 0 } else { lag }
     }
 
-    /// Looks at the cursors: what room is there now?
+    /// Whether the next slot may be written as usual.
+    #[inline(always)]
+    pub(super) fn has_room(&self) -> bool {
+        self.head != self.limit
+    }
+
+    /// Looks for slots that may be written now.
     fn look_for_room(&mut self) {
         if self.floor.is_some() {
-            return self.look_past();
+            self.look_past();
+        } else {
+            self.look_for_slots();
         }
-        self.look_at_cursors();
-        let lag = self.slowest().map_or(0, |(_, lag)| lag);
-        self.room = self.ring.depth().saturating_sub(lag);
-        let unchecked = self.head.wrapping_sub(self.checked);
-        let kept = lag.max(unchecked.saturating_add(self.keep));
-        self.arena
-            .release_before(self.head.wrapping_sub(kept), self.head);
     }
 
     /// Bits of a cursor that are no part of its sequence number.
@@ -240,7 +262,7 @@ impl<B: Backend> RingPublisher<B> {
     #[inline(always)]
     pub fn claim(&mut self, len: u64) -> Result<Claim, Full> {
         // Only a place comes back from the rarer ways: a whole claim would go through memory on all of them.
-        let place = if self.room == 0 && self.find_no_room() {
+        let place = if !self.has_room() && self.find_no_room() {
             self.place_passed_over(len)
         } else if len <= self.inline {
             Some(INLINE)
@@ -257,7 +279,7 @@ impl<B: Backend> RingPublisher<B> {
     #[cold]
     fn find_no_room(&mut self) -> bool {
         self.look_for_room();
-        self.room == 0
+        !self.has_room()
     }
 
     #[cold]
@@ -265,14 +287,7 @@ impl<B: Backend> RingPublisher<B> {
         if self.floor.is_some() {
             return self.place_past(len);
         }
-        self.arena.place(len).or_else(|| {
-            self.look_for_room();
-            // A cursor that moved back takes the slot away again: its owner is faulty.
-            if self.room == 0 {
-                return None;
-            }
-            self.arena.place(len)
-        })
+        self.place_in_spans(len)
     }
 
     /// Says that the messages that are kept may take the whole arena: see [`only_kept`](Self::only_kept).
@@ -294,8 +309,12 @@ impl<B: Backend> RingPublisher<B> {
         floor.is_up_to(self.intact_from()) && !floor.keeps()
     }
 
-    /// Bytes of the longest payload that [`claim`](Self::claim) grants in the arena without waiting.
-    pub fn longest(&self) -> u64 {
+    /// Bytes of the longest payload that [`claim`](Self::claim) grants in the arena without waiting. Tries to make that
+    /// `wanted` bytes.
+    pub fn longest(&mut self, wanted: u64) -> u64 {
+        if self.floor.is_none() && wanted > 0 {
+            let _ = self.place_in_spans(wanted);
+        }
         self.arena.longest()
     }
 
@@ -305,10 +324,16 @@ impl<B: Backend> RingPublisher<B> {
         if self.floor.is_some() {
             return self.ring.depth();
         }
-        if self.room == 0 {
+        if !self.has_room() {
             self.look_for_room();
         }
-        self.room.min(self.ring.depth() - self.keep)
+        // Each claim of the batch raises the floor as it goes.
+        let room = if !self.has_room() {
+            0
+        } else {
+            self.released_room()
+        };
+        room.min(self.ring.depth() - self.keep)
     }
 
     /// Publishes what was written into the claim, `len` bytes of it. Wakes nobody: see [`announce`](Self::announce).
@@ -318,7 +343,7 @@ impl<B: Backend> RingPublisher<B> {
         if claim.place != INLINE {
             self.take_span(claim, len);
         }
-        if self.room == 0 {
+        if !self.has_room() {
             return self.commit_passed_over(claim, len);
         }
         let slot = self.ring.slot(claim.sequence);
@@ -329,7 +354,10 @@ impl<B: Backend> RingPublisher<B> {
         // ORDERING: release pairs with the subscriber's `RECEIVE_COMMIT`: it sees the payload whole.
         B::store64(&slot.commit, stamp, site::PUBLISH_COMMIT);
         self.head = stamp;
-        self.room -= 1;
+        debug_assert!(
+            self.limit.wrapping_sub(stamp) <= self.ring.depth(),
+            "a slot is written within the room that was found"
+        );
     }
 
     fn take_span(&mut self, claim: Claim, len: u32) {

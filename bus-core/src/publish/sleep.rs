@@ -85,6 +85,23 @@ impl<B: Backend> RingPublisher<B> {
         sleeps
     }
 
+    /// Parks for [other than `known` subscribers](Self::sleep_for_subscribers). False, and awake,
+    /// where there are others already, or the set of subscribers has moved. A subscriber that has
+    /// not heard of this publisher yet does not ring when it has joined: where some
+    /// [are joining](Self::joining), look again soon.
+    #[cold]
+    pub fn park_for_subscribers(&mut self, known: usize) -> bool {
+        self.sleeper.park::<B>(&self.ring.header().waiting.0);
+        B::heavy_fence(site::SLEEP_PUBLISHER_FENCE);
+        // ORDERING: after the heavy fence. The broker moves the version first, and rings after.
+        let version = B::load32(&self.registry.subscribers.0, site::RELAXED);
+        let sleeps = version == self.version && self.joined() == known;
+        if !sleeps {
+            self.unpark();
+        }
+        sleeps
+    }
+
     /// Is awake again, after [`park`](Self::park).
     pub fn unpark(&mut self) {
         self.sleeper.retract::<B>(&self.ring.header().waiting.0);

@@ -2,7 +2,8 @@
 //!
 //! Promises: a ring with messages is read after at most [`TURN`] messages of each other one; a sleep ends when any publisher
 //! publishes or closes, or when the set of publishers moves. It asks its owner to look at
-//! [`stale`](Receiver::stale) before it polls, and to attach and end rings until that version is reached.
+//! [`stale`](Receiver::stale) before it polls, and to attach and end rings until that version is
+//! reached; and to park instead of sleeping where the topic [is foreign](Receiver::is_foreign).
 
 use std::cell::{Cell, OnceCell, UnsafeCell};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Instant;
 use super::ring::{Found, Refused, RingReader};
 use crate::backend::{Backend, ReaderMemory, RingMemory, WakeUp, site};
 use crate::memory::layout::{JOINED, LEFT};
+use crate::memory::registry::is_foreign;
 use crate::wake::{MAX_WORDS, Sleeper, ring as ring_bell};
 
 /// Messages in a row from one ring while others may have some.
@@ -304,6 +306,13 @@ impl<B: Backend> Receiver<B> {
     /// Is awake again, after [`park`](Self::park).
     pub fn unpark(&self) {
         self.sleeper.retract::<B>(&self.reader.header().waiting.0);
+    }
+
+    /// Whether the topic has had members of more than one user: one of them could move whoever
+    /// sleeps on a shared word to a word that nobody wakes. Once it is so, it stays so at this
+    /// broker. To be asked before each sleep.
+    pub fn is_foreign(&self) -> bool {
+        is_foreign(&self.registry, &self.registry.publishers)
     }
 
     /// Whether one [`sleep`](Self::sleep) cannot watch the bells of all rings: their owner parks instead. Changes only

@@ -197,7 +197,7 @@ impl Shield {
             // ORDERING: release pairs with the publisher's `PUBLISH_CURSOR`: reads of what the window leaves are over, and the pins
             // of what it leaves behind are seen.
             B::store64(reader.cursor(index), start, site::RELEASE_CURSOR);
-            B::full_fence(site::PROTECT_FENCE);
+            B::fence(site::PROTECT_FENCE);
             // ORDERING: after the fence, which pairs with the publisher's `FLOOR_FENCE`.
             let floor = B::load64(&ring.header().floor.0, site::RELAXED);
             let behind = floor.wrapping_sub(start);

@@ -529,6 +529,11 @@ impl Subscriber {
         self.receiver().sleep_for_publishers(poke, deadline);
     }
 
+    /// See [`Receiver::is_foreign`].
+    pub fn is_foreign(&self) -> bool {
+        self.receiver().is_foreign()
+    }
+
     /// See [`Receiver::must_park`].
     pub fn must_park(&self) -> bool {
         self.receiver().must_park()

@@ -169,6 +169,7 @@ fn an_index_beyond_the_settings_is_refused_on_either_side() {
         publisher.try_send_bytes(b"last").unwrap().unwrap();
         assert!(publisher.try_send_bytes(b"full").unwrap().is_none());
         drop(subscriber.poll().unwrap().unwrap());
+        publisher.stale();
         assert!(publisher.try_send_bytes(b"room").unwrap().is_some());
     }
 }
@@ -270,6 +271,7 @@ fn hear_each_of_1024() {
     assert_eq!(crowd.subscriber.rings(), 1024);
     for round in 0..3_u64 {
         for publisher in &mut crowd.publishers {
+            publisher.stale();
             let sent = publisher.try_send_bytes(&round.to_le_bytes()).unwrap();
             assert_eq!(sent, Some(round), "its cursor moves by what was released");
         }
@@ -288,6 +290,7 @@ fn hear_each_of_1024() {
         crowd.subscriber.park(&own);
         fence_parked();
         assert!(!crowd.subscriber.ready());
+        publisher.stale();
         publisher.try_send_bytes(b"").unwrap().unwrap();
         let mut inside = [PollFd::new(
             std::os::fd::AsFd::as_fd(&*own),

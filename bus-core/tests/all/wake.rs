@@ -167,6 +167,7 @@ fn what_came_between_the_last_look_and_the_sleep_ends_it_at_once() {
     drop(reader.poll().unwrap().unwrap());
     no_nap(|deadline| topic.publisher.sleep(deadline));
 
+    topic.sync();
     topic.publisher.try_send_bytes(b"full").unwrap().unwrap();
     assert!(topic.publisher.try_send_bytes(b"no").unwrap().is_none());
     topic.registry.bump_subscribers();
@@ -290,6 +291,7 @@ fn a_joiner_that_moves_to_the_head_rings_the_publisher_that_is_parked_behind_its
     let subscriber = topic.subscriber(Arc::new(()));
     topic.attach(&subscriber, 0);
     for _ in 0..3 {
+        topic.sync();
         topic.publisher.try_send_bytes(b"before").unwrap().unwrap();
     }
     let segment = subscriber.fd().try_clone_to_owned().unwrap();

@@ -208,6 +208,18 @@ impl Words {
         }
     }
 
+    /// The `len` bytes at this offset. Their owner must not write them meanwhile.
+    pub fn bytes(&self, offset: usize, len: usize) -> Vec<u8> {
+        assert!(offset + len <= self.pages.len());
+        let mut bytes = vec![0; len];
+        // SAFETY: the bytes are within the mapping, and nobody writes them: the caller's duty.
+        unsafe {
+            let from = self.pages.as_ptr().add(offset);
+            from.copy_to_nonoverlapping(bytes.as_mut_ptr(), len);
+        }
+        bytes
+    }
+
     pub fn at32(&self, offset: usize) -> u32 {
         (self.at64(offset & !7) >> (offset % 8 * 8)) as u32
     }

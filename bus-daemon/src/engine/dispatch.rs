@@ -86,6 +86,7 @@ impl<W: World> Engine<W> {
                     watch,
                     closed,
                     since,
+                    foreign,
                 },
                 None,
             ) => {
@@ -107,6 +108,7 @@ impl<W: World> Engine<W> {
                     watch,
                     closed,
                     since,
+                    foreign,
                     segment,
                     doorbell,
                 };

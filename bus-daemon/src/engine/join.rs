@@ -164,6 +164,41 @@ impl<W: World> Engine<W> {
         self.ring_parked(topic, role.other());
     }
 
+    /// A member of this user is about to be let in, and to be given descriptors; or to come back,
+    /// from a topic that was `foreign` at the last broker. Where it is of a second user, members
+    /// sleep on no shared word any more: whoever maps one could move its sleepers away. Root is a
+    /// user like any other here.
+    pub(crate) fn let_user_in(&mut self, topic: u64, uid: u32, foreign: bool) {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return;
+        };
+        if !entry.becomes_foreign(uid, foreign) {
+            return;
+        }
+        self.world.set_foreign(&mut entry.registry);
+        // Whoever sleeps on shared words now watches one of the versions: it wakes, looks again,
+        // and parks.
+        for role in [Role::Publisher, Role::Subscriber] {
+            self.move_version(topic, role);
+        }
+    }
+
+    /// Moves the version of a set that has not changed.
+    fn move_version(&mut self, topic: u64, role: Role) {
+        let Some(entry) = self.topics.get_mut(&topic) else {
+            return;
+        };
+        let version = entry.advance(role);
+        let concerned = entry.concerned(role);
+        for id in &concerned {
+            if let Some(member) = entry.members.get_mut(id) {
+                member.view.behind = true;
+            }
+        }
+        self.queue(topic, &concerned);
+        self.publish_version(topic, role, version);
+    }
+
     /// Rings the doorbells of all members with this role that may be parked.
     pub(crate) fn ring_parked(&self, topic: u64, role: Role) {
         let Some(entry) = self.topics.get(&topic) else {
@@ -275,18 +310,7 @@ impl<W: World> Engine<W> {
             self.answer(session, handle, reclaimed, vec![registry]);
         }
         // The version moves: a member that asks because it could not tell two registries apart then can.
-        let watched = role.other();
-        if let Some(entry) = self.topics.get_mut(&topic) {
-            let version = entry.advance(watched);
-            let concerned = entry.concerned(watched);
-            for id in &concerned {
-                if let Some(member) = entry.members.get_mut(id) {
-                    member.view.behind = true;
-                }
-            }
-            self.queue(topic, &concerned);
-            self.publish_version(topic, watched, version);
-        }
+        self.move_version(topic, role.other());
         self.queue(topic, &[id]);
     }
 }

@@ -251,6 +251,7 @@ impl<W: World> Engine<W> {
             self.idle.retain(|idle| *idle != topic);
         }
         charge.account().name(owner.pid, owner.client.as_str());
+        self.let_user_in(topic, owner.uid, false);
         let (Some(entry), Some(sessions_entry)) =
             (self.topics.get_mut(&topic), self.sessions.get_mut(&session))
         else {

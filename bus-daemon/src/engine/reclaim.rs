@@ -39,6 +39,7 @@ pub(crate) struct Reclaim<F> {
     pub(crate) watch: Option<u64>,
     pub(crate) closed: bool,
     pub(crate) since: u64,
+    pub(crate) foreign: bool,
     pub(crate) segment: F,
     pub(crate) doorbell: Option<F>,
 }
@@ -166,6 +167,9 @@ impl<W: World> Engine<W> {
         // It has been here: what its user may take is for newcomers.
         let charge = self.charge_anyway(session, amounts)?;
         charge.account().name(owner.pid, owner.client.as_str());
+        // Members of another user may still map what the last broker gave them, whether they come
+        // back or not.
+        self.let_user_in(topic, owner.uid, claim.foreign);
         let mut view = self.adopt_peers(session, topic, &claim, &peers);
         if claim.role == Role::Publisher {
             let until = self.now + PATIENCE;
@@ -426,7 +430,11 @@ impl<W: World> Engine<W> {
             );
             return Err(Refused::new(Refusal::Fenced, why));
         }
-        let own = self.sessions.get(&session).map_or(0, |s| s.generation);
+        // A subscriber of no use any more gives way, whatever else its process has.
+        let own = match claim.since {
+            0 => 0,
+            _ => self.sessions.get(&session).map_or(0, |s| s.generation),
+        };
         let mut missed = Vec::new();
         for (other, member) in entry.of(claim.role.other()).filter(|(_, m)| m.has_joined()) {
             let presented = peers.iter().find(|peer| peer.id == other);
@@ -441,6 +449,7 @@ impl<W: World> Engine<W> {
             }
             let theirs = self.sessions.get(&member.session);
             let theirs = match theirs.map(|s| (s.generation, s.returning)) {
+                _ if member.since == 0 => 0,
                 // What a process has at this broker is newer than what any earlier one had.
                 Some((generation, _)) if self.came_back(topic, other) => generation,
                 _ => u64::MAX,
@@ -664,7 +673,8 @@ impl<W: World> Engine<W> {
         }
     }
 
-    /// The connection of a process ended before it had presented everything: its members are absent again.
+    /// The connection of a process ended before it had presented everything: its members are absent again. A process
+    /// without any is not waited for, so that one that connects again and again costs nothing.
     pub(crate) fn revert(&mut self, session: u64) {
         let Some(entry) = self.sessions.get(&session) else {
             return;
@@ -673,6 +683,12 @@ impl<W: World> Engine<W> {
             return;
         };
         let handles: Vec<_> = entry.handles.iter().map(|(h, k)| (*h, *k)).collect();
+        if !handles
+            .iter()
+            .any(|(_, known)| matches!(known, Handle::Member { .. }))
+        {
+            return;
+        }
         let process = self
             .recovery
             .processes

@@ -44,6 +44,9 @@ pub(crate) struct Topic<W: World> {
     pub(crate) absent: BTreeMap<u64, Absent>,
     /// What somebody is charged for the topic.
     pub(crate) charge: Option<Charge>,
+    /// The user of its first member, and whether there has been one of another user.
+    user: Option<u32>,
+    foreign: bool,
     /// Watches whose place was given up for a publisher that they could have blocked.
     pub(crate) forfeited: BTreeSet<u64>,
 }
@@ -116,8 +119,18 @@ impl<W: World> Topic<W> {
             rings: Rings::default(),
             absent: BTreeMap::new(),
             charge: Some(charge),
+            user: None,
+            foreign: false,
             forfeited: BTreeSet::new(),
         }
+    }
+
+    /// A member of this user is let in; or one comes back whose last broker had let in others as
+    /// well, `foreign`. Whether the topic has members of more than one user from now on.
+    pub(crate) fn becomes_foreign(&mut self, uid: u32, foreign: bool) -> bool {
+        let first = *self.user.get_or_insert(uid);
+        let foreign = foreign || first != uid;
+        foreign && !std::mem::replace(&mut self.foreign, true)
     }
 
     /// Rings of ended publishers that it retains, at most.

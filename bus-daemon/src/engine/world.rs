@@ -23,6 +23,10 @@ pub(crate) trait World {
     /// Moves the version of the set of members with this role to `version`, and wakes those who sleep on it.
     fn set_version(&mut self, registry: &mut Self::Registry, of: Role, version: u32);
 
+    /// From now on members park at their own doorbells, once they look: moves of both versions
+    /// follow.
+    fn set_foreign(&mut self, registry: &mut Self::Registry);
+
     /// Makes a reader segment that keeps a place for a subscriber to come.
     fn create_place(&mut self, settings: &TopicSettings) -> Result<Self::Fd>;
 

@@ -91,7 +91,8 @@ impl Client {
             index: handle.index,
             watch: handle.watch,
             closed: handle.closed,
-            since: handle.since,
+            since: if lost { 0 } else { handle.since },
+            foreign: (handle.registry.as_ref()).is_some_and(|words| words.is_foreign()),
         };
         let mut descriptors = vec![segment];
         if handle.doorbell {

@@ -38,6 +38,10 @@ pub(crate) struct Words {
     pub(crate) number: u64,
     publishers: Cell<u32>,
     subscribers: Cell<u32>,
+    /// Members are to park at their own doorbells.
+    foreign: Cell<bool>,
+    /// The user to whom it was handed first.
+    user: Cell<Option<u32>>,
 }
 
 impl Words {
@@ -47,6 +51,19 @@ impl Words {
             Role::Publisher => self.publishers.get(),
             Role::Subscriber => self.subscribers.get(),
         }
+    }
+
+    /// Whether members are to park at their own doorbells.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.foreign.get()
+    }
+
+    /// It is handed to a process of this user: whether members sleep on words which another user
+    /// maps.
+    pub(crate) fn is_stolen_by(&self, uid: u32) -> bool {
+        let first = self.user.get().unwrap_or(uid);
+        self.user.set(Some(first));
+        first != uid && !self.foreign.get()
     }
 
     fn set(&self, role: Role, version: u32) -> u32 {
@@ -152,6 +169,8 @@ impl World for Outside {
             number: host.number(),
             publishers: Cell::new(version),
             subscribers: Cell::new(version),
+            foreign: Cell::new(false),
+            user: Cell::new(None),
         });
         Ok((Rc::clone(&words), Fd::Registry(words)))
     }
@@ -166,6 +185,10 @@ impl World for Outside {
         }
         host.books
             .version_moved(&host.sockets, registry, of, version);
+    }
+
+    fn set_foreign(&mut self, registry: &mut Rc<Words>) {
+        registry.foreign.set(true);
     }
 
     fn create_place(&mut self, settings: &TopicSettings) -> Result<Fd> {
@@ -220,6 +243,19 @@ impl World for Outside {
             return Ok(Sent::Full);
         }
         socket.refuses = false;
+        let uid = socket.life.uid;
+        let registries = descriptors
+            .iter()
+            .filter_map(|descriptor| match descriptor {
+                Fd::Registry(words) => Some(words),
+                _ => None,
+            });
+        for words in registries.filter(|words| words.is_stolen_by(uid)) {
+            let number = words.number;
+            host.books.fail(format!(
+                "user {uid} gets registry {number}, and members of another user sleep on its words"
+            ));
+        }
         let packet = (handle, event.clone(), descriptors.to_vec());
         socket.to_client.push_back(packet);
         host.books.sent(session, handle, event, descriptors);

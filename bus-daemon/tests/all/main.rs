@@ -9,6 +9,7 @@ mod common;
 
 mod decide;
 mod declared;
+mod foreign;
 mod join;
 mod namespaces;
 mod notify;

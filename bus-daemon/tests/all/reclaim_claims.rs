@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::reclaim::Bus;
 use crate::common::actor::Actor;
-use crate::common::{Handle, Introduced, Session, deadline};
+use crate::common::{Greeting, Handle, Introduced, Session, deadline, until};
 use bus_core::control::{Event, KnownPeer, MAX_PRESENTED, Refusal, Request, Role};
 use bus_core::schema::Schema;
 
@@ -292,6 +292,25 @@ fn peers_that_are_presented_for_any_number_of_handles_are_bounded() {
 }
 
 /// Numbers follow each other, so a client can tell which ones come next.
+/// The process lives, so that its end frees nothing.
+#[test]
+fn a_process_that_returns_and_presents_nothing_keeps_no_descriptor_of_the_broker() {
+    let bus = Bus::new();
+    let descriptors = || {
+        let folder = format!("/proc/{}/fd", bus.busd.child.id());
+        std::fs::read_dir(folder).unwrap().count()
+    };
+    let before = descriptors();
+    for _ in 0..100 {
+        let greeting = Greeting {
+            reclaims: 1,
+            ..Greeting::new()
+        };
+        drop(Session::greet(bus.path(), greeting).unwrap());
+    }
+    until(|| descriptors() <= before);
+}
+
 #[test]
 fn a_number_that_was_claimed_is_given_to_nobody_else() {
     let mut bus = Bus::new();

@@ -270,6 +270,54 @@ fn a_member_that_missed_a_broker_is_fenced_by_one_that_joined_there() {
     }
 }
 
+/// Its process was at the last broker and has other handles; the publisher never met it and has done nothing wrong.
+#[test]
+fn a_subscriber_that_is_of_no_use_any_more_fences_no_publisher() {
+    for publisher_first in [true, false] {
+        let mut bus = Bus::new();
+        let mut unusable = bus.subscriber("t");
+        bus.busd.replace();
+        let mut publisher = bus.publisher("t");
+        bus.busd.replace();
+        let session = Session::greet(
+            bus.path(),
+            Greeting {
+                generation: publisher.session.generation(),
+                ..unusable.session.returns(1)
+            },
+        )
+        .unwrap();
+        let mut claim = unusable.reclaim_request();
+        if let Request::Reclaim { since, .. } = &mut claim {
+            *since = 0;
+        }
+        if publisher_first {
+            publisher.reclaim(bus.path());
+            unusable.present_with(&session, Vec::new(), &claim);
+            let (kind, why) = unusable.await_reclaimed().unwrap_err();
+            assert_eq!(kind, Refusal::Fenced, "{why}");
+        } else {
+            unusable.present_with(&session, Vec::new(), &claim);
+            unusable.await_reclaimed().unwrap();
+            publisher.reclaim(bus.path());
+            let event = unusable.change();
+            assert!(
+                matches!(
+                    event,
+                    Event::Refused {
+                        kind: Refusal::Fenced,
+                        ..
+                    }
+                ),
+                "{event:?}"
+            );
+        }
+        session.complete();
+        publisher.complete();
+        publisher.difference();
+    }
+}
+
 #[test]
 fn a_member_that_was_fenced_is_fenced_at_the_next_broker_as_well() {
     let mut bus = Bus::new();

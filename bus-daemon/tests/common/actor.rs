@@ -10,6 +10,8 @@
 //!  early N                          the same of each event that came while it joined
 //!  notify N                         gives a handle a doorbell, and tells the broker; "ok"
 //!  rung N                           waits until that is rung; "ok"
+//!  foreign N                        whether a handle's registry says that there is a second
+//!                                   user; "ok true" or "ok false"
 //!  wake N                           asks the broker to wake the other side; "ok"
 //!  return N                         presents a handle to the next broker; "ok" or "refused KIND why"
 //!  complete N                       says that this was all; "ok"
@@ -244,6 +246,10 @@ impl Stage {
                 assert_eq!(rung, Ok(1), "nobody rang");
                 doorbell.drain();
                 Ok("ok".into())
+            }
+            "foreign" => {
+                let foreign = self.member(number(1)).registry().is_foreign();
+                Ok(format!("ok {foreign}"))
             }
             "wake" => {
                 let handle = self.member(number(1));

@@ -314,6 +314,7 @@ impl Handle {
             watch: None,
             closed: false,
             since: *self.since.lock().unwrap(),
+            foreign: self.registry().is_foreign(),
         }
     }
 
@@ -380,6 +381,11 @@ impl Handle {
         Versions(registry::Versions::open(&self.registry).unwrap())
     }
 
+    /// Its registry, as it was handed out.
+    pub fn registry_fd(&self) -> &OwnedFd {
+        &self.registry
+    }
+
     /// Waits until the registry has another version of its peers than this; the new one.
     pub fn moved_from(&self, version: u32) -> u32 {
         let (registry, deadline) = (self.registry(), deadline().unwrap());
@@ -398,6 +404,11 @@ impl Handle {
 pub struct Versions(registry::Versions);
 
 impl Versions {
+    /// Whether members are to park at their own doorbells.
+    pub fn is_foreign(&self) -> bool {
+        self.0.is_foreign()
+    }
+
     pub fn publishers(&self) -> u32 {
         self.0.publishers()
     }

@@ -27,7 +27,9 @@ pub struct Given {
 /// It cannot listen there.
 pub fn play(given: Value) -> Result<()> {
     let given: Given = settings(given)?;
-    let mut broker = Broker::bind(&given.socket).context("listening")?;
+    // Unlike a hosted broker it does not end because a client asks it to.
+    let broker = Broker::bind_service(Vec::new(), || Ok(given.socket));
+    let mut broker = broker.context("listening")?;
     broker.stop_on_signals()?;
     say(LISTENING)?;
     broker.run()?;

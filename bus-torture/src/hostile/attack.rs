@@ -438,6 +438,7 @@ fn reclaim(random: &mut Rng, role: Role, topic: String) -> Request {
             watch: random.bool().then(|| random.u64(..40)),
             closed: random.u8(..8) == 0,
             since: random.u64(..4),
+            foreign: random.bool(),
         },
         Err(_) => Request::ReclaimComplete {},
     }

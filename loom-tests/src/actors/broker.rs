@@ -5,12 +5,12 @@
 
 use std::rc::Rc;
 
-use bus_core::backend::Backend;
+use bus_core::backend::{Backend, RingMemory, site};
 use bus_core::memory::layout::{Line, RegistryPage};
 use loom::sync::Mutex;
 
 use crate::doorbell::{Doorbell, Known};
-use crate::memory::{ModelReader, registry};
+use crate::memory::{ModelReader, ModelRing, registry};
 use crate::{Loom, kernel};
 
 /// What a publisher is told.
@@ -29,6 +29,8 @@ pub(super) enum ToSubscriber {
     Left(u64),
     /// This publisher may park.
     Notify(u64, Rc<Doorbell>),
+    /// Nothing has changed.
+    Synced,
 }
 
 /// A topic with at most one publisher and one subscriber that listen to it.
@@ -79,6 +81,21 @@ impl Broker {
     pub fn publisher_notified(&self, publisher: u64, doorbell: Rc<Doorbell>) {
         self.publishers.add(doorbell.clone());
         self.tell_subscriber(ToSubscriber::Notify(publisher, doorbell));
+    }
+
+    /// A member of a second user is let in. From then on it may [steal](Self::steal) whoever sleeps
+    /// on shared words.
+    pub fn second_user(&self) {
+        // ORDERING: the mailbox's.
+        Loom::store32(&self.registry.foreign.0, 1, site::RELAXED);
+        self.tell_subscriber(ToSubscriber::Synced);
+    }
+
+    /// Steals whoever sleeps on the version of the set of publishers, or on the bell of this ring.
+    pub fn steal(&self, ring: &ModelRing) {
+        let futex = &kernel::current().futex;
+        futex.steal(&self.registry.publishers.0);
+        futex.steal(&ring.header().bell.bell);
     }
 
     /// How a publisher wakes subscribers that it does not know.

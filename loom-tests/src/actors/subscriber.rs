@@ -20,6 +20,8 @@ pub struct Subscriber {
     ended: Cell<usize>,
     /// Where it sleeps, once it parks.
     own: OnceCell<Rc<Doorbell>>,
+    /// It sleeps on shared words as long as there are members of one user.
+    may_sleep: Cell<bool>,
 }
 
 /// A message that was received and is not yet released.
@@ -81,6 +83,7 @@ impl Subscriber {
             broker: broker.clone(),
             ended: Cell::new(0),
             own: OnceCell::new(),
+            may_sleep: Cell::new(false),
         }
     }
 
@@ -89,6 +92,13 @@ impl Subscriber {
         let own = Doorbell::new();
         self.broker.subscriber_notified(id, own.clone());
         assert!(self.own.set(own).is_ok(), "it is asked for once");
+    }
+
+    /// Parks as number `id` where there are members of a second user, and sleeps on shared words
+    /// where there are none.
+    pub fn parks_where_foreign(&self, id: u64) {
+        self.parks(id);
+        self.may_sleep.set(true);
     }
 
     /// Parks from now on, as a process of another user than the writers: only the broker has its doorbell.
@@ -164,6 +174,7 @@ impl Subscriber {
                         ring.end();
                     }
                 }
+                ToSubscriber::Synced => {}
                 ToSubscriber::Notify(publisher, doorbell) => {
                     self.receiver.set_notify(publisher, doorbell);
                 }
@@ -234,8 +245,8 @@ impl Subscriber {
                 return None;
             }
             match self.own.get() {
-                None => self.receiver.sleep(&[], None),
-                Some(own) => self.park(own),
+                Some(own) if !self.may_sleep.get() || self.receiver.is_foreign() => self.park(own),
+                _ => self.receiver.sleep(&[], None),
             }
         }
     }

@@ -240,7 +240,15 @@ impl Writer {
             if self.ring.joined() > 0 {
                 return;
             }
-            self.ring.sleep_for_subscribers(0, None, None);
+            match &self.own {
+                None => self.ring.sleep_for_subscribers(0, None, None),
+                Some(own) => {
+                    if self.ring.park_for_subscribers(0) {
+                        own.sleep();
+                        self.ring.unpark();
+                    }
+                }
+            }
         }
     }
 

@@ -110,10 +110,20 @@ fn join(shape: Shape, history: u64, before: u64, publish: fn(&mut Writer)) {
 
 /// The publisher waits for the joiner, asleep; what it sends from then on is received, and nothing is passed over.
 pub(super) fn waited_for() {
+    waited_for_with(|_| ());
+}
+
+/// The same for a publisher that is parked on its doorbell.
+pub(super) fn waited_for_parked() {
+    waited_for_with(Writer::parks);
+}
+
+fn waited_for_with(prepare: fn(&mut Writer)) {
     let broker = Broker::start(2);
     let mut writer = Writer::new(&broker, 0, SHAPE);
     let subscriber = Subscriber::new(&broker, 1);
     subscriber.attach(&writer, 0);
+    prepare(&mut writer);
     let reader = thread::spawn(move || {
         subscriber.join(0, 0);
         assert_eq!(subscriber.next(0), 0, "it was waited for");

@@ -17,6 +17,7 @@ mod sleep;
 mod stop;
 mod stop_past;
 mod tally;
+mod tap;
 
 use loom::model::Builder;
 
@@ -93,6 +94,7 @@ pub const MODELS: &[Model] = &[
     Model::new("publish.content", 3, publish::content),
     Model::new("publish.laps", 3, publish::laps),
     Model::new("publish.arena", 3, publish::arena),
+    Model::new("tap.steps", 3, tap::steps),
     Model::new("batch.publish", 3, batch::publish),
     Model::new("batch.receive", 3, batch::receive),
     Model::new("batch.out-of-order", 3, batch::out_of_order),
@@ -119,6 +121,7 @@ pub const MODELS: &[Model] = &[
     Model::new("sleep.parked-unknown", 3, sleep::parked_unknown),
     Model::new("sleep.parked-stranger", 3, sleep::parked_stranger),
     Model::new("sleep.parked-and-asleep", 3, sleep::parked_and_asleep),
+    Model::new("sleep.second-user", 3, sleep::second_user),
     Model::new("sleep.both-parked", 2, sleep::both_parked),
     Model::new("join.singles", 2, join::singles),
     Model::new("join.history", 2, join::history),
@@ -130,6 +133,7 @@ pub const MODELS: &[Model] = &[
     Model::new("join.wakes-for-room", 3, join::wakes_for_room),
     Model::new("join.wakes-parked-for-room", 3, join::wakes_parked_for_room),
     Model::new("join.waited-for", 3, join::waited_for),
+    Model::new("join.waited-for-parked", 3, join::waited_for_parked),
     Model::new("join.waited-for-unattached", 3, join::waited_for_unattached),
     Model::new("join.parked", 3, join::parked),
     Model::new("stop.after-claim", 3, stop::after_claim),

@@ -110,6 +110,27 @@ pub(super) fn parked_stranger() {
     thread.join().expect("a failure stops the model");
 }
 
+/// The reader sleeps on shared words until a second user comes, who steals whoever sleeps there.
+pub(super) fn second_user() {
+    let broker = Broker::start(3);
+    let mut writer = Writer::new(&broker, 0, SHAPE);
+    let subscriber = Subscriber::of(&broker, &mut [&mut writer], 0);
+    subscriber.parks_where_foreign(0);
+    writer.sync();
+    let ring = writer.memory().clone();
+    let thief = thread::spawn(move || {
+        broker.second_user();
+        broker.steal(&ring);
+    });
+    let thread = thread::spawn(move || {
+        writer.try_send(SLOT_BYTES);
+    });
+    assert!(subscriber.receive());
+    for thread in [thief, thread] {
+        thread.join().expect("a failure stops the model");
+    }
+}
+
 /// One reader is parked, another one asleep: the writer wakes each in its way.
 pub(super) fn parked_and_asleep() {
     let broker = Broker::start(3);

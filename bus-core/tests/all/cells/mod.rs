@@ -77,7 +77,7 @@ impl Backend for Cells {
     }
     fn light_fence(_site: Site) {}
     fn heavy_fence(_site: Site) {}
-    fn full_fence(_site: Site) {}
+    fn fence(_site: Site) {}
     fn sleep(_words: &[(&Word, u32)], _deadline: Option<Instant>) {}
     fn wake(word: &Word) {
         word.wakes.set(word.wakes.get() + 1);
@@ -194,5 +194,6 @@ pub fn registry() -> Rc<RegistryPage<Cells>> {
         identity: identity(),
         publishers: Line(Word::default()),
         subscribers: Line(Word::default()),
+        foreign: Line(Word::default()),
     })
 }

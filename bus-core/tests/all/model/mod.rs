@@ -2,8 +2,9 @@
 //! in the middle of traffic, messages kept and held to the limit, releases in any order, leaves; in tiny rings with tiny arenas.
 //!
 //! After every step the model knows what each subscriber receives next, what its cursor says, and
-//! whether there is room.
+//! whether there is room; and every message from the ring's floor on is intact.
 
+mod floor;
 mod reader;
 mod world;
 
@@ -59,7 +60,7 @@ enum Step {
 }
 
 fn settings() -> impl Strategy<Value = TopicSettings> {
-    let depths = select(vec![2_u32, 4, 8]);
+    let depths = select(vec![2_u32, 4, 8, 32]);
     let payloads = select(vec![0_u64, 8, 48, 49, 64, 200, 500]);
     (
         depths,
@@ -69,7 +70,7 @@ fn settings() -> impl Strategy<Value = TopicSettings> {
         0..6_u64,
     )
         .prop_map(|(depth, stride, max_payload, (history, held), spare)| {
-            let history = 1 + history.index(depth as usize - 1) as u32;
+            let history = 1 + history.index((depth as usize - 1).min(7)) as u32;
             TopicSettings {
                 held: 1 + held.index(depth as usize) as u32,
                 ..common::settings(depth, stride, max_payload, history, spare * 64)
@@ -133,6 +134,7 @@ proptest! {
                 Step::Leave { who } => world.leave(who),
             }
             world.check_cursors();
+            world.check_floor();
         }
         world.close_and_drain();
     }

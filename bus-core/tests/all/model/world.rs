@@ -6,6 +6,7 @@ use bus_core::receive::Held;
 use bus_core::{Error, TopicSettings};
 use proptest::sample::Index;
 
+use super::floor::FloorCheck;
 use super::reader::Reader;
 use crate::common::{Event, Topic, payload};
 
@@ -33,6 +34,7 @@ pub struct World {
     /// Held messages and whose they are.
     held: Vec<(u64, Held)>,
     ids: u64,
+    floor: FloorCheck,
 }
 
 fn units(len: usize) -> u64 {
@@ -41,8 +43,10 @@ fn units(len: usize) -> u64 {
 
 impl World {
     pub fn new(settings: TopicSettings) -> Self {
+        let topic = Topic::new(settings);
         Self {
-            topic: Topic::new(settings),
+            floor: FloorCheck::new(&topic),
+            topic,
             log: Vec::new(),
             readers: Vec::new(),
             held: Vec::new(),
@@ -413,6 +417,14 @@ impl World {
             self.readers.swap_remove(position);
             self.topic.announce(Event::Left(id));
         }
+    }
+
+    /// Whatever the floor promises to readers that nobody waits for is so.
+    pub fn check_floor(&mut self) {
+        let head = self.head();
+        let log = &self.log;
+        self.floor
+            .check(head, |sequence| &log[sequence as usize].bytes);
     }
 
     pub fn check_cursors(&self) {
