@@ -39,6 +39,7 @@ impl World for Still {
     type Fd = usize;
     type Registry = ();
 
+    fn set_foreign(&mut self, (): &mut Self::Registry) {}
     fn create_registry(&mut self, _version: u32) -> Result<((), usize)> {
         Ok(((), 0))
     }
