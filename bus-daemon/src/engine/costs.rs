@@ -3,7 +3,7 @@
 use bus_core::control::{Request, Role, SESSION};
 use bus_core::schema::Schema;
 
-use super::still::{Done, broker};
+use super::still::{Done, broker, broker_after};
 
 const ALICE: u32 = 1;
 const BOB: u32 = 2;
@@ -193,4 +193,25 @@ fn who_has_one_connection_is_looked_at_whenever_it_is_turned_away() {
         engine.come(session, ALICE).unwrap_err();
     }
     assert_eq!(done.polls.get(), 10_000);
+}
+
+/// The time of an answer would tell whether a topic is there.
+#[test]
+fn a_newcomer_that_may_not_open_a_topic_is_refused_at_once_also_where_others_wait() {
+    let policy = format!("[[allow]]\ntopics = [\"own\"]\nusers = [{BOB}]\nmay = [\"subscribe\"]\n");
+    let (mut engine, done) = broker_after(true, &policy);
+    engine.come(1, BOB).unwrap();
+    engine.opens(1, 1, Role::Subscriber, "own");
+    let before = done.sent.borrow().len();
+    engine.opens(1, 2, Role::Subscriber, "secret");
+    let refused = done.refusals(1);
+    assert_eq!(refused.len(), 1);
+    assert!(refused[0].contains("may not subscribe"), "{}", refused[0]);
+    assert_eq!(done.sent.borrow().len(), before + 1);
+    engine.go_on(201);
+    assert!(
+        done.sent.borrow().len() > before + 1,
+        "the other one waits for ever"
+    );
+    assert_eq!(done.refusals(1).len(), 1);
 }

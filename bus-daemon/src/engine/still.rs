@@ -98,13 +98,18 @@ impl World for Still {
 
 /// A broker in it, and what it did. The policy is that of user 1000.
 pub(super) fn broker(policy: &str) -> (Engine<Still>, Rc<Done>) {
+    broker_after(false, policy)
+}
+
+/// The same after a broker that ended with members, or without.
+pub(super) fn broker_after(unclean: bool, policy: &str) -> (Engine<Still>, Rc<Done>) {
     let policy = Policy::parse(std::path::Path::new("t"), policy, 1000);
     let done = Rc::<Done>::default();
     let start = Start {
         policy: policy.unwrap_or_else(|problems| panic!("{problems}")),
         ids: 0,
         generation: 1,
-        unclean: false,
+        unclean,
         gives_way: false,
         #[cfg(feature = "simulator")]
         planted: None,
@@ -193,6 +198,7 @@ impl Engine<Still> {
     pub(super) fn go_on(&mut self, millis: u32) {
         for _ in 0..millis {
             self.tick(Duration::from_millis(1));
+            self.settle();
             self.end_turn();
         }
     }
