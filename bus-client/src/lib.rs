@@ -41,8 +41,8 @@
 //!
 //! Promises: sending and receiving make no system call, no allocation and no copy that is not needed while the peer is awake and there is room.
 //! Threads are started for two purposes, and sleep while nothing changes: that of the embedded broker in the one process that hosts it, and one for each
-//! [`Bus`], which reads what the broker says and goes to the next broker. The embedded broker starts up to four more for a second or so, where a client
-//! sends it descriptors that it has to throw away. These threads have the class `SCHED_OTHER` and may use all processors that the control group allows,
+//! [`Bus`], which reads what the broker says and goes to the next broker. Where a client sends the embedded broker descriptors that it has
+//! to throw away, that starts up to two more for each user and 32 in all, which end after a second without work. These threads have the class `SCHED_OTHER` and may use all processors that the control group allows,
 //! whatever thread opened the first handle; no signal handler of the process runs on them, but those of their own faults. Handles are `Send` and not `Sync`:
 //! one thread at a time uses a handle; threads that share a topic open one handle each.
 

@@ -10,6 +10,7 @@ use bus_core::memory::reader_bytes;
 use bus_core::memory::segment::{self, Kind};
 use bus_core::schema::Schema;
 use bus_daemon::MAX_IDLE_TOPICS;
+use bus_testkit::needs;
 
 /// A watch, and what it was told of at once.
 struct Watch {
@@ -297,6 +298,9 @@ fn what_is_wrong_with_a_watch_is_said() {
 /// A watch that stands still: the broker serves the others, keeps a bounded number of topics for it, and it hears of what is left.
 #[test]
 fn a_watch_that_does_not_read_costs_a_bounded_amount() {
+    if !needs::descriptors(2_048) {
+        return;
+    }
     bus_daemon::raise_descriptor_limit();
     let host = Host::new();
     let watch = Watch::open(&host, "**");
