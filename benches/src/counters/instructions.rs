@@ -1,6 +1,6 @@
 //! Instructions that a child executes between two marks, counted one by one.
 //!
-//! The child has itself traced and raises [`MARK`] at each mark; its parent lets it take one instruction at a time.
+//! The child has itself traced and raises a signal at each mark; its parent lets it take one instruction at a time.
 //! A count does not depend on how busy the machine is. A string instruction counts once for each repetition. System
 //! calls count as one.
 
