@@ -81,11 +81,35 @@ fn take_over<H>(open: impl Fn() -> Result<H, Error>) -> Result<H, Error> {
     }
 }
 
-/// Writes until it is told to leave.
+/// Writes until it is told to leave, or no broker takes it back.
 ///
 /// # Errors
 /// It cannot join, or what should work does not.
 pub fn write(given: Value) -> Result<()> {
+    or_unusable(write_on(given))
+}
+
+/// Reads until it is told to leave, or no broker takes it back.
+///
+/// # Errors
+/// It cannot join, or what should work does not.
+pub fn read(given: Value) -> Result<()> {
+    or_unusable(read_on(given))
+}
+
+/// Says that a handle is of no use any more, if that is what went wrong: whether that may be is for the run to say.
+fn or_unusable(outcome: Result<()>) -> Result<()> {
+    let why = match &outcome {
+        Err(error) => match error.downcast_ref::<Error>() {
+            Some(Error::Unusable { why, .. }) => why.clone(),
+            _ => return outcome,
+        },
+        Ok(()) => return outcome,
+    };
+    say(&Said::Unusable { why })
+}
+
+fn write_on(given: Value) -> Result<()> {
     let given: Given = settings(given)?;
     let post = Post::new();
     let open = |bus: &Bus| {
@@ -147,11 +171,7 @@ fn set(set: impl FnOnce() -> Result<(), Error>) -> Result<bool> {
     }
 }
 
-/// Reads until it is told to leave.
-///
-/// # Errors
-/// It cannot join, or what should work does not.
-pub fn read(given: Value) -> Result<()> {
+fn read_on(given: Value) -> Result<()> {
     let given: Given = settings(given)?;
     let post = Post::new();
     let open = |bus: &Bus| {
