@@ -105,12 +105,12 @@ const PUBLISH: &[Call] = &[
 ];
 
 const RECEIVE: &[Call] = &[
-    Call::new("recv_bytes", 135.0, |n, ends| {
+    Call::new("recv_bytes", 115.0, |n, ends| {
         each(n, || {
             ends.bytes.1.recv().map(|m| _ = black_box(m.bytes().len()))
         })
     }),
-    Call::new("try_recv_bytes", 130.0, |n, ends| {
+    Call::new("try_recv_bytes", 110.0, |n, ends| {
         each(n, || {
             let message = ends.bytes.1.try_recv()?;
             message.map(|m| black_box(m.bytes().len()));
@@ -125,10 +125,10 @@ const RECEIVE: &[Call] = &[
             Ok(())
         })
     }),
-    Call::new("recv", 175.0, |n, ends| {
+    Call::new("recv", 146.0, |n, ends| {
         each(n, || ends.values.1.recv().map(|m| _ = black_box(m.len())))
     }),
-    Call::new("try_recv", 205.0, |n, ends| {
+    Call::new("try_recv", 143.0, |n, ends| {
         each(n, || {
             let message = ends.values.1.try_recv()?;
             message.map(|m| black_box(m.len()));
@@ -143,7 +143,7 @@ const RECEIVE: &[Call] = &[
             Ok(())
         })
     }),
-    Call::new("iter", 200.0, |n, ends| {
+    Call::new("iter", 181.0, |n, ends| {
         for message in ends.values.1.iter().take(n) {
             black_box(message?.len());
         }

@@ -184,13 +184,23 @@ fn give_back(ring: &RingReader<Native>, spares: &Spares, copies: Chain) {
     }
 }
 
+/// The same for the copy of one message.
+///
+/// # Safety
+/// The payload is that of a copy that nobody else has.
+#[inline(never)]
+unsafe fn give_one_back(ring: &RingReader<Native>, spares: &Spares, payload: NonNull<u8>) {
+    // SAFETY: the caller's promise.
+    let copy = unsafe { OwnCopy::from_payload(payload) };
+    give_back(ring, spares, Chain::of(copy));
+}
+
 impl Drop for Message<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.ring.copies() {
             // SAFETY: the payload is that of a copy that was left to this message, which is being dropped.
-            let copy = unsafe { OwnCopy::from_payload(self.payload.cast()) };
-            give_back(self.ring, self.subscriber.spares(), Chain::of(copy));
+            unsafe { give_one_back(self.ring, self.subscriber.spares(), self.payload.cast()) };
         } else {
             self.ring.release(self.sequence);
         }
